@@ -1,0 +1,42 @@
+# `make audit` and `make test` are all that a fresh machine needs; both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup audit test test-all lint format bench fixtures clean
+
+setup: .venv/.installed
+
+# torch first and by its exact version: on a CPU machine that resolves to the CPU build, and later pins are met by it.
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet "torch==2.13.0"
+	$(BIN)/pip install --quiet --editable ".[dev,gguf,parquet]"
+	touch $@
+
+audit: setup
+	$(BIN)/peelaudit run fixtures/nanogpt/ckpt.pt
+
+test: setup lint
+	$(BIN)/pytest
+
+test-all: setup lint
+	$(BIN)/pytest -m "slow or not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m tests.bench
+
+fixtures: setup
+	$(BIN)/python fixtures/make_fixtures.py
+
+clean:
+	rm -rf .venv build dist .*_cache

@@ -1,0 +1,108 @@
+"""Every error that peelaudit raises on purpose.
+
+    PeelauditError                  anything below; the command line prints it as one line, without a traceback
+    ├── ConfigError                 the settings are wrong or contradict each other          (exit 2)
+    ├── CheckpointError             the checkpoint can't be used                             (exit 3)
+    │   ├── UnreadableCheckpoint    the file isn't there, or isn't what its name says
+    │   ├── MalformedCheckpoint     the container is damaged, truncated or hostile
+    │   ├── MismatchedWeights       the weights aren't those that the configuration promises
+    │   ├── NonFiniteWeights        a tensor holds NaN or Inf
+    │   └── UnsupportedCheckpoint   sound as far as it was read, but nothing that peelaudit can audit
+    ├── CalibrationError            the calibration data can't be used                       (exit 3)
+    ├── AuditError                  the audit could not be completed                         (exit 3)
+    │   └── NonFiniteResult         a loss or a state became NaN or Inf; names the layer
+    ├── ReportError                 a saved report can't be used                             (exit 3)
+    ├── OutputError                 a report could not be written                            (exit 3)
+    └── NothingToAudit              there is no checkpoint, or it has no layer, to audit     (exit 5)
+
+A class's `exit_code` is what the command line returns for it. 0 is success, 1 is reserved for a failed gate, 130 is an
+interrupt.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuditError",
+    "CalibrationError",
+    "CheckpointError",
+    "ConfigError",
+    "MalformedCheckpoint",
+    "MismatchedWeights",
+    "NonFiniteResult",
+    "NonFiniteWeights",
+    "NothingToAudit",
+    "OutputError",
+    "PeelauditError",
+    "ReportError",
+    "UnreadableCheckpoint",
+    "UnsupportedCheckpoint",
+]
+
+
+class PeelauditError(Exception):
+    """The root: `except PeelauditError` catches every error that peelaudit raises on purpose."""
+
+    exit_code = 3
+
+
+class ConfigError(PeelauditError):
+    """The settings are wrong or contradict each other.
+
+    `problems` holds every mistake that was found, not just the first.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+class CheckpointError(PeelauditError):
+    """The checkpoint can't be used."""
+
+
+class UnreadableCheckpoint(CheckpointError):
+    """The file isn't there, can't be opened, or isn't of the kind that its name says."""
+
+
+class MalformedCheckpoint(CheckpointError):
+    """The container is damaged, truncated, contradicts itself, or asks for something that is never done."""
+
+
+class MismatchedWeights(CheckpointError):
+    """A weight that the configuration promises is missing, or has another shape."""
+
+
+class NonFiniteWeights(CheckpointError):
+    """A tensor holds NaN or Inf."""
+
+
+class UnsupportedCheckpoint(CheckpointError):
+    """Sound as far as it was read, but nothing that peelaudit can audit (an encoder, an unknown family)."""
+
+
+class CalibrationError(PeelauditError):
+    """The calibration data are missing, unreadable, too few, or not in the model's vocabulary."""
+
+
+class AuditError(PeelauditError):
+    """The audit could not be completed."""
+
+
+class NonFiniteResult(AuditError):
+    """A loss or a hidden state became NaN or Inf; the message names the layer and the schedule."""
+
+
+class ReportError(PeelauditError):
+    """A saved report is unreadable, damaged, of another version, or no report at all."""
+
+
+class OutputError(PeelauditError):
+    """A report could not be written."""
+
+
+class NothingToAudit(PeelauditError):
+    """There is no checkpoint to audit, or it has no decoder block."""
+
+    exit_code = 5

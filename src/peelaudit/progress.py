@@ -1,0 +1,67 @@
+"""Progress as an object that is passed in. The library is silent unless it is given another one."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+__all__ = ["SILENT", "Clock", "Progress", "SilentProgress"]
+
+
+class Progress(Protocol):
+    """What the audit tells of its progress. One stage at a time; stages don't nest."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of `total` equal steps begins, and the stage before it, if any, has ended."""
+        ...
+
+    def advance(self, steps: int = 1) -> None:
+        """`steps` more steps of the current stage are done."""
+        ...
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Say nothing."""
+
+
+SILENT: Progress = SilentProgress()
+
+
+class Clock:
+    """Passes everything on and keeps the seconds that each stage took.
+
+    Args:
+        progress: whom to tell.
+    """
+
+    def __init__(self, progress: Progress = SILENT) -> None:
+        self._progress = progress
+        self._seconds: dict[str, float] = {}
+        self._stage: tuple[str, float] | None = None
+
+    def stage(self, name: str, total: int) -> None:
+        """End the stage before, begin this one."""
+        self._end()
+        self._stage = (name, time.perf_counter())
+        self._progress.stage(name, total)
+
+    def advance(self, steps: int = 1) -> None:
+        """Pass it on."""
+        self._progress.advance(steps)
+
+    def seconds(self) -> tuple[tuple[str, float], ...]:
+        """Seconds by stage, in order, the current one ended now."""
+        self._end()
+        return tuple(self._seconds.items())
+
+    def _end(self) -> None:
+        if self._stage is not None:
+            name, start = self._stage
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+            self._stage = None

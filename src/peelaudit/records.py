@@ -1,0 +1,296 @@
+"""What an audit found: frozen records without torch, so that a saved report is read, gated or drawn without it.
+
+All losses and gaps are in nats/token. The JSON report has the names of the fields here (`exports/json.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AuditReport",
+    "BaselineLosses",
+    "BlockFit",
+    "CheckpointInfo",
+    "DataInfo",
+    "Estimate",
+    "LayerRow",
+    "NetworkRow",
+    "ScheduleBounds",
+    "ScheduleResult",
+    "ScheduleSearch",
+    "SplitFigures",
+    "SplitInfo",
+    "TensorInfo",
+    "Verdict",
+    "YesBound",
+]
+
+SCHEMA_VERSION = 1
+"""Raised whenever a field of the JSON report is removed, renamed, or changes its meaning."""
+
+
+class Verdict(StrEnum):
+    """The trained network (or its first k layers) against the bounds, same tokens and same readout kind."""
+
+    RED = "red"
+    """Ineffective: the trained loss is above YES-0."""
+    YELLOW = "yellow"
+    """Caution: between YES* and YES-0."""
+    GREEN = "green"
+    """Effective: at or below YES*. A certificate against these baselines, not a proof of optimality."""
+    GREY = "grey"
+    """Inconclusive: the interval straddles a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval, `low` and `high`, from a bootstrap over clusters."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFigures:
+    """The figures of one network, or of its first k layers, on one split. All in nats/token.
+
+    `bound` and `yes0` are losses of the reference states under the row's readout; `trained_loss` is that of the trained
+    states under the model's *own* norm and head, and `trained_readout_loss` is that of the trained states under the
+    row's readout, the like-for-like partner of the bounds. So
+
+        gap_total = trained_loss - bound = gap_head + gap_layers
+        gap_head = trained_loss - trained_readout_loss
+        gap_layers = trained_readout_loss - bound
+
+    and `verdict` compares `trained_readout_loss` with `yes0` and `bound`.
+    """
+
+    trained_loss: Estimate
+    trained_readout_loss: Estimate
+    yes0: Estimate
+    bound: Estimate
+    gap_total: Estimate
+    gap_head: Estimate
+    gap_layers: Estimate
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """The audit's row for peel depth `layer`: blocks 1 to `layer` alone, read out directly. The last is the
+    network's own.
+
+    `gap` is `held_out.gap_layers`: trained states minus best reference states, same tokens, same readout.
+    `best_schedule` was chosen on *select*; `best_target` is what it fits this block to. `redundancy` is the
+    normalised mean squared error (held-out) of skipping the block, `projection_error[i]` that of the best block
+    `layer` from the trained input to the trained state after block `layer + i`: the row of the peel map. Errors are
+    ratios without unit: 0 is exact, 1 no better than the target's mean. `reading` says the row in plain words.
+    """
+
+    layer: int
+    readout: str
+    fit: SplitFigures
+    held_out: SplitFigures
+    gap: Estimate
+    best_schedule: str
+    best_target: int
+    redundancy: Estimate
+    projection_error: tuple[Estimate, ...]
+    reading: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow:
+    """The whole network. `paper_verdict` is the paper's: point values on fit tokens, own head against refitted heads.
+
+    `best_schedule`, the one behind `bound`, was chosen on *select* for `held_out` and is the least on fit tokens
+    (`best_schedule_fit`) for `fit`, as in the paper.
+    """
+
+    readout: str
+    fit: SplitFigures
+    held_out: SplitFigures
+    best_schedule: str
+    best_schedule_fit: str
+    paper_verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFit:
+    """How one reference block was fitted. Errors are normalised mean squared errors of the block's output, without
+    unit.
+    """
+
+    layer: int
+    target: int
+    fit_error: float
+    select_error: float
+    trained_error: float
+    """The error on *select* with the trained weights left as they are."""
+    method: str
+    """`trained` (nothing better found or nothing to do), `ridge` or `adam`."""
+    penalty: float | None
+    """The ridge penalty chosen on *select*, relative to the mean eigenvalue of the Gram matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleBounds:
+    """A schedule's loss on one split, nats/token: under the model's own head, and under the network row's readout."""
+
+    own: Estimate
+    bound: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleResult:
+    """One schedule that was run. `targets[k-1]` is the state that block k was fitted to; `waypoints` is None where the
+    targets are not a staircase.
+    """
+
+    name: str
+    targets: tuple[int, ...]
+    waypoints: tuple[int, ...] | None
+    fit: ScheduleBounds
+    select: ScheduleBounds
+    held_out: ScheduleBounds
+    blocks: tuple[BlockFit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class YesBound:
+    """YES-k: the least bound over the schedules run with at most `waypoints` waypoints.
+
+    `fit` and `select` are least on their own tokens, so they never rise with k. `held_out` is the held-out loss of the
+    schedule that is best on *select* (`schedule`), an unbiased estimate that may rise.
+    """
+
+    waypoints: int
+    schedule: str
+    fit: float
+    select: float
+    held_out: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSearch:
+    """How the schedules were found: `possible` staircases exist, `searched` were compared by estimate, `run` were
+    run.
+    """
+
+    requested: tuple[str, ...]
+    possible: int
+    searched: int
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineLosses:
+    """What needs no model: guessing uniformly, ln(vocabulary), and the fit tokens' add-one unigram frequencies
+    (held-out).
+    """
+
+    uniform: float
+    unigram: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """The size of one split. A cluster is a document, or a group of short ones, or a sequence where there are no
+    documents.
+    """
+
+    sequences: int
+    tokens: int
+    predicted_tokens: int
+    clusters: int
+    documents: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DataInfo:
+    """The calibration data as used. `sha256` is of the source's bytes, `tokens_sha256` of the token ids in the three
+    splits.
+
+    `unit` is `document` or `sequence`: what the splits and the bootstrap keep together.
+    """
+
+    source: str
+    kind: str
+    sha256: str
+    tokens_sha256: str
+    tokenizer: str | None
+    unit: str
+    documents: int | None
+    duplicate_documents: int
+    available_tokens: int | None
+    seq_len: int
+    fit: SplitInfo
+    select: SplitInfo
+    held_out: SplitInfo
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One stored tensor, as its file names it. `bytes` is its size in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """What a checkpoint is, from its headers and configuration alone.
+
+    `parameters` counts each shared (tied) weight once. `bytes` is the size of the weight files. `sha256` is of the
+    weight files and the configuration. `files` are relative to `path`. `dtype` is the stored one, or several joined
+    by `+`, most bytes first. `training_step` is None where none is recorded.
+    """
+
+    path: str
+    format: str
+    family: str
+    architecture: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    mlp_width: int
+    vocabulary: int
+    context: int
+    dtype: str
+    parameters: int
+    bytes: int
+    tied_head: bool
+    tokenizer: str | None
+    training_step: int | None
+    files: tuple[str, ...]
+    sha256: str
+    tensors: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """A finished audit. `settings` are the resolved ones, `versions` those of the tool and the libraries that computed,
+    `timings` are seconds by stage (the one part that differs between equal runs).
+    """
+
+    schema_version: int
+    versions: tuple[tuple[str, str], ...]
+    checkpoint: CheckpointInfo
+    data: DataInfo
+    settings: tuple[tuple[str, object], ...]
+    baselines: BaselineLosses
+    network: NetworkRow
+    layers: tuple[LayerRow, ...]
+    schedules: tuple[ScheduleResult, ...]
+    yes: tuple[YesBound, ...]
+    search: ScheduleSearch
+    warnings: tuple[str, ...]
+    advice: str
+    timings: tuple[tuple[str, float], ...]
