@@ -1,0 +1,8 @@
+"""What a file is, and lazy tensors out of it: one module per format behind `open_checkpoint`."""
+
+from __future__ import annotations
+
+from peelaudit.checkpoints.checkpoint import Checkpoint
+from peelaudit.checkpoints.opening import open_checkpoint
+
+__all__ = ["Checkpoint", "open_checkpoint"]

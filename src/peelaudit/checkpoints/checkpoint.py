@@ -1,0 +1,185 @@
+"""A checkpoint that has been opened: its facts, its module without weights, and one tensor at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from peelaudit.checkpoints.configuration import build_skeleton
+from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.matching import Matched, Origin, tied_names
+from peelaudit.checkpoints.store import Store
+from peelaudit.errors import MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
+from peelaudit.progress import SILENT, Progress
+from peelaudit.records import CheckpointInfo
+
+__all__ = ["Checkpoint", "gather_info"]
+
+
+class Checkpoint:
+    """A decoder-only checkpoint, open until `close` or the end of its `with` block.
+
+    Attributes:
+        info: what it is, from headers and configuration alone.
+        config: transformers' configuration of the text decoder.
+        ignored: stored tensors that the decoder has no use for (masks, rotary tables, a vision tower), as stored.
+    """
+
+    def __init__(
+        self, info: CheckpointInfo, config: Any, skeleton: torch.nn.Module, store: Store, matched: Matched
+    ) -> None:
+        """Made by `open_checkpoint`, which has compared everything here."""
+        self.info = info
+        self.config = config
+        self.ignored = matched.ignored
+        self._store = store
+        self._matched = matched
+        self._tied = tied_names(skeleton)
+        self._where = quoted(info.path)
+
+    def skeleton(self) -> torch.nn.Module:
+        """A new CausalLM module of the configuration on the meta device: shapes without weights, in eval mode."""
+        return build_skeleton(self.config, self._where)
+
+    def names(self) -> tuple[str, ...]:
+        """The parameters and persistent buffers, under the names of `skeleton().state_dict()`."""
+        return tuple(self._matched.origins)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor under the name that `skeleton()` has for it, on the CPU, in the stored float dtype.
+
+        A GGUF file's tensors are float32. Tied names give the same values. Nothing is cached.
+
+        Raises:
+            KeyError: the skeleton has no such name.
+            MalformedCheckpoint: the bytes are damaged, or the file was changed since it was opened.
+        """
+        return self._read(self._matched.origins[name])
+
+    def _read(self, origin: Origin) -> torch.Tensor:
+        if origin.stored is None:
+            return torch.zeros(origin.shape)
+        tensor = self._store.read(origin.stored)
+        return tensor if origin.change is None else origin.change(tensor)
+
+    def check_weights(self, progress: Progress = SILENT) -> None:
+        """Read every tensor once and refuse what isn't finite.
+
+        Raises:
+            NonFiniteWeights: a tensor holds NaN or Inf.
+            MismatchedWeights: two tensors that the configuration ties are stored with different values.
+            MalformedCheckpoint: the bytes are damaged.
+        """
+        names = [name for name in self.names() if self._tied[name] == name]
+        progress.stage("check the weights", len(names))
+        for name in names:
+            self._check_finite(name)
+            progress.advance()
+        for name, copy in self._matched.copies.items():
+            if not torch.equal(self.tensor(name), self._read(copy)):
+                raise MismatchedWeights(
+                    f"{self._where}: the configuration ties {quoted(name)} to another tensor, but it is stored with"
+                    " other values"
+                )
+
+    def _check_finite(self, name: str) -> None:
+        tensor = self.tensor(name)
+        finite = torch.isfinite(tensor)
+        if not finite.all():
+            count = int((~finite).sum())
+            first = [int(index) for index in torch.unravel_index(finite.flatten().byte().argmin(), finite.shape)]
+            raise NonFiniteWeights(
+                f"{self._where}: the tensor {quoted(name)} holds {count} NaN or Inf among {tensor.numel()} values,"
+                f" the first at {first}"
+            )
+
+    def close(self) -> None:
+        """Release the files."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def gather_info(
+    path: Path,
+    *,
+    format_name: str,
+    config: Any,
+    skeleton: torch.nn.Module,
+    store: Store,
+    matched: Matched,
+    tokenizer: str | None,
+    training_step: int | None,
+    sha256: str,
+) -> CheckpointInfo:
+    """What the checkpoint is. `sha256` is of its weight files and configuration."""
+    heads = config.num_attention_heads
+    used = {origin.stored: origin.shape for origin in matched.origins.values() if origin.stored is not None}
+    root = path if path.is_dir() else path.parent
+    tied = tied_names(skeleton)
+    head = _name_of(skeleton, skeleton.get_output_embeddings())  # type: ignore[operator]
+    return CheckpointInfo(
+        path=str(path),
+        format=format_name,
+        family=config.model_type,
+        architecture=type(skeleton).__name__,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        mlp_width=_mlp_width(config),
+        vocabulary=config.vocab_size,
+        context=getattr(config, "max_position_embeddings", 0) or 0,
+        dtype=_dtypes(store, used),
+        parameters=sum(math.prod(shape) for shape in used.values()),
+        bytes=sum(file.stat().st_size for file in store.paths),
+        tied_head=tied.get(head) != head,
+        tokenizer=tokenizer,
+        training_step=training_step,
+        files=tuple(str(file.relative_to(root)) for file in store.paths),
+        sha256=sha256,
+        tensors=tuple(store.tensors.values()),
+    )
+
+
+def check_floats(store: Store, matched: Matched) -> None:
+    """Raise UnsupportedCheckpoint where a parameter is stored as something that can't be read as floats."""
+    for origin in matched.origins.values():
+        if origin.stored is None:
+            continue
+        dtype = store.tensors[origin.stored].dtype
+        if dtype not in store.floats:
+            raise UnsupportedCheckpoint(
+                f"{quoted(store.paths[0])}: the tensor {quoted(origin.stored)} is stored as {dtype};"
+                " only plain floats can be audited"
+            )
+
+
+def _dtypes(store: Store, used: Iterable[str]) -> str:
+    size: Counter[str] = Counter()
+    for name in used:
+        size[store.tensors[name].dtype] += store.tensors[name].bytes
+    return "+".join(dtype for dtype, _ in size.most_common())
+
+
+def _mlp_width(config: Any) -> int:
+    """The width of a block's MLP, under whichever name the family has for it."""
+    for name in ("intermediate_size", "ffn_dim", "n_inner"):
+        if isinstance(width := getattr(config, name, None), int):
+            return width
+    return 4 * int(config.hidden_size)
+
+
+def _name_of(skeleton: torch.nn.Module, module: object) -> str:
+    """The name of the weight of one of the skeleton's modules."""
+    names: Mapping[int, str] = {id(found): name for name, found in skeleton.named_modules()}
+    return f"{names.get(id(module), '')}.weight"

@@ -1,0 +1,204 @@
+"""From the numbers of a config.json to transformers' configuration and its module on the meta device.
+
+Nothing is believed before the tensors' headers agree: a billion layers are refused before a list of that length is
+made. Code that a checkpoint brings along is never run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from peelaudit.checkpoints.files import quoted
+from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, NothingToAudit, UnsupportedCheckpoint
+
+__all__ = ["Description", "build_config", "build_skeleton", "check_layer_count", "describe"]
+
+_SIZES = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_size",
+    "intermediate_size",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+)
+_OPTIONAL = {"num_key_value_heads", "intermediate_size", "head_dim", "max_position_embeddings"}
+_LARGEST = 1 << 31
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
+_UNUSED = frozenset(
+    {
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_experts_implementation",
+        "fusion_config",
+        "kernel_config",
+        "num_labels",
+        "id2label",
+        "label2id",
+    }
+)
+"""Values that no decoder's shape depends on, and that name code, kernels to fetch, or labels in any number."""
+_NUMBERED = re.compile(r"(.*?)(?:^|\.)(\d{1,9})\.")
+
+
+class Description:
+    """A text decoder as a config.json describes it: its transformers class, its raw values, and which file says so."""
+
+    def __init__(self, values: Mapping[str, Any], subject: str, *, within_wrapper: bool = False) -> None:
+        """`subject` begins the messages; `within_wrapper` is for the text part of a multimodal configuration.
+
+        Raises:
+            UnsupportedCheckpoint: custom code, an unknown or a non-causal family, packed or expert weights.
+            MalformedCheckpoint: a number is missing or impossible.
+            NothingToAudit: it has no layer.
+        """
+        self.values = dict(values)
+        self.subject = subject
+        self.within_wrapper = within_wrapper
+        self.config_class = _config_class(self.values, subject)
+        self._check_kind()
+        self.layers = self._check_sizes()
+
+    def _check_kind(self) -> None:
+        quantized = self.values.get("quantization_config")
+        if quantized:
+            method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+            raise UnsupportedCheckpoint(
+                f"{self.subject}: weights packed by {quoted(method or 'an unnamed method', 40)} can't be audited;"
+                " use the unpacked ones, or a GGUF file"
+            )
+        for name in _EXPERTS:
+            count = self.values.get(name)
+            if isinstance(count, int) and count > 1:
+                raise UnsupportedCheckpoint(f"{self.subject}: mixtures of experts ({name} {count}) can't be audited")
+
+    def _check_sizes(self) -> int:
+        names = {**{name: name for name in _SIZES}, **self.config_class.attribute_map}
+        default = self.config_class()
+        for name in _SIZES:
+            given = [self.values[key] for key in (names[name], name) if key in self.values]
+            value = given[0] if given else getattr(default, name, None)
+            if given[1:] and given[1] != value:
+                raise MalformedCheckpoint(f"{self.subject}: {names[name]} and {name} disagree")
+            if value is None and name in _OPTIONAL:
+                continue
+            if name == "num_hidden_layers" and value == 0 and type(value) is int:
+                raise NothingToAudit(f"{self.subject}: the model has no layer")
+            if type(value) is not int or not 0 < value < _LARGEST:
+                raise MalformedCheckpoint(f"{self.subject}: {names[name]} is {quoted(value, 40)}")
+            if name == "num_hidden_layers":
+                layers = value
+        return layers
+
+
+def describe(values: Mapping[str, Any], subject: str) -> Description:
+    """The text decoder that a config.json describes; of a multimodal wrapper, its text part.
+
+    Raises:
+        UnsupportedCheckpoint: custom code, an unknown or a non-causal family, packed or expert weights.
+        MalformedCheckpoint: a number is missing or impossible.
+        NothingToAudit: it has no layer.
+    """
+    text = values.get("text_config")
+    if not isinstance(text, dict):
+        return Description(values, subject)
+    shared = {key: values[key] for key in ("quantization_config", "tie_word_embeddings") if key in values}
+    return Description({**shared, **text}, subject, within_wrapper=True)
+
+
+def _config_class(values: Mapping[str, Any], subject: str) -> Any:
+    """The class that transformers has for the configuration's model_type."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    family = values.get("model_type")
+    if not isinstance(family, str):
+        raise MalformedCheckpoint(f"{subject}: has no model_type, so the family isn't known")
+    if family not in transformers.CONFIG_MAPPING:
+        if values.get("auto_map"):
+            raise UnsupportedCheckpoint(
+                f"{subject}: {quoted(family, 60)} needs code that comes with the checkpoint, which is never run"
+            )
+        raise UnsupportedCheckpoint(
+            f"{subject}: transformers {transformers.__version__} doesn't know the family {quoted(family, 60)}"
+        )
+    found = transformers.CONFIG_MAPPING[family]
+    if values.get("is_encoder_decoder") or getattr(found, "is_encoder_decoder", False) is True:
+        raise UnsupportedCheckpoint(f"{subject}: {family} is an encoder-decoder; only decoder-only models are audited")
+    if found not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedCheckpoint(f"{subject}: {family} isn't a decoder-only language model")
+    if found in MODEL_FOR_MASKED_LM_MAPPING and values.get("is_decoder") is not True:
+        raise UnsupportedCheckpoint(f"{subject}: {family} is an encoder; only decoder-only models are audited")
+    return found
+
+
+def check_layer_count(names: Iterable[str], layers: int, subject: str) -> None:
+    """Compare the configuration's number of layers with the numbered tensors, before anything of that size is built.
+
+    Raises:
+        MismatchedWeights: no group of numbered tensors counts from 0 to `layers - 1`.
+    """
+    numbers: defaultdict[str, set[int]] = defaultdict(set)
+    tensors: defaultdict[str, int] = defaultdict(int)
+    for name in names:
+        if match := _NUMBERED.match(name):
+            numbers[match[1]].add(int(match[2]))
+            tensors[match[1]] += 1
+    if any(len(found) == layers and max(found) == layers - 1 for found in numbers.values()):
+        return
+    if not numbers:
+        raise MismatchedWeights(f"{subject}: the configuration has {_layers(layers)}, but no tensor belongs to a layer")
+    found = numbers[max(tensors, key=tensors.__getitem__)]
+    if len(found) == layers:
+        raise MismatchedWeights(f"{subject}: the layers aren't numbered from 0 to {layers - 1}")
+    raise MismatchedWeights(
+        f"{subject}: the configuration has {_layers(layers)}, but the tensors are those of {len(found)}"
+    )
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer" if count == 1 else f"{count} layers"
+
+
+def build_config(description: Description) -> Any:
+    """The configuration object of transformers.
+
+    Raises:
+        MalformedCheckpoint: transformers can't make sense of the values.
+    """
+    values = {key: value for key, value in description.values.items() if key not in _UNUSED}
+    try:
+        return description.config_class.from_dict(values)
+    except Exception as error:
+        raise MalformedCheckpoint(
+            f"{description.subject}: the values contradict each other or the family's types ({type(error).__name__})"
+        ) from None
+
+
+def build_skeleton(config: Any, subject: str) -> torch.nn.Module:
+    """The CausalLM module of the configuration on the meta device: shapes without weights, float32, in eval mode.
+
+    Raises:
+        MalformedCheckpoint: transformers can't build it.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa else "eager"
+    try:
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    except Exception as error:
+        raise MalformedCheckpoint(
+            f"{subject}: transformers can't build this model ({type(error).__name__}); check the configuration's values"
+        ) from None
+    skeleton: torch.nn.Module = module.eval()
+    return skeleton

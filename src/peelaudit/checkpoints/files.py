@@ -1,0 +1,156 @@
+"""Plain access to files that may be hostile: look before opening, read exact ranges, notice edits, escape names.
+
+Nothing is memory-mapped: a file that is truncated while it is mapped kills the process (SIGBUS), a short read doesn't.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint
+from peelaudit.progress import Progress
+
+__all__ = ["OpenFile", "fingerprint", "quoted", "read_json", "regular_file"]
+
+_HASH_CHUNK = 1 << 20
+_MAX_JSON = 32 << 20
+
+
+def quoted(text: object, limit: int = 120) -> str:
+    """`text` in quotes for a message: control characters, escape codes and lone surrogates escaped, its middle left out
+    where it is long.
+    """
+    plain = str(text)
+    return repr(plain if len(plain) <= limit else f"{plain[: limit // 3]}…{plain[-(limit - limit // 3 - 1) :]}")
+
+
+def regular_file(path: Path) -> os.stat_result:
+    """The stat of `path`, which is a regular file; never opens it, so a FIFO can't hang.
+
+    Raises:
+        UnreadableCheckpoint: there is no such file, or it is something else.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise UnreadableCheckpoint(f"{quoted(path)}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UnreadableCheckpoint(f"{quoted(path)}: can't be opened ({_reason(error)})") from None
+    if not stat.S_ISREG(found.st_mode):
+        what = "a directory" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
+        raise UnreadableCheckpoint(f"{quoted(path)}: expected a file, found {what}")
+    return found
+
+
+class OpenFile:
+    """A regular file, open for exact reads at any offset until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        regular_file(path)
+        try:
+            self._handle: BinaryIO = path.open("rb", buffering=0)
+        except OSError as error:
+            raise UnreadableCheckpoint(f"{quoted(path)}: can't be opened ({_reason(error)})") from None
+        opened = os.fstat(self._handle.fileno())
+        self.path = path
+        self.size = opened.st_size
+        self._modified = opened.st_mtime_ns
+
+    def read(self, offset: int, count: int) -> bytearray:
+        """`count` bytes from `offset`.
+
+        Raises:
+            MalformedCheckpoint: the range isn't within the file, or the file has changed since it was opened.
+        """
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise MalformedCheckpoint(f"{quoted(self.path)}: ends at byte {self.size}, before what its header promises")
+        now = os.fstat(self._handle.fileno())
+        if now.st_size != self.size or now.st_mtime_ns != self._modified:
+            raise MalformedCheckpoint(f"{quoted(self.path)}: was changed while it was being read")
+        data = bytearray(count)
+        view = memoryview(data)
+        done = 0
+        self._handle.seek(offset)
+        while done < count:
+            got = self._readinto(view[done:])
+            if not got:
+                raise MalformedCheckpoint(f"{quoted(self.path)}: was truncated while it was being read")
+            done += got
+        return data
+
+    def _readinto(self, view: memoryview) -> int:
+        try:
+            return self._handle.readinto(view) or 0  # type: ignore[attr-defined]
+        except OSError as error:
+            raise UnreadableCheckpoint(f"{quoted(self.path)}: can't be read ({_reason(error)})") from None
+
+    def close(self) -> None:
+        """Release the file."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def read_json(path: Path, kind: type[CheckpointError] = MalformedCheckpoint) -> dict[str, object]:
+    """The JSON object in `path`. Duplicate keys, absurd depth and absurd integers are refused.
+
+    Raises:
+        UnreadableCheckpoint: there is no such file.
+        MalformedCheckpoint: it isn't a JSON object (or the `kind` of error that is given).
+    """
+    with OpenFile(path) as file:
+        if file.size > _MAX_JSON:
+            raise kind(f"{quoted(path)}: {file.size} bytes are too many for a description of a model")
+        raw = bytes(file.read(0, file.size))
+    found = parse_json(raw, quoted(path), kind)
+    if not isinstance(found, dict):
+        raise kind(f"{quoted(path)}: expected a JSON object")
+    return found
+
+
+def parse_json(raw: bytes, subject: str, kind: type[CheckpointError] = MalformedCheckpoint) -> object:
+    """`raw` as JSON; `subject` begins the message of the error."""
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        whole = dict(pairs)
+        if len(whole) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in whole if names.count(name) > 1)
+            raise kind(f"{subject}: has the key {quoted(twice)} twice")
+        return whole
+
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+    except UnicodeDecodeError:
+        raise kind(f"{subject}: isn't UTF-8 text") from None
+    except RecursionError:
+        raise kind(f"{subject}: is nested too deeply") from None
+    except ValueError:
+        raise kind(f"{subject}: isn't valid JSON") from None
+
+
+def fingerprint(paths: Iterable[Path], progress: Progress) -> str:
+    """The SHA-256 of the files' bytes, one after the other, as hexadecimal digits."""
+    paths = tuple(paths)
+    progress.stage("hash the checkpoint", sum(1 + regular_file(path).st_size // _HASH_CHUNK for path in paths))
+    digest = hashlib.sha256()
+    for path in paths:
+        with OpenFile(path) as file:
+            for offset in range(0, max(file.size, 1), _HASH_CHUNK):
+                digest.update(file.read(offset, min(_HASH_CHUNK, file.size - offset)))
+                progress.advance()
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

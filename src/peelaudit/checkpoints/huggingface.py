@@ -1,0 +1,117 @@
+"""A Hugging Face directory: its weight files, found without leaving the directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from peelaudit.checkpoints.files import quoted, read_json
+from peelaudit.checkpoints.safetensors_file import SafetensorsFile
+from peelaudit.checkpoints.state_dict import recognise
+from peelaudit.checkpoints.store import Joined, Store, close_all
+from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
+from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
+
+__all__ = ["find_tokenizer", "find_training_step", "open_weights", "within"]
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl")
+_MAX_SHARDS = 2_000
+
+
+def open_weights(directory: Path) -> Store:
+    """The directory's tensors: one safetensors file, several by an index, or the same of torch's.
+
+    Raises:
+        CheckpointError: there are none, one is missing, or one is damaged.
+    """
+    for name in _WEIGHTS:
+        if (directory / name).exists() or (directory / name).is_symlink():
+            return _sharded(directory, name) if name.endswith(".index.json") else _single(within(directory, name))
+    if (directory / ".metadata").exists():
+        raise UnsupportedCheckpoint(
+            f"{quoted(directory)}: is a torch.distributed checkpoint, which is never loaded; save it as one file"
+        )
+    if (directory / "adapter_config.json").exists():
+        raise UnsupportedCheckpoint(f"{quoted(directory)}: holds an adapter; merge it into its model and save that")
+    raise UnreadableCheckpoint(f"{quoted(directory)}: has none of {', '.join(_WEIGHTS)}")
+
+
+def within(directory: Path, name: str) -> Path:
+    """The file of that name, which must not lead out of the directory (nor out of its own folder of the hub's cache).
+
+    Raises:
+        MalformedCheckpoint: the name or a symbolic link leads elsewhere.
+    """
+    if PurePosixPath(name).name != name or name == ".." or "\\" in name or "\0" in name:
+        raise MalformedCheckpoint(f"{quoted(directory)}: the index names {quoted(name)}, outside of the directory")
+    root = directory.resolve()
+    if root.parent.name == "snapshots":
+        root = root.parent.parent  # the hub's cache: snapshots/<revision>/* link to blobs/*
+    if not (directory / name).resolve().is_relative_to(root):
+        raise MalformedCheckpoint(f"{quoted(directory / name)}: is a symbolic link that leaves the directory")
+    return directory / name
+
+
+def _single(path: Path) -> Store:
+    if path.suffix == ".safetensors":
+        return SafetensorsFile(path)
+    file = TorchFile(path)
+    try:
+        return TorchTensors(file, recognise(file.content, path).tensors)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _sharded(directory: Path, index: str) -> Store:
+    """The shards of an index, whose entries must be exactly those of the shards' headers."""
+    weight_map = _weight_map(directory, index)
+    stores: list[Store] = []
+    try:
+        for shard in sorted(set(weight_map.values())):
+            stores.append(_single(within(directory, shard)))
+        joined = Joined(stores)
+        _compare(directory / index, weight_map, stores)
+    except BaseException:
+        close_all(stores)
+        raise
+    return joined
+
+
+def _weight_map(directory: Path, index: str) -> Mapping[str, str]:
+    path = within(directory, index)
+    found = read_json(path).get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(shard, str) for shard in found.values()):
+        raise MalformedCheckpoint(f"{quoted(path)}: its weight_map doesn't give a file for every tensor")
+    if len(set(found.values())) > _MAX_SHARDS:
+        raise MalformedCheckpoint(f"{quoted(path)}: names more than {_MAX_SHARDS} files")
+    return found
+
+
+def _compare(index: Path, weight_map: Mapping[str, str], stores: list[Store]) -> None:
+    """Raise MalformedCheckpoint where the index and the shards' own headers disagree."""
+    stored = {name: store.paths[0].name for store in stores for name in store.tensors}
+    for name, shard in weight_map.items():
+        if stored.get(name) != shard:
+            raise MalformedCheckpoint(f"{quoted(index)}: the tensor {quoted(name)} isn't in {quoted(shard)}")
+    for name, shard in stored.items():
+        if name not in weight_map:
+            raise MalformedCheckpoint(f"{quoted(index)}: doesn't list the tensor {quoted(name)} of {quoted(shard)}")
+
+
+def find_tokenizer(directory: Path) -> str | None:
+    """The name of the tokenizer's file beside the weights, if there is one."""
+    return next((name for name in _TOKENIZERS if (directory / name).is_file()), None)
+
+
+def find_training_step(directory: Path) -> int | None:
+    """The step that transformers' Trainer recorded, if it did."""
+    path = directory / "trainer_state.json"
+    if not path.is_file():
+        return None
+    try:
+        step = read_json(path).get("global_step")
+    except CheckpointError:
+        return None  # a record beside the weights: its damage is no reason to refuse them
+    return step if type(step) is int and step >= 0 else None

@@ -1,0 +1,194 @@
+"""Which stored tensor belongs to which parameter of transformers' module, and whether all are there.
+
+Stored names differ from the module's in one outer name (`transformer.` left out, `module.` put in front), in families
+that transformers renamed since, and in multimodal files where the decoder is one part of several. The outer name that
+fits most parameters is taken for the whole file.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.store import Store
+from peelaudit.errors import MismatchedWeights, UnsupportedCheckpoint
+
+__all__ = ["Matched", "Origin", "match", "rename", "tied_names"]
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+_SHOWN = 3
+_DEEPEST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a parameter comes from: a stored tensor, changed or not, or zeros where the format leaves it out."""
+
+    stored: str | None
+    shape: tuple[int, ...]
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """An origin for every name of the module, and the stored names that have no use.
+
+    `copies` has, for a tied name that is stored although its partner is too, the stored copy's own origin.
+    """
+
+    origins: Mapping[str, Origin]
+    ignored: tuple[str, ...]
+    copies: Mapping[str, Origin]
+
+
+def tied_names(skeleton: torch.nn.Module) -> Mapping[str, str]:
+    """Every name of the module's state dict with the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in _state(skeleton).items()}
+
+
+def rename(store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool) -> Mapping[str, Origin]:
+    """Every stored tensor under the module's name for it, where it has one, else under its own."""
+    wanted = set(_state(skeleton))
+    renamed = _renamings(skeleton)
+    best: dict[str, str] = {}
+    fits = -1
+    for outer in _outer_changes(tuple(store.tensors), skeleton, within_wrapper=within_wrapper):
+        names = {stored: renamed(outer(stored)) for stored in store.tensors}
+        names = {stored: stored if stored in wanted else name for stored, name in names.items()}
+        fit = len(wanted.intersection(names.values()))
+        if fit > fits:
+            best, fits = names, fit
+    origins: dict[str, Origin] = {}
+    for stored, name in best.items():
+        if name in origins:
+            raise MismatchedWeights(f"{quoted(store.paths[0])}: the tensor {quoted(name)} is stored twice")
+        origins[name] = Origin(stored, store.tensors[stored].shape)
+    return origins
+
+
+def match(found: Mapping[str, Origin], skeleton: torch.nn.Module, subject: str) -> Matched:
+    """Compare the names and shapes found with those that the module has.
+
+    Raises:
+        MismatchedWeights: one is missing, has another shape, or has no place in the module's layers.
+        UnsupportedCheckpoint: transformers computes the family in another layout than it is stored in.
+    """
+    wanted = _state(skeleton)
+    tied = tied_names(skeleton)
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name, source in tied.items():
+        groups[source].append(name)
+    origins: dict[str, Origin] = {}
+    copies: dict[str, Origin] = {}
+    missing: list[str] = []
+    for source, names in groups.items():
+        present = [name for name in names if name in found]
+        if not present:
+            missing.append(source)
+            continue
+        copies.update((name, found[name]) for name in present[1:])
+        origins.update((name, found[present[0]]) for name in names)
+    if missing:
+        _check_layout(skeleton, subject)
+        raise MismatchedWeights(f"{subject}: {_count(missing, len(groups))} missing: {_shown(missing)}")
+    for name in wanted:
+        if origins[name].shape != tuple(wanted[name].shape):
+            raise MismatchedWeights(
+                f"{subject}: the tensor {quoted(name)} is {_size(origins[name].shape)},"
+                f" but the configuration makes it {_size(tuple(wanted[name].shape))}"
+            )
+    extra = [name for name in found if name not in wanted]
+    _check_extra(extra, skeleton, subject)
+    ignored = tuple(origin.stored for name in extra if (origin := found[name]).stored is not None)
+    return Matched({name: origins[name] for name in wanted}, ignored, copies)
+
+
+def _state(skeleton: torch.nn.Module) -> Mapping[str, torch.Tensor]:
+    return skeleton.state_dict(keep_vars=True)
+
+
+def _outer_changes(
+    names: Collection[str], skeleton: torch.nn.Module, *, within_wrapper: bool
+) -> tuple[Callable[[str], str], ...]:
+    """The changes of the outer name worth trying, the identity first."""
+    base = f"{skeleton.base_model_prefix}."
+    low, high = (min(names), max(names)) if names else ("", "")
+    common = low[: next((at for at, pair in enumerate(zip(low, high, strict=False)) if len(set(pair)) > 1), len(low))]
+    prefixes = ["", *(common[: dot.end()] for dot in islice(re.finditer(r"\.", common), _DEEPEST))]
+    if within_wrapper:
+        prefixes += ["language_model."]
+        return (
+            *(lambda name, cut=prefix: name.removeprefix(cut) for prefix in prefixes),
+            lambda name: re.sub(r"^model\.language_model\.", base, name),
+        )
+    return (
+        *(lambda name, cut=prefix: name.removeprefix(cut) for prefix in prefixes),
+        *(lambda name, cut=prefix: base + name.removeprefix(cut) for prefix in prefixes),
+    )
+
+
+def _renamings(skeleton: torch.nn.Module) -> Callable[[str], str]:
+    """The renaming that transformers has for a family's older names; the identity for most."""
+    entries = copy.deepcopy([entry for entry in _conversions(skeleton) if not getattr(entry, "operations", None)])
+
+    def renamed(name: str) -> str:
+        for entry in entries:
+            name = entry.rename_source_key(name)[0]
+        return name
+
+    return renamed
+
+
+def _conversions(skeleton: torch.nn.Module) -> list[Any]:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    found: list[Any] = get_model_conversion_mapping(skeleton, add_legacy=False)
+    return found
+
+
+def _check_layout(skeleton: torch.nn.Module, subject: str) -> None:
+    """Raise UnsupportedCheckpoint where the family's stored tensors are merged or cut before transformers uses them."""
+    if any(getattr(entry, "operations", None) for entry in _conversions(skeleton)):
+        raise UnsupportedCheckpoint(
+            f"{subject}: a {type(skeleton).__name__} is stored in another layout than it computes in, which isn't read"
+        )
+
+
+def _check_extra(extra: Collection[str], skeleton: torch.nn.Module, subject: str) -> None:
+    """Raise MismatchedWeights for layers beyond the configuration's, and for parameters that it switches off."""
+    wanted = _state(skeleton)
+    owners = {name.rpartition(".")[0] for name, _ in skeleton.named_parameters(remove_duplicate=False)}
+    layers = [name for name in extra if any(zeroed in wanted for zeroed in _zeroed(name))]
+    if layers:
+        raise MismatchedWeights(f"{subject}: layers beyond the configuration's are stored: {_shown(layers)}")
+    parts = [name for name in extra if name.rpartition(".")[0] in owners]
+    if parts:
+        raise MismatchedWeights(f"{subject}: the configuration has no place for {_shown(parts)}")
+
+
+def _zeroed(name: str) -> tuple[str, ...]:
+    """`name` with each of its first numbers in turn replaced by 0."""
+    numbers = islice(_NUMBER.finditer(name), _DEEPEST)
+    return tuple(f"{name[: found.start()]}0{name[found.end() :]}" for found in numbers)
+
+
+def _shown(names: Collection[str]) -> str:
+    first = ", ".join(quoted(name) for name in list(names)[:_SHOWN])
+    return first if len(names) <= _SHOWN else f"{first} and {len(names) - _SHOWN} more"
+
+
+def _count(names: Collection[str], of: int) -> str:
+    return f"{len(names)} of {of} tensors {'is' if len(names) == 1 else 'are'}"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"

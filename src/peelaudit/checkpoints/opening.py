@@ -1,0 +1,171 @@
+"""`open_checkpoint`: from a path to a checkpoint whose every tensor is known to be there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_info
+from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
+from peelaudit.checkpoints.files import fingerprint, quoted, read_json
+from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights
+from peelaudit.checkpoints.matching import Origin, match, rename
+from peelaudit.checkpoints.safetensors_file import SafetensorsFile
+from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
+from peelaudit.checkpoints.store import Store
+from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
+from peelaudit.errors import UnreadableCheckpoint
+from peelaudit.progress import SILENT, Progress
+
+__all__ = ["open_checkpoint"]
+
+_TORCH_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin"}
+
+Names = Callable[[Store, torch.nn.Module], Mapping[str, Origin]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a format's module found, before anything is compared."""
+
+    format: str
+    store: Store
+    description: Description
+    names: Names
+    config_path: Path | None = None
+    tokenizer: str | None = None
+    training_step: int | None = None
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], *, config: str | os.PathLike[str] | None = None, progress: Progress = SILENT
+) -> Checkpoint:
+    """Open a Hugging Face directory, a `.safetensors`, torch or GGUF file, and compare all names and shapes.
+
+    No tensor is read yet; `Checkpoint.check_weights` does that. `config` is a config.json for a file that has none
+    beside it. Nothing is fetched, and no code of the checkpoint is run.
+
+    Raises:
+        CheckpointError: it isn't there, is damaged, doesn't fit its configuration, or can't be audited.
+        NothingToAudit: it has no layer.
+    """
+    where = Path(path)
+    parts = _find_parts(where, None if config is None else Path(config))
+    try:
+        return _assemble(where, parts, progress)
+    except BaseException:
+        parts.store.close()
+        raise
+
+
+def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
+    subject, store = quoted(path), parts.store
+    check_layer_count(store.tensors, parts.description.layers, subject)
+    config = build_config(parts.description)
+    skeleton = build_skeleton(config, parts.description.subject)
+    matched = match(parts.names(store, skeleton), skeleton, subject)
+    check_floats(store, matched)
+    hashed = (*store.paths, *((parts.config_path,) if parts.config_path else ()))
+    info = gather_info(
+        path,
+        format_name=parts.format,
+        config=config,
+        skeleton=skeleton,
+        store=store,
+        matched=matched,
+        tokenizer=parts.tokenizer,
+        training_step=parts.training_step,
+        sha256=fingerprint(hashed, progress),
+    )
+    return Checkpoint(info, config, skeleton, store, matched)
+
+
+def _find_parts(path: Path, config: Path | None) -> _Parts:
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnreadableCheckpoint(f"{quoted(path)}: no such file or directory") from None
+    except (OSError, ValueError) as error:
+        raise UnreadableCheckpoint(f"{quoted(path)}: can't be opened ({type(error).__name__})") from None
+    if stat.S_ISDIR(mode):
+        return _directory(path, config)
+    if path.suffix == ".gguf":
+        return _gguf(path)
+    if path.suffix == ".safetensors":
+        return _described(path, SafetensorsFile(path), config)
+    if path.suffix in _TORCH_SUFFIXES:
+        return _torch(path, config)
+    suffixes = ", ".join([".safetensors", ".gguf", *sorted(_TORCH_SUFFIXES)])
+    raise UnreadableCheckpoint(f"{quoted(path)}: expected a directory or a file that ends in one of {suffixes}")
+
+
+def _directory(path: Path, config: Path | None) -> _Parts:
+    store = open_weights(path)
+    return _described(path / "any", store, config)
+
+
+def _described(path: Path, store: Store, config: Path | None, state: StateDict | None = None) -> _Parts:
+    """Tensors under transformers' names, with a config.json that is given or stands beside them."""
+    try:
+        chosen = config or path.parent / "config.json"
+        if not config and not chosen.exists():
+            raise UnreadableCheckpoint(f"{quoted(path.parent)}: has no config.json; say where it is with --config")
+        description = describe(read_json(chosen), quoted(chosen))
+        step = state.training_step if state else None
+        return _Parts(
+            format=state.format if state else f"huggingface/{store.format}",
+            store=store,
+            description=description,
+            names=lambda found, skeleton: rename(found, skeleton, within_wrapper=description.within_wrapper),
+            config_path=chosen,
+            tokenizer=find_tokenizer(path.parent),
+            training_step=find_training_step(path.parent) if step is None else step,
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+def _torch(path: Path, config: Path | None) -> _Parts:
+    file = TorchFile(path)
+    try:
+        state = recognise(file.content, path)
+        store = TorchTensors(file, state.tensors)
+        if state.model_args is None:
+            return _described(path, store, config, state)
+        arguments = state.model_args
+        description = Description(nanogpt_config(arguments, quoted(path)), quoted(path))
+    except BaseException:
+        file.close()
+        raise
+    return _Parts(
+        format=state.format,
+        store=store,
+        description=description,
+        names=lambda found, _: nanogpt_origins(found, arguments, quoted(path)),
+        tokenizer=find_tokenizer(path.parent),
+        training_step=state.training_step,
+    )
+
+
+def _gguf(path: Path) -> _Parts:
+    from peelaudit.checkpoints.gguf_file import GgufFile
+
+    store = GgufFile(path)
+    try:
+        description = store.describe()
+    except BaseException:
+        store.close()
+        raise
+    return _Parts(
+        format="gguf",
+        store=store,
+        description=description,
+        names=lambda _, skeleton: store.origins(skeleton),
+        tokenizer=store.tokenizer,
+    )

@@ -1,0 +1,130 @@
+"""What a torch file's objects are: a nanoGPT or Lightning training checkpoint, or a plain state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.matching import Origin
+from peelaudit.checkpoints.store import Store
+from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
+
+__all__ = ["StateDict", "nanogpt_config", "nanogpt_origins", "recognise"]
+
+_HOLDERS = ("state_dict", "model_state_dict", "model", "module")
+_NANOGPT = {"n_layer", "n_head", "n_embd", "block_size", "vocab_size"}
+_NANOGPT_OPTIONAL = {"bias", "dropout"}
+_COMPILED = "_orig_mod."
+_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+_BIASES = ("ln_1.bias", "ln_2.bias", "attn.c_attn.bias", "attn.c_proj.bias", "mlp.c_fc.bias", "mlp.c_proj.bias")
+
+
+@dataclass(frozen=True, slots=True)
+class StateDict:
+    """A state dict and what stood around it. `model_args` is nanoGPT's; None in other files."""
+
+    format: str
+    tensors: Mapping[str, torch.Tensor]
+    model_args: Mapping[str, Any] | None
+    training_step: int | None
+
+
+def recognise(content: object, path: Path) -> StateDict:
+    """Find the state dict among a torch file's objects. Only the places where one belongs are looked at, so nothing
+    nested or self-referencing is ever walked.
+
+    Raises:
+        MalformedCheckpoint: names aren't text, or a tensor has no bytes.
+        UnsupportedCheckpoint: there is no state dict.
+    """
+    subject = quoted(path)
+    if not isinstance(content, dict):
+        raise UnsupportedCheckpoint(f"{subject}: holds a {type(content).__name__}; expected a state dict")
+    if isinstance(content.get("model_args"), dict) and isinstance(content.get("model"), dict):
+        return StateDict("nanogpt", _tensors(content["model"], path), content["model_args"], _step(content, "iter_num"))
+    for holder in _HOLDERS:
+        inner = content.get(holder)
+        if isinstance(inner, dict) and any(isinstance(value, torch.Tensor) for value in inner.values()):
+            kind = "lightning" if "pytorch-lightning_version" in content else "torch"
+            return StateDict(kind, _tensors(inner, path), None, _step(content, "global_step"))
+    if any(isinstance(value, torch.Tensor) for value in content.values()):
+        return StateDict("torch", _tensors(content, path), None, None)
+    raise UnsupportedCheckpoint(f"{subject}: no state dict found, neither at its top nor under {', '.join(_HOLDERS)}")
+
+
+def _tensors(state: Mapping[object, object], path: Path) -> Mapping[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise MalformedCheckpoint(f"{quoted(path)}: a tensor's name is of type {type(name).__name__}, not text")
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+    return found
+
+
+def _step(content: Mapping[object, object], key: str) -> int | None:
+    step = content.get(key)
+    return step if type(step) is int and step >= 0 else None
+
+
+def nanogpt_config(model_args: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    """The arguments of nanoGPT as the values of a GPT-2 configuration.
+
+    It computes the exact GELU (`nn.GELU()`). Its first versions, which had the tanh approximation, knew no `bias`
+    argument, so its absence tells them.
+
+    Raises:
+        UnsupportedCheckpoint: an argument is missing, or is one of a fork that computes something else.
+    """
+    if missing := sorted(_NANOGPT - set(model_args)):
+        raise UnsupportedCheckpoint(f"{subject}: its model_args lack {', '.join(missing)}")
+    if unknown := [name for name in model_args if name not in _NANOGPT | _NANOGPT_OPTIONAL]:
+        raise UnsupportedCheckpoint(
+            f"{subject}: the model argument {quoted(unknown[0], 40)} isn't nanoGPT's own: what it computes isn't known"
+        )
+    return {
+        "model_type": "gpt2",
+        "n_layer": model_args["n_layer"],
+        "n_head": model_args["n_head"],
+        "n_embd": model_args["n_embd"],
+        "n_positions": model_args["block_size"],
+        "vocab_size": model_args["vocab_size"],
+        "activation_function": "gelu" if "bias" in model_args else "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def nanogpt_origins(store: Store, model_args: Mapping[str, Any], subject: str) -> Mapping[str, Origin]:
+    """The tensors of nanoGPT under GPT-2's names: linear weights transposed, and zeros for biases that it doesn't have.
+
+    Raises:
+        MismatchedWeights: a tensor is stored twice, with and without `torch.compile`'s prefix.
+    """
+    found: dict[str, Origin] = {}
+    for stored, info in store.tensors.items():
+        name = stored.removeprefix(_COMPILED)
+        if name in found:
+            raise MismatchedWeights(f"{subject}: the tensor {quoted(name)} is stored twice")
+        if name.endswith(_TRANSPOSED) and len(info.shape) == 2:
+            found[name] = Origin(stored, info.shape[::-1], _transpose)
+        else:
+            found[name] = Origin(stored, info.shape)
+    if model_args.get("bias") is False:
+        width, layers = model_args["n_embd"], model_args["n_layer"]
+        sizes = {"attn.c_attn.bias": 3 * width, "mlp.c_fc.bias": 4 * width}
+        for name in (f"transformer.h.{layer}.{bias}" for layer in range(layers) for bias in _BIASES):
+            found.setdefault(name, Origin(None, (sizes.get(name.split(".", 3)[3], width),)))
+        found.setdefault("transformer.ln_f.bias", Origin(None, (width,)))
+    return found
+
+
+def _transpose(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.T.contiguous()

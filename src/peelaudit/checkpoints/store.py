@@ -1,0 +1,102 @@
+"""The tensors of files as they are stored, whatever the format, behind one small interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from peelaudit.checkpoints.files import quoted
+from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
+from peelaudit.records import TensorInfo
+
+__all__ = ["FLOATS", "MAX_TENSORS", "Joined", "Store", "as_tensor", "close_all"]
+
+MAX_TENSORS = 100_000
+"""More tensors than any decoder has; reading a header of more takes seconds and hundreds of MB."""
+
+FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""The stored dtypes that an audit can read."""
+
+
+class Store(Protocol):
+    """Named tensors in files. `tensors` comes from headers alone; `read` touches one tensor's bytes."""
+
+    @property
+    def format(self) -> str:
+        """The name of the format."""
+        ...
+
+    @property
+    def floats(self) -> Collection[str]:
+        """The stored dtypes that `read` gives as floats."""
+        ...
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that hold the tensors, in a fixed order."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor under its stored name."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of that stored name, on the CPU."""
+        ...
+
+    def close(self) -> None:
+        """Release the files."""
+        ...
+
+
+class Joined:
+    """The shards of one checkpoint as one store."""
+
+    def __init__(self, stores: Iterable[Store]) -> None:
+        self._stores = tuple(stores)
+        self._home: dict[str, Store] = {}
+        for store in self._stores:
+            for name in store.tensors:
+                if name in self._home:
+                    raise MalformedCheckpoint(f"{quoted(store.paths[0])}: the tensor {quoted(name)} is in two shards")
+                self._home[name] = store
+        self.format = self._stores[0].format
+        self.floats: Collection[str] = self._stores[0].floats
+        self.paths = tuple(path for store in self._stores for path in store.paths)
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: info for store in self._stores for name, info in store.tensors.items()
+        }
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of that stored name, on the CPU."""
+        return self._home[name].read(name)
+
+    def close(self) -> None:
+        """Release the files."""
+        close_all(self._stores)
+
+
+def close_all(stores: Iterable[Store]) -> None:
+    """Release the files of all stores."""
+    for store in stores:
+        store.close()
+
+
+def as_tensor(data: bytearray, dtype: str, shape: tuple[int, ...], path: Path, name: str) -> torch.Tensor:
+    """`data` as a tensor without a copy.
+
+    Raises:
+        UnsupportedCheckpoint: the dtype isn't a float that an audit can read.
+    """
+    if dtype not in FLOATS:
+        raise UnsupportedCheckpoint(
+            f"{quoted(path)}: the tensor {quoted(name)} is stored as {dtype}; only plain floats can be audited"
+        )
+    if math.prod(shape) == 0:
+        return torch.empty(shape, dtype=FLOATS[dtype])
+    return torch.frombuffer(data, dtype=FLOATS[dtype]).reshape(shape)
