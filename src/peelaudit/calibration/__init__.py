@@ -1,0 +1,200 @@
+"""Calibration data: text or token ids in, three splits of dense sequences out. Before any work on the model.
+
+    sources         which files: given, `calibration.*` beside the checkpoint, or the built-in text
+    texts, arrays   what a file holds: documents, or one undivided stream
+    corpus          what all of them hold
+    tokenization    the checkpoint's tokenizer, or the given one; never from a hub
+    drawing         documents -> clusters of sequences
+    splits          clusters -> fit, select, held-out
+
+**Documents and splits.** Exact duplicates are dropped, for the copy of a fitted document is no held-out one. The others
+are shuffled (seeded) and joined to clusters (`draw_documents`); whole clusters go to the splits. Where there are no
+documents, or fewer than three splits need, the sequence is the unit (`draw_streams`).
+
+**Special tokens.** A document has in front of it what its tokenizer puts there by itself (Llama's `<s>`); where it adds
+nothing but has one token for the beginning and the end of a text (GPT-2's `<|endoftext|>`), that one; else nothing.
+What the tokenizer puts behind a text stands behind a whole document. A sequence that begins within a document begins
+with the document's tokens, without a special one; so does every sequence of an undivided text. Measured, nats/token of
+the text on TinyStories, sequences of 128:
+
+    stories260K             a story with `<s>` before it 1.443   with nothing 1.475          with `</s>` 1.545
+    bitllama-3M                                          1.349                1.368                      1.375
+    SmolLM2-135M-Instruct             `<|im_start|>` 2.522                2.496          `<|im_end|>` 2.550
+    stories260K             a sequence within the text, with `<s>` before it 1.636, with nothing 1.522
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from peelaudit.calibration.arrays import Tokens
+from peelaudit.calibration.corpus import Corpus, read_corpus
+from peelaudit.calibration.drawing import (
+    Cluster,
+    Document,
+    Drawn,
+    choose_seq_len,
+    draw_documents,
+    draw_streams,
+    drop_repeated,
+)
+from peelaudit.calibration.splits import MIN_CLUSTERS, Split, assign, join, sha256_of_tokens, split_info
+from peelaudit.calibration.tokenization import encode_document, find_tokenizer
+from peelaudit.config import AuditConfig
+from peelaudit.errors import CalibrationError, ConfigError
+from peelaudit.progress import SILENT, Progress
+from peelaudit.records import CheckpointInfo, DataInfo
+
+__all__ = ["Calibration", "Split", "load_calibration"]
+
+FEW_CLUSTERS = 20
+"""With fewer clusters a bootstrap's 95 % intervals cover less than that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The calibration data, ready to be run. `warnings` are sentences for the report."""
+
+    fit: Split
+    select: Split
+    held_out: Split
+    info: DataInfo
+    warnings: tuple[str, ...]
+
+
+def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progress: Progress = SILENT) -> Calibration:
+    """Read, tokenise and split the calibration data that `config` names for this checkpoint.
+
+    Equal settings and equal data give equal splits.
+
+    Raises:
+        CalibrationError: the data or the tokenizer can't be read, don't belong to the model, or are too few.
+        ConfigError: the settings ask for sequences longer than the context, or for too few tokens.
+    """
+    _check_settings(config, checkpoint)
+    corpus = read_corpus(config, checkpoint, progress)
+    progress.stage("tokenising", 1)
+    encode, tokenizer = _encoder(config, checkpoint, corpus)
+    seq_len, drawn = _draw(config, checkpoint.context, corpus, encode)
+    clusters, repeated = drop_repeated(drawn.clusters)
+    if len(clusters) < MIN_CLUSTERS:
+        raise CalibrationError(_too_few(corpus, drawn, len(clusters), seq_len))
+    parts = _split(config, clusters)
+    fit, select, held_out = (join(part) for part in parts)
+    info = _info(corpus, drawn, tokenizer, (fit, select, held_out), parts)
+    progress.advance()
+    return Calibration(fit, select, held_out, info, (*corpus.warnings, *_warnings(config, info, repeated)))
+
+
+def _check_settings(config: AuditConfig, checkpoint: CheckpointInfo) -> None:
+    if checkpoint.context < 2:
+        raise CalibrationError(f"{checkpoint.path}: a context of {checkpoint.context} leaves no token to predict")
+    problems = []
+    if config.seq_len is not None and config.seq_len > checkpoint.context:
+        problems.append(f"seq-len is {config.seq_len}: the model's context is {checkpoint.context}")
+    seq_len = config.seq_len or choose_seq_len(config.tokens, checkpoint.context)
+    if config.tokens < MIN_CLUSTERS * seq_len:
+        least = f"three splits need {MIN_CLUSTERS} sequences of {seq_len}, {MIN_CLUSTERS * seq_len} tokens"
+        problems.append(f"tokens is {config.tokens}: {least}")
+    if config.separator == "":
+        problems.append("separator is empty")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _encoder(
+    config: AuditConfig, checkpoint: CheckpointInfo, corpus: Corpus
+) -> tuple[Callable[[Document, int], Tokens], str | None]:
+    """What gives a document's first tokens, and the tokenizer's name. Token ids alone need no tokenizer."""
+    texts = any(isinstance(document, str) for document in corpus.documents)
+    encoder = find_tokenizer(config.tokenizer, Path(checkpoint.path), checkpoint.vocabulary) if texts else None
+
+    def encode(document: Document, limit: int) -> Tokens:
+        if encoder is None or not isinstance(document, str):
+            return np.asarray(document[:limit], dtype=np.int64)
+        vocabulary = checkpoint.vocabulary
+        return encode_document(encoder, document, limit=limit, vocabulary=vocabulary, whole=corpus.divided)
+
+    return encode, encoder.name if encoder else None
+
+
+def _draw(
+    config: AuditConfig, context: int, corpus: Corpus, encode: Callable[[Document, int], Tokens]
+) -> tuple[int, Drawn]:
+    """The sequence length and the sequences: by what was asked for, then, if there is less, by what there is."""
+    order = np.random.default_rng([config.seed, 0]).permutation(len(corpus.documents)).tolist()
+
+    def draw(seq_len: int) -> Drawn:
+        wanted = config.tokens // seq_len
+        if corpus.divided:
+            return draw_documents(corpus.documents, encode, seq_len=seq_len, wanted=wanted, order=order)
+        return draw_streams(corpus.documents, encode, seq_len=seq_len, wanted=wanted)
+
+    seq_len = config.seq_len or choose_seq_len(config.tokens, context)
+    drawn = draw(seq_len)
+    if config.seq_len is None and drawn.exhausted:
+        shorter = choose_seq_len(min(config.tokens, drawn.tokens), context)
+        if shorter < seq_len:
+            return shorter, draw(shorter)
+    return seq_len, drawn
+
+
+def _too_few(corpus: Corpus, drawn: Drawn, clusters: int, seq_len: int) -> str:
+    unit = f"{len(corpus.documents)} documents" if corpus.divided else "undivided text"
+    what = f"groups of documents with {seq_len} tokens" if corpus.divided else f"different sequences of {seq_len}"
+    least = f"three splits need {MIN_CLUSTERS}, so at least {MIN_CLUSTERS * seq_len} tokens"
+    return f"{corpus.source}: {drawn.tokens} tokens of {unit} make {clusters} {what}; {least}"
+
+
+def _split(config: AuditConfig, clusters: Sequence[Cluster]) -> list[list[Cluster]]:
+    order = np.random.default_rng([config.seed, 1]).permutation(len(clusters)).tolist()
+    members = assign([len(cluster.sequences) for cluster in clusters], config.split, order)
+    return [[clusters[index] for index in indices] for indices in members]
+
+
+def _info(
+    corpus: Corpus,
+    drawn: Drawn,
+    tokenizer: str | None,
+    splits: Sequence[Split],
+    parts: Sequence[Sequence[Cluster]],
+) -> DataInfo:
+    documents = [sum(cluster.documents for cluster in part) if corpus.divided else None for part in parts]
+    fit, select, held_out = (split_info(*pair) for pair in zip(splits, documents, strict=True))
+    met = drawn.tokens if drawn.exhausted and corpus.complete else None
+    return DataInfo(
+        source=corpus.source,
+        kind=corpus.kind,
+        sha256=corpus.sha256,
+        tokens_sha256=sha256_of_tokens(splits),
+        tokenizer=tokenizer,
+        unit="document" if corpus.divided else "sequence",
+        documents=len(corpus.documents) if corpus.divided else None,
+        duplicate_documents=corpus.duplicates,
+        available_tokens=met if corpus.tokens is None else corpus.tokens,
+        seq_len=splits[0].tokens.shape[1],
+        fit=fit,
+        select=select,
+        held_out=held_out,
+    )
+
+
+def _warnings(config: AuditConfig, info: DataInfo, repeated: int) -> list[str]:
+    warnings = []
+    if repeated:
+        warnings.append(f"{repeated} sequences repeat another one token for token and were left out")
+    used = sum(split.tokens for split in (info.fit, info.select, info.held_out))
+    if used + info.seq_len <= config.tokens:
+        there = "" if info.available_tokens is None else f" of the {info.available_tokens} that there are"
+        warnings.append(f"{config.tokens} calibration tokens were asked for, and {used}{there} could be used")
+    if info.held_out.clusters < FEW_CLUSTERS:
+        units = "sequences" if info.unit == "sequence" else "documents, or groups of short ones,"
+        warnings.append(
+            f"only {info.held_out.clusters} {units} are held out: with fewer than {FEW_CLUSTERS}, intervals come out "
+            "too narrow"
+        )
+    return warnings

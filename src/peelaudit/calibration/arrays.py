@@ -1,0 +1,140 @@
+"""Token ids out of NumPy's .npy and nanoGPT's .bin files. They need no tokenizer and are taken as they are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.errors import CalibrationError
+
+__all__ = ["TokenArrays", "Tokens", "read_bin", "read_npy"]
+
+Tokens = npt.NDArray[np.int64]
+
+GPT2_END_OF_TEXT = 50_256
+GPT2_VOCABULARIES = (50_257, 50_304)
+"""GPT-2's vocabulary, and nanoGPT's, padded to a multiple of 64."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenArrays:
+    """The token ids of one file: `divided` and `complete` as in `Texts`; `total` counts the ids in the whole file."""
+
+    documents: list[Tokens]
+    divided: bool
+    complete: bool
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[np.generic]
+    offset: int
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_bin(source: SourceFile, vocabulary: int, budget: int) -> TokenArrays:
+    """The little-endian uint16 ids in the first `budget` bytes of a nanoGPT .bin.
+
+    With GPT-2's vocabulary the documents are known: nanoGPT's scripts put id 50256 between them. It is what the model
+    has seen before a document, so each is given with it in front. With another vocabulary this is one undivided stream.
+
+    Raises:
+        CalibrationError: an odd number of bytes, or an id that isn't below `vocabulary`.
+    """
+    if source.bytes % 2:
+        raise CalibrationError(f"{source}: {source.bytes} bytes are not a whole number of uint16 tokens")
+    raw = np.fromfile(source.path, dtype="<u2", count=budget // 2)
+    ids = _checked(source, raw, vocabulary)
+    total = source.bytes // 2
+    if vocabulary not in GPT2_VOCABULARIES or GPT2_END_OF_TEXT not in ids:
+        return TokenArrays([ids], divided=False, complete=ids.size == total, total=total)
+    pieces = np.split(ids, np.flatnonzero(ids == GPT2_END_OF_TEXT))
+    if pieces[0].size:
+        pieces[0] = np.concatenate([[GPT2_END_OF_TEXT], pieces[0]])
+    if ids.size < total:
+        del pieces[-1]
+    documents = [piece for piece in pieces if piece.size > 1]
+    return TokenArrays(documents, divided=True, complete=ids.size == total, total=total)
+
+
+def read_npy(source: SourceFile, vocabulary: int, budget: int) -> TokenArrays:
+    """The ids in the first `budget` bytes of a .npy: of one dimension an undivided stream, of two a document a row.
+
+    The header is compared with the file's size before anything is read, and nothing is ever unpickled. Every integer
+    dtype of either byte order is read for the values it stands for.
+
+    Raises:
+        CalibrationError: a damaged header, another size than it promises, another dtype than an integer, another number
+            of dimensions, or an id that isn't in 0 ... `vocabulary` - 1.
+    """
+    header = _read_header(source)
+    _check_header(source, header)
+    row = header.shape[1] if len(header.shape) == 2 else 1
+    rows = min(header.shape[0], max(1, budget // (row * header.dtype.itemsize)))
+    if header.fortran and len(header.shape) == 2:
+        rows = header.shape[0]  # columns are contiguous: there is no reading of some rows
+    raw = np.fromfile(source.path, dtype=header.dtype, count=rows * row, offset=header.offset)
+    if raw.size != rows * row:
+        raise CalibrationError(f"{source}: the file was changed while it was read")
+    raw = raw.reshape((rows, row), order="F" if header.fortran else "C")
+    ids = _checked(source, raw, vocabulary)
+    complete = rows == header.shape[0]
+    if len(header.shape) == 1:
+        return TokenArrays([ids[:, 0]], divided=False, complete=complete, total=header.count)
+    return TokenArrays(list(ids), divided=True, complete=complete, total=header.count)
+
+
+def _read_header(source: SourceFile) -> _Header:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with source.path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            if version not in readers:
+                raise ValueError(f"version {version} of the format is for structured arrays")
+            shape, fortran, dtype = readers[version](file)
+        except Exception as error:  # NumPy parses the header as Python: also SyntaxError, TokenError, TypeError
+            first = printable(str(error).strip().split("\n")[0])[:160]
+            raise CalibrationError(f"{source}: not a sound .npy file: {first}") from error
+        return _Header(shape, fortran, dtype, file.tell())
+
+
+def _check_header(source: SourceFile, header: _Header) -> None:
+    shape, dtype = header.shape, header.dtype
+    if dtype.hasobject:
+        raise CalibrationError(f"{source}: an array of Python objects, which would have to be unpickled, is never read")
+    if dtype.kind not in "iu":
+        raise CalibrationError(
+            f"{source}: token ids are integers, and this array's dtype is {printable(str(dtype))[:80]}"
+        )
+    if len(shape) not in (1, 2) or min(shape) < 0:
+        expected = "expected one dimension (a stream) or two (a document a row)"
+        raise CalibrationError(f"{source}: the array's shape is {str(shape)[:80]}: {expected}")
+    promised, held = header.count * dtype.itemsize, source.bytes - header.offset
+    if promised != held:
+        raise CalibrationError(
+            f"{source}: the header promises {promised} bytes of token ids, and the file holds {held}"
+        )
+    if header.count == 0:
+        raise CalibrationError(f"{source}: the array is empty")
+
+
+def _checked(source: SourceFile, raw: npt.NDArray[np.integer], vocabulary: int) -> Tokens:
+    """Compared in its own dtype, since a conversion to int64 would wrap a uint64."""
+    wrong = np.asarray((raw < 0) | (raw >= vocabulary))
+    if wrong.any():
+        position = np.unravel_index(int(wrong.argmax()), raw.shape)
+        where = ", ".join(str(int(index)) for index in position[: 1 if raw.shape[-1:] == (1,) else None])
+        raise CalibrationError(
+            f"{source}: token id {raw[position]} at position {where} is not in the model's vocabulary of {vocabulary}"
+        )
+    return raw.astype(np.int64)

@@ -1,0 +1,75 @@
+"""nanoGPT's character-level tokenizer, a pickled dictionary, read without letting the pickle do anything."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any
+
+from peelaudit.calibration.sources import printable
+from peelaudit.errors import CalibrationError
+
+__all__ = ["read_character_table"]
+
+MAX_BYTES = 2**22
+MAX_OPCODES = 2**20
+PLAIN_OPCODES = frozenset(
+    {"PROTO", "FRAME", "MARK", "STOP", "NONE", "NEWTRUE", "NEWFALSE"}
+    | {"EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+    | {"SETITEM", "SETITEMS", "APPEND", "APPENDS"}
+    | {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"}
+    | {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "BINFLOAT", "FLOAT"}
+    | {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE"}
+)
+
+
+def read_character_table(path: Path) -> dict[str, int]:
+    """The id of each character: `stoi` of nanoGPT's meta.pkl.
+
+    Raises:
+        CalibrationError: the pickle holds anything but plain containers, strings and numbers, or no such table.
+    """
+    table = _plain_pickle(path)
+    stoi = table.get("stoi") if isinstance(table, dict) else None
+    if not isinstance(stoi, dict) or not stoi or not all(_is_character(key, value) for key, value in stoi.items()):
+        expected = "expected nanoGPT's meta.pkl, a dictionary whose `stoi` maps characters to ids"
+        raise CalibrationError(f"{printable(str(path))}: {expected}")
+    return stoi
+
+
+def _is_character(key: object, value: object) -> bool:
+    return isinstance(key, str) and len(key) == 1 and type(value) is int and 0 <= value < 2**31
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds nothing but plain values: whatever would import or call is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to something outside")
+
+
+def _plain_pickle(path: Path) -> object:
+    """The opcodes are vetted before the unpickler sees them: a few bytes can ask it for gigabytes."""
+    name = printable(str(path))
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise pickle.UnpicklingError(f"{size} bytes are more than a character table has")
+        raw = path.read_bytes()
+        _vet(raw)
+        return _PlainUnpickler(io.BytesIO(raw)).load()
+    except Exception as error:  # a damaged pickle raises nearly anything
+        first = printable(str(error).strip().split("\n")[0])[:120] or type(error).__name__
+        raise CalibrationError(f"{name}: not a plain pickle, which is all that is ever read: {first}") from error
+
+
+def _vet(raw: bytes) -> None:
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+        if opcode.name not in PLAIN_OPCODES or count > MAX_OPCODES:
+            raise pickle.UnpicklingError(f"opcode {opcode.name} is not for plain data")
+        if opcode.name.endswith("PUT") and int(argument or 0) > MAX_OPCODES:
+            raise pickle.UnpicklingError(f"memo index {argument}")

@@ -1,0 +1,199 @@
+"""Texts out of .txt, .jsonl and .parquet files, cut into documents."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.errors import CalibrationError
+
+__all__ = ["Texts", "read_jsonl", "read_parquet", "read_txt"]
+
+_END_OF_TEXT = "<|endoftext|>"
+_FORM_FEED = "\f"
+_WIKITEXT_TITLE = re.compile(r"^(?= = (?!= )[^\r\n]* = ?\r?$)", re.MULTILINE)
+_MAX_EXPANSION = 16
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts of one file.
+
+    `divided` says that they are the documents it names itself; otherwise it is one undivided text. `complete` says that
+    the whole file was read, not just its beginning.
+    """
+
+    documents: list[str]
+    divided: bool
+    complete: bool
+
+
+def read_txt(source: SourceFile, separator: str | None, budget: int) -> Texts:
+    """The documents in the first `budget` bytes of a plain text.
+
+    They are divided by `separator`; where it is None by `<|endoftext|>`, else by form feeds, else before WikiText's
+    titles (` = Title = `); where there is none of these the text is undivided. White space around a document is
+    dropped, and so is the last one where the budget cut it.
+
+    Raises:
+        CalibrationError: the file isn't UTF-8, holds nothing but white space, or is a Git LFS pointer.
+    """
+    with source.path.open("rb") as file:
+        raw = file.read(budget)
+    if raw.startswith(_LFS_POINTER):
+        raise CalibrationError(f"{source}: the file is a Git LFS pointer; fetch the text itself with `git lfs pull`")
+    complete = budget >= source.bytes
+    text = _decode(source, raw, final=complete)
+    pieces = _divide(text, separator)
+    if len(pieces) > 1 and not complete:
+        del pieces[-1]
+    documents = [piece for piece in (piece.strip() for piece in pieces) if piece]
+    if not documents:
+        raise CalibrationError(f"{source}: the file holds no text")
+    return Texts(documents, divided=len(documents) > 1, complete=complete)
+
+
+def _decode(source: SourceFile, raw: bytes, *, final: bool) -> str:
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(raw, final)
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+        raise CalibrationError(f"{source}: the text isn't UTF-8: {where}") from error
+
+
+def _divide(text: str, separator: str | None) -> list[str]:
+    if separator is not None:
+        return text.split(separator)
+    for marker in (_END_OF_TEXT, _FORM_FEED):
+        if marker in text:
+            return text.split(marker)
+    return _WIKITEXT_TITLE.split(text)
+
+
+def read_jsonl(source: SourceFile, field: str, budget: int) -> Texts:
+    """The strings under `field` in the lines of the first `budget` bytes, one document a line. Blank ones are skipped.
+
+    Raises:
+        CalibrationError: a line isn't UTF-8 or isn't strict JSON (a duplicate key, NaN, too deep, an integer of
+            thousands of digits, a lone surrogate), isn't an object, or has no such string; the message names the line.
+    """
+    documents = []
+    for number, line in _lines(source, budget):
+        try:
+            text = _field_of(line, field)
+        except (ValueError, RecursionError) as error:
+            raise CalibrationError(f"{source}, line {number}: {_reason(error)}") from error
+        if text.strip():
+            documents.append(text)
+    if not documents:
+        raise CalibrationError(f"{source}: the file holds no text")
+    return Texts(documents, divided=True, complete=budget >= source.bytes)
+
+
+def _lines(source: SourceFile, budget: int) -> Iterator[tuple[int, bytes]]:
+    complete, left, number = budget >= source.bytes, budget, 0
+    with source.path.open("rb") as file:
+        while left > 0 and (line := file.readline(left)):
+            number, left = number + 1, left - len(line)
+            if not line.endswith(b"\n") and not complete:
+                if number == 1:
+                    raise CalibrationError(f"{source}, line 1: the line is longer than {budget} bytes")
+                return
+            if line.strip():
+                yield number, line
+
+
+def _field_of(line: bytes, field: str) -> str:
+    if line.startswith(codecs.BOM_UTF8):
+        raise ValueError("the file begins with a byte-order mark, which JSON does not allow")
+    record = json.loads(line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object with the key {field!r}, found {type(record).__name__}")
+    if field not in record:
+        keys = ", ".join(printable(key)[:40] for key in list(record)[:8]) or "none"
+        raise ValueError(f"there is no key {field!r} (keys: {keys}); name the text's key with --field")
+    text = record[field]
+    if not isinstance(text, str):
+        raise ValueError(f"the value of {field!r} is {type(text).__name__}, not a string")
+    text.encode("utf-8")
+    return text
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {printable(twice)[:40]!r} occurs twice")
+    return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case RecursionError():
+            return "the JSON is nested too deeply"
+        case json.JSONDecodeError():
+            return f"not JSON: {error.msg} (column {error.colno})"
+        case UnicodeDecodeError():
+            return f"the text isn't UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start} of the line"
+        case UnicodeEncodeError():
+            return f"the text holds a lone surrogate, U+{ord(error.object[error.start]):04X}"
+        case _ if "integer string conversion" in str(error):
+            return "an integer has more than 4300 digits"
+        case _:
+            return str(error)
+
+
+def read_parquet(source: SourceFile, field: str, budget: int) -> Texts:
+    """The strings of the column `field`, one document a row. Nulls and blanks are skipped.
+
+    Rows are read until they hold `budget` bytes, or several times that where the budget is the whole, compressed, file.
+
+    Raises:
+        CalibrationError: pyarrow isn't installed, the file is damaged, or there is no such column of strings.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        needs = "reading .parquet needs pyarrow: pip install 'peelaudit[parquet]'"
+        raise CalibrationError(f"{source}: {needs}") from error
+    try:
+        budget = max(_MAX_EXPANSION * budget, 2**20) if budget >= source.bytes else budget
+        documents, complete = _read_column(source, field, budget, pyarrow.parquet.ParquetFile)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        first = printable(str(error).strip().split("\n")[0])[:200]
+        raise CalibrationError(f"{source}: the parquet file can't be read: {first}") from error
+    if not documents:
+        raise CalibrationError(f"{source}: the column {field!r} holds no text")
+    return Texts(documents, divided=True, complete=complete)
+
+
+def _read_column(source: SourceFile, field: str, budget: int, open_file: Callable[..., Any]) -> tuple[list[str], bool]:
+    documents: list[str] = []
+    used = 0
+    with open_file(source.path) as file:
+        schema = file.schema_arrow
+        if field not in schema.names:
+            names = ", ".join(printable(name)[:40] for name in schema.names[:8])
+            raise CalibrationError(f"{source}: there is no column {field!r} ({names}); name the text's with --field")
+        if str(kind := schema.field(field).type) not in ("string", "large_string"):
+            raise CalibrationError(f"{source}: the column {field!r} is {kind}, not string")
+        for batch in file.iter_batches(batch_size=256, columns=[field]):
+            texts = [text for text in batch.column(0).to_pylist() if text is not None and text.strip()]
+            documents += texts
+            used += sum(len(text.encode()) for text in texts)
+            if used >= budget:
+                return documents, len(documents) >= file.metadata.num_rows
+    return documents, True

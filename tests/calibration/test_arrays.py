@@ -1,0 +1,145 @@
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.calibration.support import load, refusal
+
+RNG = np.random.default_rng(0)
+IDS = RNG.integers(0, 120, 6000)
+
+
+def save(path: Path, array: Any) -> Path:
+    np.save(path, array)
+    return path
+
+
+def header(path: Path, description: str, body: bytes = b"\0" * 64) -> Path:
+    text = description.encode().ljust(117) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body)
+    return path
+
+
+def test_a_stream_needs_no_tokenizer_and_counts_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "meta.pkl").write_bytes(b"not read")
+    info = load(tmp_path, save(tmp_path / "a.npy", IDS)).info
+    assert (info.kind, info.tokenizer, info.unit, info.documents) == ("npy", None, "sequence", None)
+    assert info.available_tokens == 6000
+
+
+def test_rows_are_documents(tmp_path: Path) -> None:
+    rows = RNG.integers(0, 120, (40, 64))
+    calibration = load(tmp_path, save(tmp_path / "a.npy", rows), seq_len=64, tokens=40 * 64)
+    assert (calibration.info.unit, calibration.info.documents) == ("document", 40)
+    drawn = np.concatenate([split.tokens for split in (calibration.fit, calibration.select, calibration.held_out)])
+    assert {row.tobytes() for row in drawn} == {row.tobytes() for row in rows}
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">u2", ">i4", "<i8", ">u8"])
+def test_row_51_every_integer_dtype_is_read_for_the_values_it_stands_for(tmp_path: Path, dtype: str) -> None:
+    expected = load(tmp_path, save(tmp_path / "a.npy", IDS)).info.tokens_sha256
+    assert load(tmp_path, save(tmp_path / "b.npy", IDS.astype(dtype))).info.tokens_sha256 == expected
+
+
+def test_fortran_order_is_read_right(tmp_path: Path) -> None:
+    rows = IDS.reshape(100, 60)
+    expected = load(tmp_path, save(tmp_path / "a.npy", rows)).info.tokens_sha256
+    assert load(tmp_path, save(tmp_path / "b.npy", np.asfortranarray(rows))).info.tokens_sha256 == expected
+
+
+def test_row_49_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
+    array = np.array([[1], [2, 3]], dtype=object)
+    np.save(path := tmp_path / "a.npy", array, allow_pickle=True)
+    assert "Python objects, which would have to be unpickled" in refusal(tmp_path, path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("shape", ["(1000000000000,)", "(1000000, 1000000)", "(0, 4611686018427387904)", "(-1,)"])
+def test_row_50_a_shape_beyond_the_file_is_refused_before_loading(tmp_path: Path, shape: str) -> None:
+    path = header(tmp_path / "a.npy", f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}")
+    start = time.perf_counter()
+    message = refusal(tmp_path, path)
+    assert "the header promises" in message or "the array's shape is" in message
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("array", "defect"),
+    [
+        (IDS.astype("f4"), "dtype is float32"),
+        (IDS > 3, "dtype is bool"),
+        (np.zeros(9, dtype=[("a", "i4"), ("b", "i4")]), "dtype is [('a'"),
+        (np.zeros((2, 3, 4), dtype=int), "the array's shape is (2, 3, 4)"),
+        (np.int64(3), "the array's shape is ()"),
+        (np.zeros((0, 5), dtype=int), "the array is empty"),
+    ],
+)
+def test_row_51_other_arrays_are_refused(tmp_path: Path, array: Any, defect: str) -> None:
+    assert defect in refusal(tmp_path, save(tmp_path / "a.npy", array))
+
+
+@pytest.mark.parametrize(
+    "description",
+    ["", "{", "{'descr': '<i8'}", "[1]", "{'descr': 'zz', 'fortran_order': 0, 'shape': (1,)}", "\\x00" * 9, "(" * 99],
+)
+def test_a_damaged_header_is_named(tmp_path: Path, description: str) -> None:
+    path = header(tmp_path / "a.npy", description)
+    assert f"{path}: not a sound .npy file" in refusal(tmp_path, path)
+
+
+def test_a_truncated_array_and_one_with_something_behind_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npy", IDS)
+    raw = path.read_bytes()
+    for other in (raw[:-8], raw + b"x"):
+        path.write_bytes(other)
+        assert "the header promises 48000 bytes" in refusal(tmp_path, path)
+    path.write_bytes(raw[:50])
+    assert "not a sound .npy file" in refusal(tmp_path, path)
+
+
+def test_row_52_an_odd_byte_is_refused(tmp_path: Path) -> None:
+    (path := tmp_path / "a.bin").write_bytes(IDS.astype("<u2").tobytes() + b"\0")
+    assert refusal(tmp_path, path) == f"{path}: 12001 bytes are not a whole number of uint16 tokens"
+
+
+def test_a_bin_is_little_endian_uint16(tmp_path: Path) -> None:
+    (path := tmp_path / "a.bin").write_bytes(IDS.astype("<u2").tobytes())
+    expected = load(tmp_path, save(tmp_path / "a.npy", IDS)).info.tokens_sha256
+    info = load(tmp_path, path).info
+    assert (info.tokens_sha256, info.kind, info.available_tokens) == (expected, "bin", 6000)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "bin"])
+def test_row_53_a_token_beyond_the_vocabulary_is_named_with_its_place(tmp_path: Path, suffix: str) -> None:
+    ids = IDS.copy()
+    ids[4321] = 128
+    path = tmp_path / f"a.{suffix}"
+    ids.astype("<u2").tofile(path) if suffix == "bin" else np.save(path, ids)
+    defect = "token id 128 at position 4321 is not in the model's vocabulary of 128"
+    assert refusal(tmp_path, path) == f"{path}: {defect}"
+
+
+def test_row_53_negative_and_huge_ids_do_not_wrap(tmp_path: Path) -> None:
+    rows = IDS.reshape(60, 100)
+    negative = rows.copy()
+    negative[2, 7] = -1
+    assert "token id -1 at position 2, 7" in refusal(tmp_path, save(tmp_path / "a.npy", negative))
+    huge = rows.astype("u8")
+    huge[1, 1] = 2**64 - 1
+    assert "token id 18446744073709551615 at position 1, 1" in refusal(tmp_path, save(tmp_path / "b.npy", huge))
+
+
+def test_gpt2_ids_are_divided_at_the_end_of_text(tmp_path: Path) -> None:
+    documents = [RNG.integers(0, 50_000, 90) for _ in range(30)]
+    stream = np.concatenate([np.append(document, 50_256) for document in documents])
+    (path := tmp_path / "train.bin").write_bytes(stream.astype("<u2").tobytes())
+    calibration = load(tmp_path, path, vocabulary=50_304, seq_len=64)
+    assert (calibration.info.unit, calibration.info.documents) == ("document", 30)
+    assert (calibration.fit.tokens[:, 0] == 50_256).all()
+
+
+def test_a_constant_stream_has_one_sequence_only(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npy", np.ones(50_000, dtype=int))
+    assert "make 1 different sequences of 32; three splits need 6" in refusal(tmp_path, path)
