@@ -1,0 +1,91 @@
+"""What the commands do, given the values of their flags. The computing half is imported once it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from peelaudit.cli.guard import say, write_out
+from peelaudit.cli.output import deliver, paper, parse_format, parse_targets
+from peelaudit.cli.progress import progress_on
+from peelaudit.errors import ConfigError
+from peelaudit.exports import Format
+from peelaudit.exports.files import check_writable
+from peelaudit.settings import resolve
+
+__all__ = ["inspect_checkpoint", "print_schema", "run_audit"]
+
+
+def run_audit(
+    checkpoint: str,
+    flags: Mapping[str, str | Sequence[str] | None],
+    *,
+    format_name: str,
+    outputs: Sequence[str],
+    quiet: bool,
+) -> None:
+    """`peelaudit run`."""
+    problems: list[str] = []
+    with _collecting(problems):
+        form = parse_format(format_name)
+    with _collecting(problems):
+        targets = parse_targets(outputs)
+    with _collecting(problems):
+        config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd())
+    if problems:
+        raise ConfigError(*problems)
+    for target in targets:
+        check_writable(target.path)
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        progress.stage("starting", 1)
+        from peelaudit.auditing import audit_config
+
+        report = audit_config(config, progress=progress)
+    if form is not Format.TABLE and not quiet:
+        for warning in report.warnings:
+            say(f"warning: {warning}")
+    deliver(report, form, targets)
+
+
+def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str, tensors: bool) -> None:
+    """`peelaudit inspect`."""
+    problems: list[str] = []
+    with _collecting(problems):
+        form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
+    with _collecting(problems):
+        settings = resolve(checkpoint, {"config": config}, environ=os.environ, directory=Path.cwd())
+    if problems:
+        raise ConfigError(*problems)
+    from peelaudit.checkpoints import open_checkpoint
+
+    with open_checkpoint(Path(checkpoint), config=settings.config) as opened:
+        info = opened.info
+    if form is Format.JSON:
+        from peelaudit.exports.json import checkpoint_json
+
+        write_out(checkpoint_json(info, tensors=tensors))
+        return
+    from peelaudit.render import render_checkpoint
+
+    sheet = paper()
+    text = render_checkpoint(info, tensors=tensors, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+    write_out(text, encoding=sheet.encoding)
+
+
+def print_schema() -> None:
+    """`peelaudit schema`."""
+    from peelaudit.exports.json import schema_json
+
+    write_out(schema_json())
+
+
+@contextlib.contextmanager
+def _collecting(problems: list[str]) -> Iterator[None]:
+    """Keep a ConfigError's problems, so that all mistakes are told at once."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems

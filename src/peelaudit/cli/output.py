@@ -1,0 +1,120 @@
+"""Where reports go: `-f` for stdout, `-o` for files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peelaudit.cli.guard import write_out
+from peelaudit.errors import ConfigError, OutputError
+from peelaudit.exports import Format, export
+from peelaudit.exports.files import write_whole
+from peelaudit.records import AuditReport
+from peelaudit.render import render_report
+
+__all__ = ["Paper", "Target", "deliver", "paper", "parse_format", "parse_targets"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file to write."""
+
+    format: Format
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """What stdout can show: `render_report`'s own keywords."""
+
+    width: int
+    colour: bool
+    encoding: str
+
+
+def paper() -> Paper:
+    """The present stdout: the terminal's width and colours, or 80 columns (`COLUMNS`) without in a pipe."""
+    terminal = sys.stdout.isatty()
+    forced = bool(os.environ.get("FORCE_COLOR"))
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    width = shutil.get_terminal_size((80, 24)).columns if terminal or "COLUMNS" in os.environ else 80
+    return Paper(width, forced or (terminal and not plain), sys.stdout.encoding or "utf-8")
+
+
+def parse_format(text: str, *, allowed: Sequence[Format] = tuple(Format)) -> Format:
+    """`--format`'s value. Raises ConfigError."""
+    if text not in allowed:
+        raise ConfigError(f"--format is {text!r}: expected {' | '.join(allowed)}")
+    return Format(text)
+
+
+def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
+    """`--output`'s values, each `PATH` or `FORMAT=PATH`.
+
+    Raises:
+        ConfigError: for every value without a format, without a path, or with another's path.
+    """
+    targets: dict[str, Target] = {}
+    problems: list[str] = []
+    for text in texts:
+        try:
+            target = _parse_target(text)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        key = str(target.path.absolute())
+        if key in targets:
+            problems.append(f"--output is {text!r}: that file is written already")
+        targets[key] = target
+    if problems:
+        raise ConfigError(*problems)
+    return tuple(targets.values())
+
+
+def _parse_target(text: str) -> Target:
+    prefix, equals, rest = text.partition("=")
+    if equals and prefix in list(Format):
+        if not rest:
+            raise ConfigError(f"--output is {text!r}: expected a path after {prefix}=")
+        return Target(Format(prefix), Path(rest))
+    path = Path(text)
+    for form in Format:
+        if path.suffix.lower() in form.suffixes:
+            return Target(form, path)
+    from difflib import get_close_matches
+
+    close = get_close_matches(prefix, list(Format), n=1) if equals else []
+    known = ", ".join(suffix for form in Format for suffix in form.suffixes)
+    hint = f"did you mean {close[0]}=?" if close else f"expected a path that ends in {known}, or FORMAT=PATH"
+    raise ConfigError(f"--output is {text!r}: {hint}")
+
+
+def deliver(report: AuditReport, form: Format, targets: Sequence[Target]) -> None:
+    """Write the report to every target and to stdout; one that fails doesn't keep it from the others.
+
+    Raises:
+        NonFiniteResult: a figure is NaN or infinite; nothing was written then.
+        OutputError: for the targets that couldn't be written.
+    """
+    texts = [(target.path, export(report, target.format)) for target in targets]
+    shown = export(report, form)
+    sheet = Paper(width=80, colour=False, encoding="utf-8")
+    if form is Format.TABLE:
+        sheet = paper()
+        shown = render_report(report, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+    failures: list[str] = []
+    for path, text in texts:
+        try:
+            write_whole(path, text)
+        except OutputError as error:
+            failures.append(str(error))
+    try:
+        write_out(shown, encoding=sheet.encoding)
+    except OutputError as error:
+        failures.append(str(error))
+    if failures:
+        raise OutputError("; ".join(failures))

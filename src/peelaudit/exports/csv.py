@@ -1,0 +1,68 @@
+"""The CSV export: one row per layer, the last the network's own. For spreadsheets, data frames and plots.
+
+An estimate has three columns: `gap.value`, `gap.low`, `gap.high`. Of the peel map's row the first two entries are here,
+`projection_error.own` (onto the state after the layer itself) and `projection_error.next`; JSON has them all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from peelaudit.exports.shapes import record
+from peelaudit.records import AuditReport, Estimate, LayerRow
+from peelaudit.render.escape import printable
+
+__all__ = ["export"]
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def export(report: AuditReport) -> str:
+    """The report's layers as CSV text (UTF-8, comma, header line).
+
+    Raises:
+        NonFiniteResult: a figure is NaN or infinite; the message has its path.
+    """
+    shape = record(LayerRow)
+    rows = [_row(report, shape.encode(row, f"layers[{index}]"), row) for index, row in enumerate(report.layers)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0] if rows else [])
+    writer.writerows(row.values() for row in rows)
+    return text.getvalue()
+
+
+def _row(report: AuditReport, data: dict[str, object], row: LayerRow) -> dict[str, object]:
+    """One layer's cells by column name. `data` is `row` as JSON has it."""
+    del data["projection_error"]
+    errors = (*row.projection_error[:2], None, None)
+    return {
+        "checkpoint": _cell(report.checkpoint.path),
+        "checkpoint_sha256": report.checkpoint.sha256,
+        "training_step": report.checkpoint.training_step,
+        **dict(_flat(data, "")),
+        **_error_cells("projection_error.own", errors[0]),
+        **_error_cells("projection_error.next", errors[1]),
+    }
+
+
+def _flat(data: object, name: str) -> Iterator[tuple[str, object]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _flat(value, f"{name}.{key}" if name else key)
+    else:
+        yield name, _cell(data)
+
+
+def _error_cells(name: str, error: Estimate | None) -> dict[str, object]:
+    return {f"{name}.{part}": None if error is None else getattr(error, part) for part in ("value", "low", "high")}
+
+
+def _cell(value: object) -> object:
+    """A text that no spreadsheet takes for a formula; numbers as they are."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return "'" + text if text.startswith(_FORMULA_STARTS) else text

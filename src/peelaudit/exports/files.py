@@ -1,0 +1,89 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from peelaudit.errors import OutputError
+
+__all__ = ["check_writable", "write_whole"]
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError now rather than after an hour's audit, if `path` can't be written."""
+    try:
+        target = _target(path)
+        if target.is_dir():
+            raise OutputError(f"{path} is a directory")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise OutputError(f"{path} is write-protected")
+        if _is_special(target):
+            return
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".peelaudit-"):
+            pass
+    except OSError as error:
+        raise _failure(path, error) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 and replace what `path` held; on failure `path` is left as it was.
+
+    A device or a pipe is written to in place. A symbolic link stays one.
+
+    Raises:
+        OutputError: the directory is missing, the disk is full, and so on.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    try:
+        target = _target(path)
+        if _is_special(target):
+            target.write_bytes(data)
+        else:
+            _replace(target, data)
+    except OSError as error:
+        raise _failure(path, error) from error
+
+
+def _replace(target: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(_mode(target))
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _mode(target: Path) -> int:
+    """The file's present permissions, or those that the umask gives a new one."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _target(path: Path) -> Path:
+    """What a symbolic link leads to. /dev/stdout leads to a pipe, which has no name of its own to open."""
+    return path.resolve() if path.is_symlink() and not _is_special(path) else path
+
+
+def _is_special(path: Path) -> bool:
+    """Whether `path` is there and neither a file nor a directory."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _failure(path: Path, error: OSError) -> OutputError:
+    if isinstance(error, FileNotFoundError):
+        return OutputError(f"{path} can't be written: there is no directory {path.parent}")
+    return OutputError(f"{path} can't be written: {error.strerror or error}")

@@ -1,0 +1,106 @@
+"""The JSON report: written, read back, and its published schema (draft 2020-12), all three from the records' types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NoReturn
+
+from peelaudit.errors import ReportError
+from peelaudit.exports.shapes import Definitions, shape_of
+from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
+
+__all__ = ["checkpoint_json", "export", "parse_report", "read_report", "schema", "schema_json"]
+
+_MAX_BYTES = 256 << 20
+
+
+def export(report: AuditReport) -> str:
+    """The report as JSON text: ASCII alone, floats unrounded, keys in the records' order.
+
+    Raises:
+        NonFiniteResult: a figure is NaN or infinite; the message has its path.
+    """
+    return _dumps(shape_of(AuditReport).encode(report, ""))
+
+
+def checkpoint_json(info: CheckpointInfo, *, tensors: bool) -> str:
+    """The checkpoint's facts as JSON text; the key `tensors` is there only where they are asked for."""
+    data = shape_of(CheckpointInfo).encode(info, "")
+    if not tensors and isinstance(data, dict):
+        del data["tensors"]
+    return _dumps(data)
+
+
+def schema() -> dict[str, object]:
+    """The JSON schema of `export`'s text."""
+    definitions: Definitions = {}
+    reference = shape_of(AuditReport).schema(definitions)
+    report = definitions[AuditReport.__name__]
+    if isinstance(report, dict):
+        report["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:peelaudit:report:{SCHEMA_VERSION}",
+        "title": "peelaudit report",
+        **reference,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def schema_json() -> str:
+    """The schema as JSON text."""
+    return _dumps(schema())
+
+
+def read_report(path: str | Path) -> AuditReport:
+    """The report that `export` wrote to `path`.
+
+    Raises:
+        ReportError: the file can't be read, isn't JSON, has another schema version, or isn't what the schema says.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > _MAX_BYTES:
+        raise ReportError(f"{path} is over {_MAX_BYTES} bytes: no report of peelaudit")
+    try:
+        return parse_report(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{path} is not UTF-8 (byte {error.start})") from error
+    except ReportError as error:
+        raise ReportError(f"{path}: {error}") from error
+
+
+def parse_report(text: str) -> AuditReport:
+    """The report in a JSON text. Raises ReportError as `read_report` does."""
+    try:
+        data = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"not JSON: {error}") from error
+    if not isinstance(data, dict) or "schema_version" not in data:
+        raise ReportError("not a report of peelaudit: it has no schema_version")
+    version = data["schema_version"]
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise ReportError(f"schema_version is {version!r}: this peelaudit reads {SCHEMA_VERSION}")
+    report: AuditReport = shape_of(AuditReport).decode(data, "")
+    return report
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ReportError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return data
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ReportError(f"it holds {name}: a report holds finite numbers only")
+
+
+def _dumps(data: object) -> str:
+    # ASCII: a file name with a terminal escape, or one that isn't Unicode, does no harm and comes back as it was.
+    return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"

@@ -1,0 +1,62 @@
+"""What `peelaudit inspect` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from peelaudit.records import CheckpointInfo
+from peelaudit.render.escape import printable
+from peelaudit.render.page import draw, pairs, prose, table
+from peelaudit.render.text import count, size
+
+__all__ = ["render"]
+
+_FILES_LISTED = 8
+
+
+def render(info: CheckpointInfo, *, tensors: bool, width: int, colour: bool, encoding: str) -> str:
+    """The facts as text; see `peelaudit.render.render_checkpoint`."""
+    return draw(_parts(info, tensors), width=width, colour=colour, encoding=encoding)
+
+
+def _parts(info: CheckpointInfo, tensors: bool) -> Iterator[RenderableType]:
+    yield pairs(((label, prose(text)) for label, text in _facts(info)), label_width=13)
+    if tensors:
+        yield Text("")
+        yield _tensors(info)
+
+
+def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
+    yield "checkpoint", info.path
+    yield "format", info.format
+    yield "family", f"{info.family} ({info.architecture})"
+    yield "layers", count(info.layers)
+    yield "width", count(info.width)
+    yield "heads", f"{count(info.heads)} ({count(info.kv_heads)} for keys and values)"
+    yield "MLP width", count(info.mlp_width)
+    yield "vocabulary", count(info.vocabulary) + (", head tied to the embedding" if info.tied_head else "")
+    yield "context", f"{count(info.context)} tokens"
+    yield "dtype", info.dtype
+    yield "parameters", f"{count(info.parameters)} ({size(info.parameters, '')})"
+    yield "bytes", f"{count(info.bytes)} ({size(info.bytes, 'B')})"
+    yield "tokenizer", info.tokenizer or "none found"
+    yield "training step", "not recorded" if info.training_step is None else count(info.training_step)
+    yield "sha256", info.sha256
+    more = len(info.files) - _FILES_LISTED
+    yield "files", ", ".join(info.files[:_FILES_LISTED]) + (f" and {count(more)} more" if more > 0 else "")
+
+
+def _tensors(info: CheckpointInfo) -> Table:
+    grid = table()
+    grid.add_column("tensor", overflow="fold")
+    grid.add_column("shape", no_wrap=True)
+    grid.add_column("dtype", no_wrap=True)
+    grid.add_column("bytes", justify="right", no_wrap=True)
+    for tensor in info.tensors:
+        shape = "×".join(map(str, tensor.shape)) or "scalar"
+        grid.add_row(printable(tensor.name), shape, printable(tensor.dtype), count(tensor.bytes))
+    return grid

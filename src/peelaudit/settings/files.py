@@ -1,0 +1,74 @@
+"""The TOML file that holds a project's settings: which one it is, and what is in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from peelaudit.errors import ConfigError
+
+__all__ = ["find_table", "shown"]
+
+_MAX_BYTES = 1 << 20
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, on one line."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def find_table(directory: Path) -> tuple[Path, Mapping[str, object]] | None:
+    """The nearest file with settings, and its table.
+
+    Raises:
+        ConfigError: the file can't be read, or there are two in one folder.
+    """
+    for folder in _folders(directory):
+        tables = [found for found in (_own(folder / "peelaudit.toml"), _shared(folder / "pyproject.toml")) if found]
+        if len(tables) == 2:
+            raise ConfigError(f"{tables[0][0]} and [tool.peelaudit] in {tables[1][0]} both hold settings: keep one")
+        if tables:
+            return tables[0]
+    return None
+
+
+def _folders(directory: Path) -> Iterator[Path]:
+    chain = [directory, *directory.parents]
+    root = next((index for index, folder in enumerate(chain) if os.path.lexists(folder / ".git")), 0)
+    yield from chain[: root + 1]
+
+
+def _own(path: Path) -> tuple[Path, Mapping[str, object]] | None:
+    table = _load(path)
+    return None if table is None else (path, table)
+
+
+def _shared(path: Path) -> tuple[Path, Mapping[str, object]] | None:
+    tool = (_load(path) or {}).get("tool")
+    table = tool.get("peelaudit") if isinstance(tool, dict) else None
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise ConfigError(f"tool.peelaudit in {path} is {shown(table)}: expected a table")
+    return path, table
+
+
+def _load(path: Path) -> dict[str, object] | None:
+    import tomllib  # here, for `--help` needs none of it
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ConfigError(f"{path} is over {_MAX_BYTES} bytes: no file of settings")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start})") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error

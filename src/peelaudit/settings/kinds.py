@@ -1,0 +1,117 @@
+"""How each setting is read from a flag's or a variable's text, and from TOML."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["PATH", "PATHS", "SETTINGS", "Kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a setting's value is read. Both readers raise ValueError for a value that isn't `expected`."""
+
+    expected: str
+    from_text: Callable[[Sequence[str]], object]
+    """From a flag's values, or a variable's one."""
+    from_toml: Callable[[object], object]
+
+
+def _whole(texts: Sequence[str]) -> int:
+    return int(texts[-1])
+
+
+def _whole_toml(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _text(texts: Sequence[str]) -> str:
+    return texts[-1]
+
+
+def _text_toml(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _path(texts: Sequence[str]) -> str:
+    if not texts[-1] or "\0" in texts[-1]:
+        raise ValueError
+    return texts[-1]
+
+
+def _path_toml(value: object) -> str:
+    return _path([_text_toml(value)])
+
+
+def _paths(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_path([text]) for text in texts)
+
+
+def _texts_toml(value: object) -> list[str]:
+    return [_text_toml(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _schedules(texts: Sequence[str]) -> tuple[str, ...]:
+    """Every schedule of all texts. White space beside a comma belongs to its mapping."""
+    return tuple(name for text in texts for name in re.sub(r"\s*,\s*", ",", text).replace(";", " ").split())
+
+
+def _shares(numbers: Sequence[float]) -> tuple[float, ...]:
+    """Three shares that add up to 1, from shares or from per cent."""
+    total = math.fsum(numbers)
+    if len(numbers) != 3 or not all(number > 0 for number in numbers):
+        raise ValueError
+    if math.isclose(total, 100, rel_tol=1e-9):
+        return tuple(number / 100 for number in numbers)
+    if math.isclose(total, 1, rel_tol=1e-9):
+        return tuple(numbers)
+    raise ValueError
+
+
+def _split(texts: Sequence[str]) -> tuple[float, ...]:
+    return _shares([float(part) for part in texts[-1].split(",")])
+
+
+def _split_toml(value: object) -> tuple[float, ...]:
+    if isinstance(value, str):
+        return _split([value])
+    if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
+        raise ValueError
+    return _shares(value)
+
+
+_WHOLE = Kind("a whole number", _whole, _whole_toml)
+_TEXT = Kind("a text", _text, _text_toml)
+PATH = Kind("a path", _path, _path_toml)
+PATHS = Kind("a path or a list of paths", _paths, lambda value: _paths(_texts_toml(value)))
+_SCHEDULES = Kind("a schedule or a list of schedules", _schedules, lambda value: _schedules(_texts_toml(value)))
+_SPLIT = Kind("three shares above 0 that add up to 100 or to 1, such as 60,15,25", _split, _split_toml)
+
+SETTINGS: Mapping[str, Kind] = {
+    "data": PATHS,
+    "field": _TEXT,
+    "separator": _TEXT,
+    "config": PATH,
+    "tokenizer": PATH,
+    "tokens": _WHOLE,
+    "seq_len": _WHOLE,
+    "split": _SPLIT,
+    "schedules": _SCHEDULES,
+    "solver": _TEXT,
+    "init": _TEXT,
+    "steps": _WHOLE,
+    "readout": _TEXT,
+    "depth_readout": _TEXT,
+    "device": _TEXT,
+    "dtype": _TEXT,
+    "seed": _WHOLE,
+    "resamples": _WHOLE,
+}
+"""Every field of `AuditConfig` but the checkpoint, which is an argument."""

@@ -1,0 +1,61 @@
+"""The real command line over an audit that is canned: `python -m tests.cli_stub MODE ARGUMENTS…`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+import types
+from typing import Any
+
+from peelaudit.cli import main
+from peelaudit.config import AuditConfig
+from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, NothingToAudit, UnreadableCheckpoint
+from peelaudit.records import AuditReport, Estimate
+from tests.factories import make_report
+
+HOSTILE = "no file \x1b[31m[bold]x"
+
+
+def audit_config(config: AuditConfig, *, progress: Any) -> AuditReport:
+    """What `MODE` (the first argument) says."""
+    progress.stage("fit", 10)
+    progress.advance(3)
+    match MODE:
+        case "wait":
+            sys.stderr.write("ready\n")
+            sys.stderr.flush()
+            time.sleep(30)
+        case "slow":
+            time.sleep(2.5)
+            progress.stage("bound \x1b[31m[red]", 2)
+            progress.advance()
+        case "nan":
+            report = make_report()
+            baselines = dataclasses.replace(report.baselines, unigram=Estimate(float("nan"), 0.0, 0.0))
+            return dataclasses.replace(report, baselines=baselines)
+        case _ if MODE in FAILURES:
+            raise FAILURES[MODE]
+    return make_report(path=config.checkpoint)
+
+
+FAILURES: dict[str, Exception] = {
+    "unreadable": UnreadableCheckpoint(HOSTILE),
+    "calibration": CalibrationError("too few tokens"),
+    "non-finite": NonFiniteResult("layer 3 became NaN"),
+    "nothing": NothingToAudit("no layer"),
+    "config": ConfigError("schedules: no such family 'x'"),
+    "memory": MemoryError(),
+    "torch memory": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    "disk": OSError(28, "No space left on device"),
+    "bug": KeyError(HOSTILE),
+    "exit": SystemExit(1),  # type: ignore[dict-item]
+}
+MODE = ""
+
+if __name__ == "__main__":
+    MODE = sys.argv[1]
+    stub = types.ModuleType("peelaudit.auditing")
+    stub.audit_config = audit_config  # type: ignore[attr-defined]
+    sys.modules["peelaudit.auditing"] = stub
+    sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,85 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from peelaudit.errors import OutputError
+from peelaudit.exports.files import check_writable, write_whole
+
+
+def test_replaces_and_keeps_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    path.chmod(0o640)
+    write_whole(path, "new é\udcff\n")
+    assert path.read_text() == "new é\\udcff\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_new_file_has_the_umasks_permissions(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "report.csv", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "report.csv").stat().st_mode) == 0o640
+
+
+def test_symbolic_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real.md").write_text("old")
+    (tmp_path / "link.md").symlink_to(tmp_path / "real.md")
+    write_whole(tmp_path / "link.md", "new")
+    assert (tmp_path / "link.md").is_symlink()
+    assert (tmp_path / "real.md").read_text() == "new"
+
+
+@pytest.mark.parametrize("attempt", [check_writable, lambda path: write_whole(path, "x")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("no/such/report.json", "there is no directory"), ("file/x.json", "Not a")]
+)
+def test_missing_directory(attempt, name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=message):
+        attempt(tmp_path / name)
+
+
+def test_directory_is_no_target(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is a directory"):
+        check_writable(tmp_path)
+
+
+def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "report.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_device_is_written_in_place() -> None:
+    check_writable(Path("/dev/null"))
+    write_whole(Path("/dev/null"), "text")
+    assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_full_disk_on_a_device() -> None:
+    with pytest.raises(OutputError, match="No space left"):
+        write_whole(Path("/dev/full"), "text")
+
+
+def test_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,94 @@
+"""Every format: a text that ends in a newline, hostile names harmless, nothing that isn't finite."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import re
+
+import pytest
+
+from peelaudit.errors import NonFiniteResult
+from peelaudit.exports import Format, export
+from peelaudit.records import AuditReport, Estimate, Verdict
+from tests.factories import make_report
+
+HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
+
+
+@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("n_layers", [4, 80])
+def test_every_format_has_an_exporter(form: Format, n_layers: int) -> None:
+    text = export(make_report(n_layers), form)
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+    assert form.suffixes
+
+
+def test_no_suffix_stands_for_two_formats() -> None:
+    suffixes = [suffix for form in Format for suffix in form.suffixes]
+    assert len(suffixes) == len(set(suffixes))
+
+
+@pytest.mark.parametrize("form", Format)
+def test_no_format_is_written_with_a_nan(form: Format) -> None:
+    report = make_report()
+    row = dataclasses.replace(report.layers[1], redundancy=Estimate(0.0, math.nan, 0.0))
+    with pytest.raises(NonFiniteResult, match=r"layers\[1\]\.redundancy\.low"):
+        export(dataclasses.replace(report, layers=(report.layers[0], row, *report.layers[2:])), form)
+
+
+@pytest.mark.parametrize("form", Format)
+def test_control_characters_are_spelt_out(form: Format) -> None:
+    text = export(hostile_report(), form)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", text)
+
+
+def hostile_report() -> AuditReport:
+    report = make_report(path=HOSTILE, warnings=(HOSTILE,), advice=HOSTILE)
+    rows = tuple(dataclasses.replace(row, reading=HOSTILE, best_schedule=HOSTILE) for row in report.layers)
+    return dataclasses.replace(report, layers=rows, data=dataclasses.replace(report.data, source=HOSTILE))
+
+
+def rows_of(report: AuditReport) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(export(report, Format.CSV))))
+
+
+def test_csv_has_a_row_per_layer_with_numbers_as_they_are() -> None:
+    report = make_report(4)
+    rows = rows_of(report)
+    assert [row["layer"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[3]["held_out.gap_layers.low"]) == report.network.held_out.gap_layers.low
+    assert float(rows[2]["gap.value"]) == report.layers[2].gap.value
+    assert rows[0]["held_out.verdict"] in list(Verdict)
+    assert float(rows[0]["projection_error.next.value"]) == report.layers[0].projection_error[1].value
+    assert rows[3]["projection_error.next.value"] == ""
+
+
+def test_csv_cells_are_no_formulas() -> None:
+    assert rows_of(make_report(path="=1+1"))[0]["checkpoint"] == "'=1+1"
+    for row in rows_of(hostile_report()):
+        assert row["checkpoint"].startswith("'=cmd")
+        assert row["reading"].startswith("'=cmd")
+
+
+def test_csv_of_no_layers_is_empty() -> None:
+    assert export(make_report(layers=()), Format.CSV) == "\n"
+
+
+def test_markdown_tables_hold_together() -> None:
+    text = export(hostile_report(), Format.MARKDOWN)
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) == 3
+    for block in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+    assert "<b>" not in text.replace("\\<b", "")
+
+
+def test_markdown_says_the_verdicts() -> None:
+    text = export(make_report(verdict=Verdict.YELLOW, paper_verdict=Verdict.GREEN), Format.MARKDOWN)
+    assert text.startswith("## peelaudit: yellow ! caution\n")
+    assert "green ✓ effective" in text
+    assert "| ---: |" in text

@@ -1,0 +1,207 @@
+"""Realistic reports without an audit, for the tests of exports, rendering and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from peelaudit.config import AuditConfig
+from peelaudit.records import (
+    SCHEMA_VERSION,
+    AuditReport,
+    BaselineLosses,
+    BlockFit,
+    CheckpointInfo,
+    DataInfo,
+    Estimate,
+    LayerRow,
+    NetworkRow,
+    ScheduleBounds,
+    ScheduleResult,
+    ScheduleSearch,
+    SplitFigures,
+    SplitInfo,
+    TensorInfo,
+    Verdict,
+    YesBound,
+)
+
+
+def make_estimate(value: float, half: float = 0.05) -> Estimate:
+    return Estimate(value=value, low=value - half, high=value + 0.9 * half)
+
+
+def make_figures(
+    trained: float, gap_layers: float, *, head: float = -0.03, verdict: Verdict = Verdict.YELLOW
+) -> SplitFigures:
+    readout = trained - head
+    bound = readout - gap_layers
+    return SplitFigures(
+        trained_loss=make_estimate(trained),
+        trained_readout_loss=make_estimate(readout),
+        yes0=make_estimate(bound + gap_layers / 2 if verdict is Verdict.RED else bound + abs(gap_layers) + 0.2),
+        bound=make_estimate(bound),
+        gap_total=make_estimate(head + gap_layers, 0.02),
+        gap_head=make_estimate(head, 0.01),
+        gap_layers=make_estimate(gap_layers, 0.02),
+        verdict=verdict,
+    )
+
+
+def make_layer(layer: int, n_layers: int, schedule: str, verdict: Verdict, draw: random.Random) -> LayerRow:
+    loss = 10.8 - 5.5 * layer / n_layers
+    gap = {Verdict.RED: 0.3, Verdict.YELLOW: 0.12, Verdict.GREY: 0.01, Verdict.GREEN: -0.04}[verdict] * (
+        0.7 + draw.random()
+    )
+    last = layer == n_layers
+    return LayerRow(
+        layer=layer,
+        readout="refit" if last else "lens",
+        fit=make_figures(loss - 1.2, gap + 0.2, head=0.2 if last else 1.0, verdict=Verdict.RED),
+        held_out=make_figures(loss, gap, head=-0.03 if last else 1.1, verdict=verdict),
+        gap=make_estimate(gap, 0.02),
+        best_schedule=schedule,
+        best_target=n_layers,
+        redundancy=make_estimate(draw.random(), 0.01),
+        projection_error=tuple(make_estimate(0.01 + 0.05 * step, 0.004) for step in range(n_layers - layer + 1)),
+        reading=f"Layer {layer} falls short: a block fitted alone to state {n_layers} would predict better.",
+    )
+
+
+def make_schedule(name: str, targets: Sequence[int], waypoints: tuple[int, ...] | None, loss: float) -> ScheduleResult:
+    bounds = ScheduleBounds(own=make_estimate(loss + 0.1), bound=make_estimate(loss))
+    return ScheduleResult(
+        name=name,
+        targets=tuple(targets),
+        waypoints=waypoints,
+        fit=ScheduleBounds(own=make_estimate(loss - 1.3), bound=make_estimate(loss - 1.4)),
+        select=bounds,
+        held_out=bounds,
+        blocks=tuple(
+            BlockFit(layer, target, 0.01, 0.012, 0.02, "ridge", 0.1 if layer % 2 else None)
+            for layer, target in enumerate(targets, 1)
+        ),
+    )
+
+
+def staircase(waypoints: Sequence[int], n_layers: int) -> tuple[int, ...]:
+    return tuple(min(w for w in (*waypoints, n_layers) if w >= layer) for layer in range(1, n_layers + 1))
+
+
+def make_schedules(n_layers: int) -> tuple[ScheduleResult, ...]:
+    late = (n_layers - 2, n_layers - 1)
+    sets: list[tuple[str, tuple[int, ...]]] = [
+        ("direct", tuple(range(1, n_layers))),
+        ("final", ()),
+        (f"prefix:{n_layers - 2}", tuple(range(1, n_layers - 1))),
+        ("every:2", tuple(range(2, n_layers, 2))),
+        ("{" + ",".join(map(str, late)) + "}", late),
+    ]
+    runs = [make_schedule(name, staircase(w, n_layers), w, 5.4 + 0.02 * i) for i, (name, w) in enumerate(sets)]
+    mapping = [1 + (layer * 7) % n_layers for layer in range(n_layers)]
+    return (*runs, make_schedule(",".join(map(str, mapping)), mapping, None, 5.9))
+
+
+def make_checkpoint(n_layers: int = 4, *, path: str = "runs/tiny/ckpt.pt", tensors: int = 2) -> CheckpointInfo:
+    return CheckpointInfo(
+        path=path,
+        format="nanogpt",
+        family="gpt2",
+        architecture="GPT",
+        layers=n_layers,
+        width=128,
+        heads=4,
+        kv_heads=4,
+        mlp_width=512,
+        vocabulary=50304,
+        context=256,
+        dtype="float32",
+        parameters=7_232_000,
+        bytes=28_950_123,
+        tied_head=True,
+        tokenizer=None,
+        training_step=2000,
+        files=("ckpt.pt",),
+        sha256="a1" * 32,
+        tensors=tuple(
+            TensorInfo(f"transformer.h.{i}.attn.c_attn.weight", (384, 128), "float32", 196_608) for i in range(tensors)
+        ),
+    )
+
+
+def make_data(*, source: str = "wikitext.txt") -> DataInfo:
+    return DataInfo(
+        source=source,
+        kind="text",
+        sha256="b2" * 32,
+        tokens_sha256="c3" * 32,
+        tokenizer="tokenizer.json",
+        unit="document",
+        documents=412,
+        duplicate_documents=3,
+        available_tokens=241_211,
+        seq_len=256,
+        fit=SplitInfo(38, 9728, 9690, 31, 247),
+        select=SplitInfo(10, 2560, 2550, 9, 62),
+        held_out=SplitInfo(16, 4096, 4080, 15, 103),
+    )
+
+
+def make_report(
+    n_layers: int = 4,
+    *,
+    verdict: Verdict = Verdict.RED,
+    paper_verdict: Verdict = Verdict.GREEN,
+    path: str = "runs/tiny/ckpt.pt",
+    seed: int = 0,
+    **changes: Any,
+) -> AuditReport:
+    """A report of a network with `n_layers` layers; `changes` replaces fields of the report."""
+    draw = random.Random(seed)
+    schedules = make_schedules(n_layers)
+    names = [schedule.name for schedule in schedules]
+    rows = [make_layer(k, n_layers, draw.choice(names), draw.choice(list(Verdict)), draw) for k in range(1, n_layers)]
+    network = NetworkRow(
+        readout="refit",
+        fit=make_figures(3.962, -0.001, head=0.197, verdict=Verdict.GREEN),
+        held_out=make_figures(5.270, 0.042, verdict=verdict),
+        best_schedule="direct",
+        best_schedule_fit="final",
+        paper_verdict=paper_verdict,
+    )
+    last = dataclasses.replace(
+        make_layer(n_layers, n_layers, "direct", verdict, draw),
+        fit=network.fit,
+        held_out=network.held_out,
+        gap=network.held_out.gap_layers,
+    )
+    report = AuditReport(
+        schema_version=SCHEMA_VERSION,
+        versions=(("peelaudit", "0.1.0"), ("torch", "2.13.0"), ("python", "3.11.7")),
+        checkpoint=make_checkpoint(n_layers, path=path),
+        data=make_data(),
+        settings=make_settings(path),
+        baselines=BaselineLosses(uniform=10.826, unigram=make_estimate(7.214)),
+        network=network,
+        layers=(*rows, last),
+        schedules=schedules,
+        yes=tuple(
+            YesBound(k, names[k % len(names)], 3.9 - 0.01 * k, 5.5 - 0.02 * k, make_estimate(5.45 - 0.01 * k))
+            for k in range(min(n_layers, 4))
+        ),
+        search=ScheduleSearch(("default",), 2 ** (n_layers - 1), 8, len(schedules)),
+        warnings=(
+            "9,690 fit tokens for 640 unknowns per output: about 6,400 would do, 64,000 would be safe.",
+            "15 clusters on held-out: intervals are rough under 20.",
+        ),
+        advice="Train on: the layers from 3 up lose to references that were never trained end to end.",
+        timings=(("load", 0.4), ("fit", 5.25), ("bootstrap", 0.5)),
+    )
+    return dataclasses.replace(report, **changes)
+
+
+def make_settings(path: str) -> tuple[tuple[str, object], ...]:
+    config = AuditConfig(checkpoint=path, data=("wikitext.txt",))
+    return tuple((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
