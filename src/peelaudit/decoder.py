@@ -1,0 +1,216 @@
+"""A checkpoint as a decoder: the one table of families, and one block at a time out of the meta device.
+
+All attention, norm and rotary code is transformers'. The module is built on the meta device, its blocks are taken
+out and replaced by recorders; what is left (embeddings, rotary tables, final norm, head) is small and loaded for
+good. Running that shell once tells, for every block, the very arguments that the model's own forward would pass it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from peelaudit.checkpoints import Checkpoint
+from peelaudit.errors import UnsupportedCheckpoint
+
+__all__ = ["FAMILIES", "Block", "Decoder", "Family", "Writer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A matrix whose product is added to the residual stream: `path` within the block.
+
+    `norm` is the normalisation that its product goes through before it is added, None where there is none.
+    """
+
+    path: str
+    norm: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Where things are in a family's module: its blocks, the final norm, and each block's residual-writing matrices."""
+
+    blocks: str
+    norm: str
+    attention: Writer
+    mlp: Writer
+
+
+_LLAMA = Family("model.layers", "model.norm", Writer("self_attn.o_proj"), Writer("mlp.down_proj"))
+_POST_NORM = Family(
+    "model.layers",
+    "model.norm",
+    Writer("self_attn.o_proj", "post_attention_layernorm"),
+    Writer("mlp.down_proj", "post_feedforward_layernorm"),
+)
+
+FAMILIES: Mapping[str, Family] = {
+    "gpt2": Family("transformer.h", "transformer.ln_f", Writer("attn.c_proj"), Writer("mlp.c_proj")),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "phi3": _LLAMA,
+    "smollm3": _LLAMA,
+    "bitnet": _LLAMA,
+    "gemma3_text": _POST_NORM,
+    "olmo2": _POST_NORM,
+    "gpt_neox": Family(
+        "gpt_neox.layers", "gpt_neox.final_layer_norm", Writer("attention.dense"), Writer("mlp.dense_4h_to_h")
+    ),
+    "opt": Family(
+        "model.decoder.layers", "model.decoder.final_layer_norm", Writer("self_attn.out_proj"), Writer("fc2")
+    ),
+    "phi": Family("model.layers", "model.final_layernorm", Writer("self_attn.dense"), Writer("mlp.fc2")),
+}
+"""By transformers' `model_type`. A family stands here when a test proves it against transformers' own loss."""
+
+
+class _Recorder(nn.Module):
+    """Stands where a block was: remembers what it was called with and passes the hidden states on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: Tensor | None = None
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.hidden, self.arguments = hidden, (args, kwargs)
+        return hidden
+
+
+class Block:
+    """One decoder block with its weights, callable on hidden states.
+
+    Attributes:
+        layer: 1 … L.
+        module: transformers' own module.
+        writers: the modules of the attention output and of the MLP down projection.
+        norms: what each writer's product passes before it is added to the residual stream, or None.
+    """
+
+    def __init__(
+        self, layer: int, module: nn.Module, family: Family, arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    ):
+        self.layer = layer
+        self.module = module
+        self.writers = tuple(module.get_submodule(writer.path) for writer in (family.attention, family.mlp))
+        self.norms = tuple(
+            None if writer.norm is None else module.get_submodule(writer.norm)
+            for writer in (family.attention, family.mlp)
+        )
+        self._family = family
+        self._arguments = arguments
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """The block's output, [sequences, positions, d_model], for hidden states of that shape."""
+        args, kwargs = self._arguments
+        output = self.module(hidden, *args, **kwargs)
+        return cast("Tensor", output[0] if isinstance(output, tuple) else output)
+
+    def take(self, states: Tensor) -> Tensor:
+        """The states where this block computes, in what it computes in."""
+        parameter = next(self.module.parameters())
+        return states.to(device=parameter.device, dtype=parameter.dtype)
+
+    def copy(self) -> Block:
+        """The same block with weights of its own."""
+        return Block(self.layer, copy.deepcopy(self.module), self._family, self._arguments)
+
+
+class Decoder:
+    """A checkpoint's network, embedding and head in memory, blocks on demand.
+
+    Args:
+        checkpoint: open, with complete weights.
+        seq_len: positions of every sequence that will be run.
+        device: where blocks compute.
+        dtype: what they compute in; the readout's losses are always summed in float64.
+
+    Raises:
+        UnsupportedCheckpoint: if the family is not in `FAMILIES` or this variant of it can't be peeled.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, seq_len: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._checkpoint = checkpoint
+        self.family = _family_of(checkpoint)
+        self.device, self.dtype = device, dtype
+        shell = checkpoint.skeleton()
+        self.config = shell.config
+        blocks = cast("nn.ModuleList", shell.get_submodule(self.family.blocks))
+        self._blueprints = list(blocks)
+        self.n_layers = len(self._blueprints)
+        self._recorders = [_Recorder() for _ in self._blueprints]
+        for index, recorder in enumerate(self._recorders):
+            blocks[index] = recorder
+        self._shell = _load_shell(shell, checkpoint, device, dtype)
+        self.norm = shell.get_submodule(self.family.norm)
+        self.head = cast("nn.Linear", self._shell.get_output_embeddings())
+        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self.width = self.head.in_features
+        self.vocabulary = self.head.out_features
+        self._run_shell(torch.zeros(1, seq_len, dtype=torch.long, device=device))
+        self._arguments = [recorder.arguments for recorder in self._recorders]
+
+    @torch.no_grad()
+    def embed(self, tokens: Tensor) -> Tensor:
+        """h_0, [sequences, positions, d_model], of token ids [sequences, positions]."""
+        return self._run_shell(tokens.to(self.device))
+
+    def _run_shell(self, tokens: Tensor) -> Tensor:
+        base = getattr(self._shell, self._shell.base_model_prefix)
+        with torch.no_grad():
+            base(input_ids=tokens, use_cache=False)
+        hidden = self._recorders[0].hidden
+        for recorder in self._recorders:
+            recorder.hidden = None
+        return cast("Tensor", hidden)
+
+    def block(self, layer: int) -> Block:
+        """Block `layer`, 1 … L, freshly read from the checkpoint, its weights not requiring gradients."""
+        module = copy.deepcopy(self._blueprints[layer - 1])
+        prefix = f"{self.family.blocks}.{layer - 1}."
+        weights = {
+            name: self._checkpoint.tensor(prefix + name).to(device=self.device, dtype=self.dtype)
+            for name in module.state_dict()
+        }
+        module.load_state_dict(weights, strict=True, assign=True)
+        return Block(layer, module.requires_grad_(requires_grad=False).eval(), self.family, self._arguments[layer - 1])
+
+
+def _family_of(checkpoint: Checkpoint) -> Family:
+    """The table's entry, after the variants that can't be peeled are refused."""
+    config = checkpoint.config
+    family = FAMILIES.get(config.model_type)
+    name = checkpoint.info.path
+    if family is None:
+        known = ", ".join(sorted(FAMILIES))
+        raise UnsupportedCheckpoint(f"{name}: family {config.model_type!r} is not one that can be audited ({known})")
+    if not getattr(config, "do_layer_norm_before", True):
+        raise UnsupportedCheckpoint(f"{name}: blocks that end in a norm (do_layer_norm_before false) can't be peeled")
+    if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
+        raise UnsupportedCheckpoint(f"{name}: embeddings narrower than the residual stream can't be audited")
+    return family
+
+
+def _load_shell(shell: nn.Module, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    """Everything but the blocks, with real weights and buffers, on `device`."""
+    model = cast("Any", shell)
+    model.to_empty(device=device)
+    weights = {
+        name: checkpoint.tensor(name).to(device=device, dtype=dtype)
+        for name, _ in model.named_parameters(remove_duplicate=False)
+    }
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True  # transformers then fills the buffers alone
+    model.initialize_weights()
+    return model.requires_grad_(requires_grad=False).eval()

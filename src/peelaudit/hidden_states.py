@@ -1,0 +1,155 @@
+"""Hidden states on disk or in memory, and the passes that make them: block by block, batch by batch.
+
+A boundary state is one tensor, [sequences, positions, d_model], the three splits after one another. States live in
+memory while they fit the store's budget, in unlinked memory-mapped files beyond it. Only one block's weights are held.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from peelaudit.calibration import Calibration
+from peelaudit.decoder import Block, Decoder
+from peelaudit.errors import NonFiniteResult
+from peelaudit.progress import SILENT, Progress
+
+__all__ = ["Rows", "StateStore", "TokenRows", "apply_block", "available_memory", "batches", "trained_states"]
+
+BATCH_TOKENS = 4096
+"""Tokens that go through a block at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which sequences of a state belong to which split."""
+
+    fit: slice
+    select: slice
+    held_out: slice
+
+    @property
+    def everything(self) -> slice:
+        """All sequences."""
+        return slice(self.fit.start, self.held_out.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRows:
+    """The calibration tokens, [sequences, positions] int64, and where the splits are in them."""
+
+    tokens: Tensor
+    rows: Rows
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> TokenRows:
+        """Fit, select and held-out, stacked in this order."""
+        splits = [
+            torch.from_numpy(split.tokens) for split in (calibration.fit, calibration.select, calibration.held_out)
+        ]
+        a, b, c = (len(split) for split in splits)
+        return cls(torch.cat(splits), Rows(slice(0, a), slice(a, a + b), slice(a + b, a + b + c)))
+
+
+class StateStore:
+    """Allocates states in memory up to `budget` bytes, then in temporary files that the system reclaims by itself.
+
+    A state's bytes come back to the budget when its tensor is dropped.
+
+    Args:
+        budget: bytes to hold in memory; None takes half of what is available now.
+        dtype: of the states.
+    """
+
+    def __init__(self, budget: int | None = None, dtype: torch.dtype = torch.float32) -> None:
+        self._left = available_memory() // 2 if budget is None else budget
+        self.dtype = dtype
+
+    def empty(self, *shape: int) -> Tensor:
+        """An uninitialised state of this shape."""
+        size = torch.Size(shape).numel() * self.dtype.itemsize
+        if size <= self._left:
+            self._left -= size
+            state = torch.empty(shape, dtype=self.dtype)
+            weakref.finalize(state, self._give_back, size)
+            return state
+        with tempfile.NamedTemporaryFile(prefix="peelaudit-", delete=False) as file:
+            path = Path(file.name)
+        try:
+            return torch.from_file(str(path), shared=True, size=torch.Size(shape).numel(), dtype=self.dtype).view(shape)
+        finally:
+            path.unlink()
+
+    def _give_back(self, size: int) -> None:
+        self._left += size
+
+
+def available_memory() -> int:
+    """Bytes of physical memory that are free or reclaimable now; 4 GiB where the system doesn't say."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        return next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
+
+
+def batches(rows: slice, positions: int, tokens: int = BATCH_TOKENS) -> Iterator[slice]:
+    """Cut a range of sequences into ranges of about `tokens` tokens."""
+    size = max(1, tokens // positions)
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
+
+
+@torch.no_grad()
+def apply_block(
+    block: Block | Callable[[Tensor], Tensor],
+    states: Tensor,
+    output: Tensor,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    what: str,
+) -> Tensor:
+    """Write `block(states)` into `output`, both [sequences, positions, d_model], and return it.
+
+    Raises:
+        NonFiniteResult: naming `what`, if a value of the output is NaN or Inf.
+    """
+    for part in batches(slice(0, len(states)), states.shape[1]):
+        result = block(states[part].to(device=device, dtype=dtype))
+        if not bool(torch.isfinite(result).all()):
+            raise NonFiniteResult(f"{what}: hidden states became NaN or Inf")
+        output[part] = result.to(output.dtype)
+    return output
+
+
+def trained_states(
+    decoder: Decoder, tokens: Tensor, store: StateStore, *, progress: Progress = SILENT
+) -> tuple[Tensor, ...]:
+    """h_0 … h_L of the trained model, L + 1 tensors [sequences, positions, d_model].
+
+    Raises:
+        NonFiniteResult: naming the layer after which a state holds NaN or Inf.
+    """
+    progress.stage("hidden states", decoder.n_layers + 1)
+    shape = (*tokens.shape, decoder.width)
+    place = {"device": decoder.device, "dtype": decoder.dtype}
+    embedded = store.empty(*shape)
+    for part in batches(slice(0, len(tokens)), tokens.shape[1]):
+        embedded[part] = decoder.embed(tokens[part]).to(embedded.dtype)
+    if not bool(torch.isfinite(embedded).all()):
+        raise NonFiniteResult("the embedding's output holds NaN or Inf")
+    states = [embedded]
+    progress.advance()
+    for layer in range(1, decoder.n_layers + 1):
+        block = decoder.block(layer)
+        states.append(apply_block(block, states[-1], store.empty(*shape), what=f"layer {layer}", **place))  # type: ignore[arg-type]
+        progress.advance()
+    return tuple(states)

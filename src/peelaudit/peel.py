@@ -1,0 +1,231 @@
+"""The recursion of METHOD.md section 1 over the prefix tree, and the peel map of section 2.
+
+For k = 1 … L, block k is fitted so that g_k(z_{k-1}) ≈ h_{π_k} over the fit tokens, then frozen. Schedules that
+begin alike share those blocks; sibling targets share one factorisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from peelaudit.decoder import Block, Decoder
+from peelaudit.hidden_states import Rows, StateStore, apply_block
+from peelaudit.progress import SILENT, Progress
+from peelaudit.records import BlockFit
+from peelaudit.schedules import PrefixNode
+from peelaudit.solvers.adam import adam
+from peelaudit.solvers.closed_form import BlockRegression, FittedBlock, squared_error
+
+__all__ = [
+    "Peeled",
+    "Peeler",
+    "ProjectionRow",
+    "SolverSettings",
+    "deviation",
+    "projection_map",
+    "sequence_errors",
+    "squared_deviation",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SolverSettings:
+    """How reference blocks are fitted: see `AuditConfig`."""
+
+    solver: Literal["ridge", "adam", "ridge+adam"] = "ridge"
+    init: Literal["trained", "random"] = "trained"
+    steps: int = 150
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Peeled:
+    """A node of the prefix tree: the reference state z_k under `prefix`, and how its blocks were fitted.
+
+    `trained` says that every block so far is the trained one, so that `state` is h_k itself.
+    """
+
+    prefix: tuple[int, ...]
+    state: Tensor
+    blocks: tuple[BlockFit, ...]
+    trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionRow:
+    """Block k's row of the peel map: squared errors of the best block k from h_{k-1} to each h_j, j = k … L.
+
+    Attributes:
+        held_out: [targets, sequences] on *held-out*.
+        select: [targets] summed over *select*.
+        skipped: [sequences] ‖h_{k-1} - h_k‖² on *held-out*.
+        unknowns: of the regression, per output; 0 where there is none, at the last layer.
+    """
+
+    held_out: NDArray[np.float64]
+    select: NDArray[np.float64]
+    skipped: NDArray[np.float64]
+    unknowns: int
+
+
+class Peeler:
+    """Builds reference networks from a decoder's trained states.
+
+    Args:
+        decoder: where the blocks come from.
+        states: h_0 … h_L, each [sequences, positions, d_model].
+        rows: the splits.
+        settings: the solver.
+        store: where reference states go.
+    """
+
+    def __init__(
+        self, decoder: Decoder, states: Sequence[Tensor], rows: Rows, settings: SolverSettings, store: StateStore
+    ) -> None:
+        self._decoder, self._states, self._rows, self._settings, self._store = decoder, states, rows, settings, store
+        self._spread = [squared_deviation(state, rows.fit) for state in states]
+        self._spread_select = [squared_deviation(state, rows.select) for state in states]
+
+    def peel(self, root: PrefixNode, *, progress: Progress = SILENT) -> Iterator[Peeled]:
+        """Every node below the root, parents first; a state is dropped when its last child is computed.
+
+        Raises:
+            NonFiniteResult: naming the layer and the targets.
+        """
+        progress.stage("reference blocks", sum(1 for _ in root.walk()) - 1)
+        start = Peeled((), self._states[0], (), trained=self._settings.init == "trained")
+        pending = list(reversed(self._children(root, start)))
+        while pending:
+            node, parent, fitted = pending.pop()
+            peeled = self._step(node, parent, fitted)
+            del parent, fitted
+            progress.advance()
+            yield peeled
+            pending.extend(reversed(self._children(node, peeled)))
+            del peeled
+
+    def _children(self, node: PrefixNode, at: Peeled) -> list[tuple[PrefixNode, Peeled, FittedBlock | None]]:
+        """The node's children with their fitted blocks; None where the trained block, on its own input, is exact."""
+        if not node.children:
+            return []
+        layer = len(node.prefix) + 1
+        targets = [child.prefix[-1] for child in node.children if not (at.trained and child.prefix[-1] == layer)]
+        fitted = self._fit(layer, at.state, targets) if targets else {}
+        return [(child, at, fitted.get(child.prefix[-1])) for child in node.children]
+
+    def _fit(self, layer: int, inputs: Tensor, targets: Sequence[int]) -> dict[int, FittedBlock]:
+        block = self._decoder.block(layer)
+        settings = self._settings
+        if "ridge" in settings.solver:
+            regression = BlockRegression(block, inputs, [self._states[j] for j in targets], self._rows)
+            starts = {j: regression.fit(index) for index, j in enumerate(targets)}
+        else:
+            starts = {j: self._start(block, inputs, j) for j in targets}
+        if "adam" not in settings.solver:
+            return starts
+        return {
+            j: adam(start, inputs, self._states[j], self._rows, steps=settings.steps, seed=settings.seed)
+            for j, start in starts.items()
+        }
+
+    def _start(self, block: Block, inputs: Tensor, target: int) -> FittedBlock:
+        """Where Adam starts: the trained block, or one with matrices redrawn."""
+        trained_error = squared_error(block, inputs, self._states[target], self._rows.select)
+        if self._settings.init == "trained":
+            return FittedBlock(block, "trained", None, trained_error, trained_error)
+        block = redrawn(block, self._settings.seed)
+        error = squared_error(block, inputs, self._states[target], self._rows.select)
+        return FittedBlock(block, "random", None, error, trained_error)
+
+    def _step(self, node: PrefixNode, parent: Peeled, fitted: FittedBlock | None) -> Peeled:
+        layer, target = len(node.prefix), node.prefix[-1]
+        if fitted is None:
+            fit = BlockFit(layer, target, 0.0, 0.0, 0.0, "trained", None)
+            return Peeled(node.prefix, self._states[layer], (*parent.blocks, fit), trained=True)
+        state = apply_block(
+            fitted.block,
+            parent.state,
+            self._store.empty(*parent.state.shape),
+            device=self._decoder.device,
+            dtype=self._decoder.dtype,
+            what=f"layer {layer} of the reference with targets {','.join(map(str, node.prefix))}",
+        )
+        fit_error = float(sequence_errors(state, self._states[target], self._rows.fit).sum())
+        spread = self._spread_select[target]
+        fit = BlockFit(
+            layer=layer,
+            target=target,
+            fit_error=fit_error / self._spread[target],
+            select_error=fitted.error / spread,
+            trained_error=fitted.trained_error / spread,
+            method=fitted.method,
+            penalty=fitted.penalty,
+        )
+        return Peeled(node.prefix, state, (*parent.blocks, fit), trained=False)
+
+
+def redrawn(block: Block, seed: int) -> Block:
+    """A copy whose matrices are drawn anew, normal with each one's own spread; gains and biases stay as trained."""
+    block = block.copy()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in block.module.parameters():
+        if parameter.ndim > 1:
+            noise = torch.randn(parameter.shape, generator=generator) * float(parameter.float().std())
+            parameter.data.copy_(noise)
+    return block
+
+
+def projection_map(
+    decoder: Decoder, states: Sequence[Tensor], rows: Rows, *, progress: Progress = SILENT
+) -> tuple[ProjectionRow, ...]:
+    """The peel map: for each block k, from the trained h_{k-1}, the closed-form block to every later state.
+
+    Each is fitted on *fit* and its penalty chosen on *select*.
+
+    Raises:
+        NonFiniteResult: naming the layer.
+    """
+    progress.stage("peel map", decoder.n_layers)
+    result = []
+    for layer in range(1, decoder.n_layers + 1):
+        inputs, later = states[layer - 1], states[layer + 1 :]
+        held_out = np.zeros((1 + len(later), rows.held_out.stop - rows.held_out.start))
+        select, unknowns = np.zeros(1 + len(later)), 0
+        if later:
+            regression = BlockRegression(decoder.block(layer), inputs, later, rows)
+            unknowns = regression.features
+            changes = [regression.change(index) for index in range(len(later))]
+            held_out[1:] = regression.errors(changes, rows.held_out)
+            select[1:] = [
+                regression.trained_error(index) if change is None else change.error
+                for index, change in enumerate(changes)
+            ]
+        result.append(ProjectionRow(held_out, select, sequence_errors(inputs, states[layer], rows.held_out), unknowns))
+        progress.advance()
+    return tuple(result)
+
+
+def sequence_errors(state: Tensor, target: Tensor, rows: slice) -> NDArray[np.float64]:
+    """[sequences] ‖z - h‖² of each sequence in `rows`, for [sequences, positions, d_model] states; float64 sums."""
+    return np.array(
+        [float((z.double() - h.double()).square().sum()) for z, h in zip(state[rows], target[rows], strict=True)]
+    )
+
+
+def deviation(state: Tensor, rows: slice) -> NDArray[np.float64]:
+    """[sequences] ‖h - mean(h)‖² of each sequence in `rows`, the mean over all their positions: errors' scale."""
+    part = state[rows]
+    mean = torch.stack([sequence.double().mean(dim=0) for sequence in part]).mean(dim=0)
+    return np.array([float((sequence.double() - mean).square().sum()) for sequence in part])
+
+
+def squared_deviation(state: Tensor, rows: slice) -> float:
+    """The sum of `deviation`; the smallest positive number where a state doesn't vary, so that a ratio is defined."""
+    return max(float(deviation(state, rows).sum()), float(np.finfo(np.float64).tiny))

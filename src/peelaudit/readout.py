@@ -1,0 +1,223 @@
+"""Readouts: what turns hidden states into next-token losses (METHOD.md section 4).
+
+    own     the model's final norm and head, frozen
+    refit   the model's final norm, and a linear head trained with cross-entropy from the model's own
+    lens    a ridge map from the state to h_L, then the model's own norm and head
+
+Trained states and reference states go through the same procedure: same tokens, same batches in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peelaudit.config import ReadoutKind
+from peelaudit.decoder import Decoder
+from peelaudit.errors import NonFiniteResult
+from peelaudit.hidden_states import TokenRows, batches
+from peelaudit.solvers.moments import Moments
+from peelaudit.solvers.ridge import best_penalty, factorise
+
+__all__ = ["Readout", "ReadoutFactory", "Unembedding", "token_losses"]
+
+LOGIT_BYTES = 256 << 20
+"""About as much memory as the logits of one batch may take."""
+
+REFIT_BATCH_TOKENS = 1024
+REFIT_STEP = 0.003
+"""Adam's step, relative to the root mean square of the head's own weights."""
+REFIT_EPOCHS = 20
+REFIT_LEAST_GAIN = 1e-3
+"""Nats/token on *select* that an epoch must gain to be followed by another one."""
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """Final norm and head as one frozen object: `weight` [vocabulary, d_model], `bias` [vocabulary] or None."""
+
+    norm: nn.Module
+    weight: Tensor
+    bias: Tensor | None
+    softcap: float | None
+
+    @classmethod
+    def of(cls, decoder: Decoder) -> Unembedding:
+        """The model's own."""
+        return cls(decoder.norm, decoder.head.weight, decoder.head.bias, decoder.softcap)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits, [..., vocabulary] float32 or wider, of residual streams [..., d_model]."""
+        normed = self.norm(hidden.to(device=self._norm_weight.device, dtype=self._norm_weight.dtype))
+        logits = F.linear(normed.to(self.weight.dtype), self.weight, self.bias)
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    @property
+    def _norm_weight(self) -> Tensor:
+        return next(self.norm.parameters(), self.weight)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A fitted readout: an optional affine map of the state, then an unembedding.
+
+    `map` is A [d_model, d_model] and b [d_model] of z + zA + b, or None.
+    """
+
+    kind: ReadoutKind
+    unembedding: Unembedding
+    map: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def losses(self, state: Tensor, tokens: Tensor, index: Tensor, what: str) -> NDArray[np.float64]:
+        """Next-token cross-entropy of some sequences, in nats, summed over each one's positions - 1 predictions.
+
+        Args:
+            state: [sequences, positions, d_model]
+            tokens: [sequences, positions]
+            index: [n] which sequences.
+            what: the subject, for the error.
+
+        Raises:
+            NonFiniteResult: if a loss is NaN or Inf.
+        """
+        result = np.empty(len(index))
+        size = max(1, LOGIT_BYTES // (4 * len(self.unembedding.weight)))
+        for part in batches(slice(0, len(index)), tokens.shape[1], size):
+            chosen = index[part]
+            logits = self._logits(state[chosen, :-1])
+            losses = token_losses(logits, tokens[chosen, 1:].to(logits.device)).cpu().double()
+            result[part] = losses.sum(dim=1).numpy()
+        if not np.isfinite(result).all():
+            raise NonFiniteResult(f"{what}: the loss is NaN or Inf under the readout {self.kind!r}")
+        return result
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        hidden = hidden.to(self.unembedding.weight.device)
+        if self.map is not None:
+            hidden = hidden + (hidden @ self.map[0] + self.map[1])
+        return self.unembedding.logits(hidden)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats, [sequences, positions], of logits [sequences, positions, vocabulary].
+
+    The same as torch's cross_entropy, without the copy of the logits that it makes.
+    """
+    return torch.logsumexp(logits, dim=-1) - logits.gather(-1, targets[..., None]).squeeze(-1)
+
+
+class ReadoutFactory:
+    """Fits readouts of any kind to states, always by the same procedure.
+
+    Args:
+        decoder: whose norm and head are the model's own.
+        data: the tokens and the splits.
+        final: h_L, what a lens maps to.
+        seed: of the minibatches of `refit`.
+    """
+
+    def __init__(self, decoder: Decoder, data: TokenRows, final: Tensor, *, seed: int) -> None:
+        self.own = Readout("own", Unembedding.of(decoder))
+        self._data, self._final, self._seed = data, final, seed
+
+    def fit(self, kind: ReadoutKind, state: Tensor, what: str) -> Readout:
+        """A readout of this kind for a state [sequences, positions, d_model]: fitted on *fit*, chosen on *select*.
+
+        Raises:
+            NonFiniteResult: naming `what`.
+        """
+        fitters: dict[ReadoutKind, Callable[[], Readout]] = {
+            "own": lambda: self.own,
+            "lens": lambda: self._lens(state),
+            "refit": lambda: self._refit(state, what),
+        }
+        return fitters[kind]()
+
+    @torch.no_grad()
+    def _lens(self, state: Tensor) -> Readout:
+        """The ridge map of the residual h_L - z from z, both less their means; no map where none helps on *select*."""
+        width, rows = state.shape[-1], self._data.rows
+        z_mean, r_mean = self._means(state)
+        fit, select = (self._lens_moments(state, split, z_mean, r_mean) for split in (rows.fit, rows.select))
+        factorisation = factorise(fit.gram)
+        penalty, error = best_penalty(factorisation, fit.cross[0], select, 0)
+        unshifted = self._lens_moments(state, rows.select, torch.zeros(width), torch.zeros(width)).square
+        if float(unshifted[0]) <= error:
+            return replace(self.own, kind="lens")
+        matrix = torch.zeros(width, width, dtype=fit.gram.dtype, device=fit.gram.device)
+        if penalty is not None:
+            matrix = factorisation.solve(fit.cross[0], penalty).value
+        offset = r_mean.to(matrix) - z_mean.to(matrix) @ matrix
+        return Readout("lens", self.own.unembedding, (matrix.to(state.dtype), offset.to(state.dtype)))
+
+    def _means(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """[d_model] float64: the means over *fit* of z and of h_L - z."""
+        fit = self._data.rows.fit
+        z, h = (torch.stack([s.double().mean(dim=0) for s in part[fit]]).mean(dim=0) for part in (state, self._final))
+        return z, h - z
+
+    def _lens_moments(self, state: Tensor, rows: slice, z_mean: Tensor, r_mean: Tensor) -> Moments:
+        width = state.shape[-1]
+        moments = Moments(width, width, 1, self.own.unembedding.weight.device)
+        for part in batches(rows, state.shape[1]):
+            z, h = (s[part].reshape(-1, width).to(moments.gram) for s in (state, self._final))
+            moments.add(z - z_mean.to(z), [h - z - r_mean.to(z)])
+        return moments
+
+    def _refit(self, state: Tensor, what: str) -> Readout:
+        """A head by Adam on the cross-entropy from the model's own, the best on *select* of those after each epoch.
+
+        It stops at the first epoch that gains less than `REFIT_LEAST_GAIN`.
+        """
+        rows, tokens = self._data.rows, self._data.tokens
+        best = replace(self.own, kind="refit")
+        least = self._select_loss(best, state, what)
+        weights = [w for w in (best.unembedding.weight, best.unembedding.bias) if w is not None]
+        weights = [w.detach().to(torch.promote_types(w.dtype, torch.float32), copy=True) for w in weights]
+        optimizer = torch.optim.Adam(
+            [{"params": [w.requires_grad_()], "lr": REFIT_STEP * _size(w)} for w in weights], betas=(0.9, 0.95)
+        )
+        head = replace(best.unembedding, weight=weights[0], bias=weights[1] if len(weights) > 1 else None)
+        generator = torch.Generator().manual_seed(self._seed)
+        size = max(1, REFIT_BATCH_TOKENS // tokens.shape[1])
+        for _ in range(REFIT_EPOCHS):
+            for chosen in torch.split(torch.randperm(rows.fit.stop, generator=generator), size):
+                self._head_step(head, optimizer, state[chosen, :-1], tokens[chosen, 1:])
+            loss = self._select_loss(Readout("refit", head), state, what)
+            gain, least = least - loss, min(least, loss)
+            if gain > 0:
+                kept = [w.detach().clone() for w in weights]
+                unembedding = replace(head, weight=kept[0], bias=kept[1] if len(kept) > 1 else None)
+                best = Readout("refit", unembedding)
+            if gain < REFIT_LEAST_GAIN:
+                break
+        return best
+
+    @staticmethod
+    def _head_step(head: Unembedding, optimizer: torch.optim.Optimizer, state: Tensor, targets: Tensor) -> None:
+        with torch.enable_grad():
+            logits = head.logits(state)
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten().to(logits.device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def _select_loss(self, readout: Readout, state: Tensor, what: str) -> float:
+        """nats/token on *select*."""
+        rows, tokens = self._data.rows.select, self._data.tokens
+        losses = readout.losses(state, tokens, torch.arange(rows.start, rows.stop), what)
+        return float(losses.mean()) / (tokens.shape[1] - 1)
+
+
+def _size(weight: Tensor) -> float:
+    """Root mean square; 1 for a tensor of zeros, such as a fresh bias."""
+    size = float(weight.detach().double().square().mean().sqrt())
+    return size if size > 0 else 1.0
