@@ -1,0 +1,136 @@
+"""A report in plain words: what each row means, what to do next, and what to be careful about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from peelaudit.records import BaselineLosses, DataInfo, Estimate, NetworkRow, ScheduleResult, SplitFigures, Verdict
+
+__all__ = ["TOKENS_PER_UNKNOWN", "advise", "calibration_warnings", "read_layer"]
+
+TOKENS_PER_UNKNOWN = 10
+"""Fit tokens that a block's closed form wants for each unknown of an output."""
+
+_NOTHING = 1e-4
+"""nats/token below which a gap is not worth a word."""
+
+_IDLE = 0.01
+"""A block that moves the state by less than this share of its spread hardly does anything."""
+
+
+def read_layer(layer: int, figures: SplitFigures, schedule: str, target: int, redundancy: Estimate) -> str:
+    """A depth's row, in a sentence or two.
+
+    Args:
+        layer: k.
+        figures: of the first k blocks on *held-out*.
+        schedule: the reference behind the bound.
+        target: the state that its block k is fitted to.
+        redundancy: of leaving block k out.
+    """
+    gap = figures.gap_layers
+    aim = "its own state" if target == layer else f"the state after layer {target}"
+    reference = f"the reference {schedule}, whose block {layer} is fitted to {aim},"
+    match figures.verdict:
+        case Verdict.GREEN:
+            words = "no reference that was run predicts better."
+        case Verdict.YELLOW:
+            words = f"{reference} predicts {_nats(gap)} better."
+        case Verdict.RED:
+            words = "even blocks fitted straight to the last state predict better; "
+            words += f"{reference} by {_nats(gap)}."
+        case Verdict.GREY:
+            words = f"the held-out text can't tell the trained blocks from {reference} {_interval(gap)}."
+    idle = f" Without block {layer} the state moves by {redundancy.value:.2%} of its spread: it hardly does anything."
+    return f"Cut after layer {layer}, {words}" + (idle if redundancy.high < _IDLE else "")
+
+
+def advise(network: NetworkRow, baselines: BaselineLosses, best: ScheduleResult) -> str:
+    """What to make of the audit, in plain words.
+
+    Args:
+        network: the network's row.
+        baselines: what needs no model.
+        best: the schedule behind the held-out bound.
+    """
+    trained, uniform, unigram = network.held_out.trained_loss, baselines.uniform, baselines.unigram
+    if trained.low > uniform:
+        return (
+            f"This checkpoint is broken, or doesn't belong to this tokenizer or text: its loss of {trained.value:.2f} "
+            f"is worse than guessing all tokens alike ({uniform:.2f}). Check the file before anything else."
+        )
+    if trained.low > unigram.high:
+        return (
+            f"The network predicts this text worse ({trained.value:.2f}) than token frequencies alone do "
+            f"({unigram.value:.2f}): it is untrained, damaged, or the tokenizer or text isn't its own."
+        )
+    return " ".join((_on_layers(network.held_out, best), *_on_head(network)))
+
+
+def _on_layers(figures: SplitFigures, best: ScheduleResult) -> str:
+    gap = figures.gap_layers
+    match figures.verdict:
+        case Verdict.RED:
+            over_yes0 = figures.trained_readout_loss.value - figures.yes0.value
+            return (
+                "Train on, or look for what stopped training: blocks that were each fitted alone to the last state "
+                f"beat the trained ones by {over_yes0:.4f} nats/token on held-out text, the head held equal."
+            )
+        case Verdict.YELLOW:
+            return (
+                f"The layers could do {_nats(gap)} better on held-out text, the head held equal: the reference "
+                f"{best.name} does. It leaves the trained blocks at layer {_departure(best.targets)}."
+            )
+        case Verdict.GREEN:
+            return "No reference that was run beats the trained layers on held-out text: nothing was found to repair."
+        case Verdict.GREY:
+            return (
+                f"The held-out text can't tell whether the layers fall short: their gap is {gap.value:+.4f} "
+                f"nats/token, anywhere in {_interval(gap)}. More text would tell."
+            )
+
+
+def _on_head(network: NetworkRow) -> Iterator[str]:
+    head = network.held_out.gap_head
+    if head.low > _NOTHING:
+        name = "A refitted head" if network.readout == "refit" else f"The readout {network.readout}"
+        yield (
+            f"{name} alone gains {_nats(head)}: that is the head, or a text unlike that of training, not the layers."
+        )
+    elif head.high < -_NOTHING:
+        yield (
+            f"The readout {network.readout} loses {-head.value:.4f} nats/token against the own head on held-out text: "
+            "there was too little text to fit it; compare with --readout own."
+        )
+
+
+def _departure(targets: Sequence[int]) -> int:
+    """The first layer that isn't fitted to its own output; the last where all are."""
+    return next((layer for layer, target in enumerate(targets, 1) if target != layer), len(targets))
+
+
+def _nats(gap: Estimate) -> str:
+    return f"{gap.value:.4f} nats/token {_interval(gap)}"
+
+
+def _interval(gap: Estimate) -> str:
+    return f"[{gap.low:+.4f}, {gap.high:+.4f}]"
+
+
+def calibration_warnings(data: DataInfo, unknowns: int) -> tuple[str, ...]:
+    """What the size of the calibration text doesn't allow.
+
+    Args:
+        data: as used.
+        unknowns: of a block's regression, per output.
+    """
+    wanted = TOKENS_PER_UNKNOWN * unknowns
+    if data.fit.tokens >= wanted:
+        return ()
+    total = sum(split.tokens for split in (data.fit, data.select, data.held_out))
+    enough = -(-wanted * total // data.fit.tokens)
+    words = (
+        f"{data.fit.tokens} fit tokens for {unknowns} unknowns per output of a block: references over-fit and bounds "
+        f"come out high; about {enough} tokens in all (--tokens) would give {TOKENS_PER_UNKNOWN} for each"
+    )
+    return (words,)

@@ -1,0 +1,154 @@
+"""Measurements into the records of a report: selection on *select*, figures with intervals, verdicts, words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from peelaudit.advice import advise, read_layer
+from peelaudit.bounds import Losses, Reference, best, figures, paper_verdict, yes_bounds
+from peelaudit.config import AuditConfig
+from peelaudit.errors import NonFiniteResult
+from peelaudit.measuring import Measurements, ScheduleLosses
+from peelaudit.records import (
+    BaselineLosses,
+    Estimate,
+    LayerRow,
+    NetworkRow,
+    ScheduleBounds,
+    ScheduleResult,
+    ScheduleSearch,
+    YesBound,
+)
+from peelaudit.schedules import staircase
+
+__all__ = ["Findings", "conclude"]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The computed part of an `AuditReport`."""
+
+    baselines: BaselineLosses
+    network: NetworkRow
+    layers: tuple[LayerRow, ...]
+    schedules: tuple[ScheduleResult, ...]
+    yes: tuple[YesBound, ...]
+    search: ScheduleSearch
+    advice: str
+
+
+def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Findings:
+    """Choose on *select*, report on *held-out* and *fit*.
+
+    Raises:
+        NonFiniteResult: a figure is NaN, Inf or not defined.
+    """
+    n_layers = len(measured.own)
+    network = _network(measured, config)
+    layers = tuple(_layer(measured, config, depth) for depth in range(1, n_layers))
+    schedules = tuple(_schedule(measured, result) for result in measured.schedules)
+    baselines = BaselineLosses(float(np.log(vocabulary)), measured.panel.estimate(measured.unigram, "held_out"))
+    chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
+    return Findings(
+        baselines=baselines,
+        network=network,
+        layers=(*layers, _last_layer(measured, network, chosen)),
+        schedules=schedules,
+        yes=yes_bounds(
+            measured.panel,
+            [result.schedule for result in measured.schedules],
+            [result.readout for result in measured.schedules],
+        ),
+        search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), measured.searched, len(schedules)),
+        advice=advise(network, baselines, chosen),
+    )
+
+
+def _network(measured: Measurements, config: AuditConfig) -> NetworkRow:
+    panel, n_layers = measured.panel, len(measured.own)
+    own, trained = measured.own[-1], measured.readout[-1]
+    references = [Reference(r.schedule.name, r.schedule.targets, r.readout) for r in measured.schedules]
+    yes0 = next(reference for reference in references if reference.targets == (n_layers,) * n_layers)
+    on_select, on_fit = best(panel, references, "select"), best(panel, references, "fit")
+    return NetworkRow(
+        readout=config.readout,
+        fit=figures(panel, "fit", own=own, trained=trained, yes0=yes0.losses, bound=on_fit.losses),
+        held_out=figures(panel, "held_out", own=own, trained=trained, yes0=yes0.losses, bound=on_select.losses),
+        best_schedule=on_select.name,
+        best_schedule_fit=on_fit.name,
+        paper_verdict=paper_verdict(*(panel.mean(losses, "fit") for losses in (own, yes0.losses, on_fit.losses))),
+    )
+
+
+def _references(measured: Measurements, depth: int) -> list[Reference]:
+    """The reference states at this depth, each under the name of the first schedule that passes through it."""
+    references: dict[tuple[int, ...], Reference] = {}
+    for result in measured.schedules:
+        prefix = result.schedule.targets[:depth]
+        references.setdefault(prefix, Reference(result.schedule.name, prefix, measured.nodes[prefix]))
+    return list(references.values())
+
+
+def _layer(measured: Measurements, config: AuditConfig, depth: int) -> LayerRow:
+    panel, n_layers = measured.depth_panel, len(measured.own)
+    own, trained = measured.own[depth - 1], measured.readout[depth - 1]
+    references = _references(measured, depth)
+    final = staircase((), n_layers).targets[:depth]
+    yes0 = next(reference.losses for reference in references if reference.targets == final)
+    chosen, on_fit = best(panel, references, "select"), best(panel, references, "fit")
+    held_out = figures(panel, "held_out", own=own, trained=trained, yes0=yes0, bound=chosen.losses)
+    redundancy = _error(measured, measured.peel_map[depth - 1].skipped, depth)
+    return LayerRow(
+        layer=depth,
+        readout=config.depth_readout,
+        fit=figures(panel, "fit", own=own, trained=trained, yes0=yes0, bound=on_fit.losses),
+        held_out=held_out,
+        gap=held_out.gap_layers,
+        best_schedule=chosen.name,
+        best_target=chosen.targets[-1],
+        redundancy=redundancy,
+        projection_error=_projection(measured, depth),
+        reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy),
+    )
+
+
+def _last_layer(measured: Measurements, network: NetworkRow, chosen: ScheduleResult) -> LayerRow:
+    n_layers = len(measured.own)
+    redundancy = _error(measured, measured.peel_map[-1].skipped, n_layers)
+    return LayerRow(
+        layer=n_layers,
+        readout=network.readout,
+        fit=network.fit,
+        held_out=network.held_out,
+        gap=network.held_out.gap_layers,
+        best_schedule=chosen.name,
+        best_target=chosen.targets[-1],
+        redundancy=redundancy,
+        projection_error=_projection(measured, n_layers),
+        reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy),
+    )
+
+
+def _projection(measured: Measurements, depth: int) -> tuple[Estimate, ...]:
+    errors = measured.peel_map[depth - 1].held_out
+    return tuple(_error(measured, error, depth + step) for step, error in enumerate(errors))
+
+
+def _error(measured: Measurements, squared: Losses, state: int) -> Estimate:
+    """A squared error on *held-out* over the spread of the state after layer `state`."""
+    try:
+        return measured.panel.bootstraps["held_out"].ratio(squared, measured.deviations[state - 1])
+    except FloatingPointError as error:
+        message = f"the state after layer {state} doesn't vary over the held-out tokens, or an error is NaN or Inf"
+        raise NonFiniteResult(message) from error
+
+
+def _schedule(measured: Measurements, result: ScheduleLosses) -> ScheduleResult:
+    panel, schedule = measured.panel, result.schedule
+    fit, select, held_out = (
+        ScheduleBounds(panel.estimate(result.own, split), panel.estimate(result.readout, split))
+        for split in ("fit", "select", "held_out")
+    )
+    return ScheduleResult(schedule.name, schedule.targets, schedule.waypoints, fit, select, held_out, result.blocks)
