@@ -56,7 +56,7 @@ def advise(network: NetworkRow, baselines: BaselineLosses, best: ScheduleResult)
     trained, uniform, unigram = network.held_out.trained_loss, baselines.uniform, baselines.unigram
     if trained.low > uniform:
         return (
-            f"This checkpoint is broken, or doesn't belong to this tokenizer or text: its loss of {trained.value:.2f} "
+            f"This checkpoint is broken or untrained, or not made for this tokenizer: its loss of {trained.value:.2f} "
             f"is worse than guessing all tokens alike ({uniform:.2f}). Check the file before anything else."
         )
     if trained.low > unigram.high:

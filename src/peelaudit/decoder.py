@@ -94,11 +94,17 @@ class Block:
         module: transformers' own module.
         writers: the modules of the attention output and of the MLP down projection.
         norms: what each writer's product passes before it is added to the residual stream, or None.
+        biased: whether each writer has a bias of its own.
     """
 
     def __init__(
-        self, layer: int, module: nn.Module, family: Family, arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    ):
+        self,
+        layer: int,
+        module: nn.Module,
+        family: Family,
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        absent: frozenset[str] = frozenset(),
+    ) -> None:
         self.layer = layer
         self.module = module
         self.writers = tuple(module.get_submodule(writer.path) for writer in (family.attention, family.mlp))
@@ -106,8 +112,11 @@ class Block:
             None if writer.norm is None else module.get_submodule(writer.norm)
             for writer in (family.attention, family.mlp)
         )
-        self._family = family
-        self._arguments = arguments
+        self.biased = tuple(
+            getattr(writer, "bias", None) is not None and f"{named.path}.bias" not in absent
+            for writer, named in zip(self.writers, (family.attention, family.mlp), strict=True)
+        )
+        self._family, self._arguments, self._absent = family, arguments, absent
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """The block's output, [sequences, positions, d_model], for hidden states of that shape."""
@@ -122,7 +131,11 @@ class Block:
 
     def copy(self) -> Block:
         """The same block with weights of its own."""
-        return Block(self.layer, copy.deepcopy(self.module), self._family, self._arguments)
+        return Block(self.layer, copy.deepcopy(self.module), self._family, self._arguments, self._absent)
+
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """The weights that a reference may change: all that the checkpoint has."""
+        return tuple(p for name, p in self.module.named_parameters() if name not in self._absent)
 
 
 class Decoder:
@@ -182,7 +195,9 @@ class Decoder:
             for name in module.state_dict()
         }
         module.load_state_dict(weights, strict=True, assign=True)
-        return Block(layer, module.requires_grad_(requires_grad=False).eval(), self.family, self._arguments[layer - 1])
+        module.requires_grad_(requires_grad=False).eval()
+        absent = frozenset(name for name in weights if prefix + name in self._checkpoint.absent)
+        return Block(layer, module, self.family, self._arguments[layer - 1], absent)
 
 
 def _family_of(checkpoint: Checkpoint) -> Family:

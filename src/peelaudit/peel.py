@@ -175,7 +175,7 @@ def redrawn(block: Block, seed: int) -> Block:
     """A copy whose matrices are drawn anew, normal with each one's own spread; gains and biases stay as trained."""
     block = block.copy()
     generator = torch.Generator().manual_seed(seed)
-    for parameter in block.module.parameters():
+    for parameter in block.parameters():
         if parameter.ndim > 1:
             noise = torch.randn(parameter.shape, generator=generator) * float(parameter.float().std())
             parameter.data.copy_(noise)

@@ -9,7 +9,7 @@ Trained states and reference states go through the same procedure: same tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,12 +30,14 @@ __all__ = ["Readout", "ReadoutFactory", "Unembedding", "token_losses"]
 LOGIT_BYTES = 256 << 20
 """About as much memory as the logits of one batch may take."""
 
-REFIT_BATCH_TOKENS = 1024
+REFIT_BATCH_TOKENS = 512
 REFIT_STEP = 0.003
 """Adam's step, relative to the root mean square of the head's own weights."""
-REFIT_EPOCHS = 20
+REFIT_ROUND_STEPS = 20
+"""Steps between two looks at *select*, or an epoch if that is more."""
+REFIT_ROUNDS = 30
 REFIT_LEAST_GAIN = 1e-3
-"""Nats/token on *select* that an epoch must gain to be followed by another one."""
+"""Nats/token on *select* that a round must gain to be followed by another one."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +175,11 @@ class ReadoutFactory:
         return moments
 
     def _refit(self, state: Tensor, what: str) -> Readout:
-        """A head by Adam on the cross-entropy from the model's own, the best on *select* of those after each epoch.
+        """A head by Adam on the cross-entropy from the model's own, the best on *select* of those after each round.
 
-        It stops at the first epoch that gains less than `REFIT_LEAST_GAIN`.
+        It stops at the first round that gains less than `REFIT_LEAST_GAIN`.
         """
-        rows, tokens = self._data.rows, self._data.tokens
+        tokens = self._data.tokens
         best = replace(self.own, kind="refit")
         least = self._select_loss(best, state, what)
         weights = [w for w in (best.unembedding.weight, best.unembedding.bias) if w is not None]
@@ -186,10 +188,9 @@ class ReadoutFactory:
             [{"params": [w.requires_grad_()], "lr": REFIT_STEP * _size(w)} for w in weights], betas=(0.9, 0.95)
         )
         head = replace(best.unembedding, weight=weights[0], bias=weights[1] if len(weights) > 1 else None)
-        generator = torch.Generator().manual_seed(self._seed)
-        size = max(1, REFIT_BATCH_TOKENS // tokens.shape[1])
-        for _ in range(REFIT_EPOCHS):
-            for chosen in torch.split(torch.randperm(rows.fit.stop, generator=generator), size):
+        batches_of_fit = self._shuffled(max(1, REFIT_BATCH_TOKENS // tokens.shape[1]))
+        for _ in range(REFIT_ROUNDS):
+            for chosen in next(batches_of_fit):
                 self._head_step(head, optimizer, state[chosen, :-1], tokens[chosen, 1:])
             loss = self._select_loss(Readout("refit", head), state, what)
             gain, least = least - loss, min(least, loss)
@@ -200,6 +201,16 @@ class ReadoutFactory:
             if gain < REFIT_LEAST_GAIN:
                 break
         return best
+
+    def _shuffled(self, size: int) -> Iterator[list[Tensor]]:
+        """Rounds of minibatches: indices of `size` sequences of *fit*, whole epochs of them."""
+        generator = torch.Generator().manual_seed(self._seed)
+        while True:
+            steps: list[Tensor] = []
+            while len(steps) < REFIT_ROUND_STEPS:
+                order = torch.randperm(self._data.rows.fit.stop, generator=generator)
+                steps += torch.split(order, size)
+            yield steps
 
     @staticmethod
     def _head_step(head: Unembedding, optimizer: torch.optim.Optimizer, state: Tensor, targets: Tensor) -> None:

@@ -27,6 +27,7 @@ class Checkpoint:
     Attributes:
         info: what it is, from headers and configuration alone.
         config: transformers' configuration of the text decoder.
+        absent: parameters that the checkpoint does without and transformers' module has, as zeros (nanoGPT's biases).
         ignored: stored tensors that the decoder has no use for (masks, rotary tables, a vision tower), as stored.
     """
 
@@ -36,6 +37,7 @@ class Checkpoint:
         """Made by `open_checkpoint`, which has compared everything here."""
         self.info = info
         self.config = config
+        self.absent = frozenset(name for name, origin in matched.origins.items() if origin.stored is None)
         self.ignored = matched.ignored
         self._store = store
         self._matched = matched

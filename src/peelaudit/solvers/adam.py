@@ -32,7 +32,7 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
         NonFiniteResult: naming the layer, if the loss becomes NaN or Inf.
     """
     block = start.block.copy()
-    parameters = [p.requires_grad_() for p in block.module.parameters()]
+    parameters = [p.requires_grad_() for p in block.parameters()]
     optimizer = torch.optim.Adam([{"params": [p], "lr": _step_size(p)} for p in parameters], betas=(0.9, 0.95))
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)

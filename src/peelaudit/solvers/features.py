@@ -72,11 +72,6 @@ def norm_gain(norm: nn.Module, like: Tensor) -> Tensor:
     return norm(torch.ones(1, like.shape[-1], dtype=like.dtype, device=like.device))[0]  # type: ignore[no-any-return]
 
 
-def has_bias(writer: nn.Module) -> bool:
-    """Whether the writer adds a bias."""
-    return getattr(writer, "bias", None) is not None
-
-
 @torch.no_grad()
 def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observation:
     """Run the block on [sequences, positions, d_model] and keep what the given writers saw.
@@ -90,7 +85,7 @@ def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observati
         for index, tap in zip(writers, taps, strict=True):
             part = tap.features()
             features.append(part)
-            if has_bias(block.writers[index]):
+            if block.biased[index]:
                 features.append(torch.ones_like(part[:, :1]))
     finally:
         for tap in taps:
@@ -122,7 +117,7 @@ def split_change(block: Block, writers: tuple[int, ...], change: Tensor) -> tupl
         inputs = writer_inputs(writer)
         weight, start = change[start : start + inputs], start + inputs
         bias = None
-        if has_bias(writer):
+        if block.biased[index]:
             bias, start = change[start], start + 1
         if norm is not None:
             gain = norm_gain(norm, change)

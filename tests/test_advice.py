@@ -1,0 +1,80 @@
+"""The words of a report follow its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from peelaudit.advice import advise, calibration_warnings, read_layer
+from peelaudit.records import BaselineLosses, Estimate, NetworkRow, Verdict
+from tests.factories import make_data, make_estimate, make_figures, make_report, make_schedule
+
+BASELINES = BaselineLosses(10.8, make_estimate(7.2))
+BEST = make_schedule("via:2", (2, 2, 4, 4), (2,), 5.0)
+
+
+def network(
+    verdict: Verdict = Verdict.GREEN, *, trained: float = 5.0, gap: float = 0.2, head: float = 0.0
+) -> NetworkRow:
+    figures = make_figures(trained, gap, head=head, verdict=verdict)
+    return dataclasses.replace(make_report().network, held_out=figures)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (Verdict.RED, "Train on"),
+        (Verdict.YELLOW, "The layers could do 0.2000 nats/token"),
+        (Verdict.GREEN, "nothing was found to repair"),
+        (Verdict.GREY, "can't tell"),
+    ],
+)
+def test_each_verdict_has_its_advice(verdict: Verdict, words: str) -> None:
+    assert words in advise(network(verdict), BASELINES, BEST)
+
+
+def test_the_layer_where_the_better_reference_departs_is_named() -> None:
+    assert "at layer 1" in advise(network(Verdict.YELLOW), BASELINES, BEST)
+    late = make_schedule("prefix:2", (1, 2, 4, 4), (1, 2), 5.0)
+    assert "at layer 3" in advise(network(Verdict.YELLOW), BASELINES, late)
+
+
+def test_a_model_worse_than_guessing_gets_no_other_advice() -> None:
+    words = advise(network(Verdict.GREEN, trained=11.5), BASELINES, BEST)
+    assert "broken" in words
+    assert "nothing was found" not in words
+
+
+def test_a_model_worse_than_word_counts_is_told_apart_from_a_broken_one() -> None:
+    words = advise(network(Verdict.GREEN, trained=8.0), BASELINES, BEST)
+    assert "token frequencies" in words
+    assert "guessing all tokens alike" not in words
+
+
+def test_the_head_is_told_apart_from_the_layers() -> None:
+    assert "head alone gains 0.1000" in advise(network(head=0.1), BASELINES, BEST)
+    assert "loses 0.1000" in advise(network(head=-0.1), BASELINES, BEST)
+    assert "head" not in advise(network(head=0.0), BASELINES, BEST)
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_a_layers_reading_says_its_number_and_is_a_sentence(verdict: Verdict) -> None:
+    words = read_layer(3, make_figures(5.0, 0.2, verdict=verdict), "via:2", 4, make_estimate(0.5, 0.01))
+    assert words.startswith("Cut after layer 3, ")
+    assert words.endswith(".")
+    assert "hardly" not in words
+
+
+def test_an_idle_block_is_called_idle() -> None:
+    words = read_layer(3, make_figures(5.0, 0.2), "via:2", 4, Estimate(0.002, 0.001, 0.003))
+    assert "0.20%" in words
+    assert "hardly does anything" in words
+
+
+def test_too_little_text_is_warned_of_with_how_much_would_do() -> None:
+    data = make_data()
+    assert calibration_warnings(data, data.fit.tokens // 10) == ()
+    (words,) = calibration_warnings(data, data.fit.tokens // 5)
+    total = data.fit.tokens + data.select.tokens + data.held_out.tokens
+    assert str(-(-10 * (data.fit.tokens // 5) * total // data.fit.tokens)) in words

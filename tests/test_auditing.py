@@ -1,0 +1,304 @@
+"""Whole audits of tiny models: what the report must hold whatever the model, and what it says of broken ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import peelaudit
+from peelaudit.calibration import load_calibration
+from peelaudit.checkpoints import open_checkpoint
+from peelaudit.config import AuditConfig
+from peelaudit.decoder import Decoder
+from peelaudit.errors import ConfigError, NonFiniteResult
+from peelaudit.exports import json as json_export
+from peelaudit.records import AuditReport, Estimate, Verdict
+from peelaudit.render import render_report
+from tests.checkpoints import models
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+SMALL: dict[str, Any] = {"tokens": 3072, "seq_len": 64, "resamples": 200}
+
+
+@cache
+def audited(checkpoint: str = "nanogpt/ckpt.pt", **settings: Any) -> AuditReport:
+    return peelaudit.audit(FIXTURES / checkpoint, **{**SMALL, **settings})
+
+
+def without_timings(report: AuditReport) -> str:
+    return json_export.export(dataclasses.replace(report, timings=()))
+
+
+def save_tokens(folder: Path, vocabulary: int = 64, count: int = 4000) -> Path:
+    path = folder / "tokens.npy"
+    np.save(path, np.random.default_rng(0).integers(0, vocabulary, count).astype(np.uint16))
+    return path
+
+
+def mean_loss(model: transformers.PreTrainedModel, tokens: torch.Tensor) -> float:
+    """transformers' own loss, nats/token."""
+    with torch.no_grad():
+        return float(model(input_ids=tokens, labels=tokens).loss)
+
+
+def test_all_schedules_of_four_layers_are_the_eight_staircases() -> None:
+    report = audited(schedules=("all",))
+    mappings = {schedule.targets for schedule in report.schedules}
+    assert mappings == {
+        (1, 2, 3, 4), (1, 2, 4, 4), (1, 3, 3, 4), (2, 2, 3, 4), (1, 4, 4, 4), (2, 2, 4, 4), (3, 3, 3, 4), (4, 4, 4, 4)
+    }  # fmt: skip
+    assert len(report.schedules) == report.search.run == report.search.possible == 8
+
+
+def test_yes_k_never_rises_on_the_tokens_that_it_is_least_on() -> None:
+    yes = audited(schedules=("all",)).yes
+    assert [bound.waypoints for bound in yes] == [0, 1, 2, 3]
+    for tighter, looser in zip(yes[1:], yes, strict=False):
+        assert tighter.fit <= looser.fit
+        assert tighter.select <= looser.select
+
+
+@pytest.mark.parametrize("solver", ["ridge", "adam", "ridge+adam"])
+def test_direct_gives_the_trained_loss_back(solver: str) -> None:
+    report = audited(schedules=("direct", "final"), solver=solver, readout="own", steps=8)
+    direct = next(schedule for schedule in report.schedules if schedule.name == "direct")
+    assert direct.held_out.own.value == pytest.approx(report.network.held_out.trained_loss.value, abs=1e-6)
+    assert direct.fit.own.value == pytest.approx(report.network.fit.trained_loss.value, abs=1e-6)
+
+
+def test_trained_loss_is_that_of_transformers_on_the_same_tokens() -> None:
+    report = audited("llama")
+    model = transformers.AutoModelForCausalLM.from_pretrained(FIXTURES / "llama")
+    config = AuditConfig(checkpoint=str(FIXTURES / "llama"), **SMALL)
+    with open_checkpoint(FIXTURES / "llama") as checkpoint:
+        calibration = load_calibration(config, checkpoint.info)
+    for figures, split in ((report.network.held_out, calibration.held_out), (report.network.fit, calibration.fit)):
+        theirs = mean_loss(model, torch.from_numpy(split.tokens))
+        assert figures.trained_loss.value == pytest.approx(theirs, abs=1e-4)
+
+
+def test_gaps_add_up_in_every_row() -> None:
+    report = audited()
+    rows = [report.network.fit, report.network.held_out]
+    rows += [figures for layer in report.layers for figures in (layer.fit, layer.held_out)]
+    for row in rows:
+        assert row.gap_total.value == pytest.approx(row.gap_head.value + row.gap_layers.value, abs=1e-9)
+        assert row.gap_layers.value == pytest.approx(row.trained_readout_loss.value - row.bound.value, abs=1e-9)
+        assert row.gap_head.value == pytest.approx(row.trained_loss.value - row.trained_readout_loss.value, abs=1e-9)
+
+
+def test_every_estimate_lies_in_its_interval() -> None:
+    def walk(value: object) -> None:
+        if isinstance(value, Estimate):
+            assert value.low <= value.value <= value.high
+        elif dataclasses.is_dataclass(value) or isinstance(value, tuple):
+            parts = value if isinstance(value, tuple) else [getattr(value, f.name) for f in dataclasses.fields(value)]
+            for part in parts:
+                walk(part)
+
+    walk(audited())
+
+
+def test_rows_agree_with_each_other() -> None:
+    report = audited()
+    assert [row.layer for row in report.layers] == [1, 2, 3, 4]
+    assert report.layers[-1].held_out == report.network.held_out
+    assert report.layers[-1].best_schedule == report.network.best_schedule
+    names = {schedule.name for schedule in report.schedules}
+    for row in report.layers:
+        assert row.gap == row.held_out.gap_layers
+        assert row.best_schedule in names
+        assert len(row.projection_error) == 4 - row.layer + 1
+        assert row.projection_error[0] == Estimate(0.0, 0.0, 0.0)  # the trained block, on its own input
+        assert row.redundancy.value > 0
+
+
+def test_the_bound_on_fit_tokens_is_the_least_of_all_schedules() -> None:
+    report = audited(schedules=("all",))
+    assert report.network.fit.bound.value == min(schedule.fit.bound.value for schedule in report.schedules)
+    chosen = min(report.schedules, key=lambda schedule: schedule.select.bound.value)
+    assert report.network.held_out.bound == chosen.held_out.bound
+
+
+def test_the_same_seed_gives_the_same_report_and_another_one_another() -> None:
+    settings = {**SMALL, "schedules": ("final",), "solver": "ridge+adam", "steps": 5}
+    first, again = (peelaudit.audit(FIXTURES / "nanogpt/ckpt.pt", **settings) for _ in range(2))
+    other = peelaudit.audit(FIXTURES / "nanogpt/ckpt.pt", **settings, seed=1)
+    assert without_timings(first) == without_timings(again)
+    assert without_timings(first) != without_timings(other)
+
+
+def test_a_real_report_survives_json_and_can_be_drawn() -> None:
+    report = audited()
+    assert json_export.parse_report(json_export.export(report)) == report
+    text = render_report(report, width=80, colour=False, encoding="utf-8")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_final_is_always_run_for_it_is_yes0() -> None:
+    report = audited(schedules=("prefix:2",))
+    assert [schedule.name for schedule in report.schedules] == ["prefix:2", "final"]
+
+
+def test_a_search_runs_the_staircase_that_it_found() -> None:
+    report = audited(schedules=("search:1",))
+    found = report.schedules[0]
+    assert found.waypoints is not None
+    assert len(found.waypoints) == 1
+    assert report.search.searched == 3
+
+
+def test_an_explicit_mapping_that_goes_down_is_run() -> None:
+    report = audited(schedules=("4,1,3,4",))
+    assert report.schedules[0].targets == (4, 1, 3, 4)
+    assert report.schedules[0].waypoints is None
+
+
+def test_the_own_readout_leaves_no_gap_to_the_head() -> None:
+    report = audited(schedules=("final",), readout="own", depth_readout="own")
+    for row in report.layers:
+        assert row.held_out.gap_head == Estimate(0.0, 0.0, 0.0)
+
+
+def test_readouts_are_never_worse_on_select_than_the_own_head() -> None:
+    report = audited(schedules=("all",))
+    for schedule in report.schedules:
+        assert schedule.select.bound.value <= schedule.select.own.value + 1e-9
+
+
+def test_adam_from_random_weights_is_no_trained_network() -> None:
+    report = audited(schedules=("direct",), solver="adam", init="random", steps=4)
+    direct = report.schedules[0]
+    assert direct.held_out.own.value > report.network.held_out.trained_loss.value + 0.1
+
+
+def test_warm_started_adam_projects_no_worse_than_ridge() -> None:
+    ridge = audited(schedules=("final",), solver="ridge").schedules[0]
+    both = audited(schedules=("final",), solver="ridge+adam", steps=20).schedules[0]
+    assert both.blocks[0].select_error <= ridge.blocks[0].select_error
+    assert both.blocks[0].method == "adam"
+    assert ridge.blocks[0].select_error <= ridge.blocks[0].trained_error
+
+
+def test_settings_of_the_report_are_the_resolved_ones() -> None:
+    settings = dict(audited().settings)
+    assert settings["device"] in ("cpu", "cuda")
+    assert settings["dtype"] == "float32"
+    assert settings["seq_len"] == 64
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_other_dtypes_agree_within_their_precision(dtype: str) -> None:
+    reference = audited(schedules=("final",)).network.held_out
+    other = audited(schedules=("final",), dtype=dtype).network.held_out
+    within = 0.1 if dtype == "bfloat16" else 1e-4
+    assert other.trained_loss.value == pytest.approx(reference.trained_loss.value, abs=within)
+    assert other.yes0.value == pytest.approx(reference.yes0.value, abs=4 * within)
+
+
+def test_an_untrained_network_loses_to_word_counts_and_the_advice_says_so() -> None:
+    report = audited("nanogpt/ckpt-000000.pt")
+    assert report.network.held_out.trained_loss.value > report.baselines.unigram.value
+    assert "untrained" in report.advice
+
+
+def test_a_trained_network_beats_the_baselines() -> None:
+    report = audited()
+    assert report.network.held_out.trained_loss.high < report.baselines.unigram.low < report.baselines.uniform
+    assert report.baselines.uniform == pytest.approx(np.log(59))
+
+
+def test_a_scrambled_block_makes_the_references_win(tmp_path: Path) -> None:
+    saved = torch.load(FIXTURES / "nanogpt/ckpt.pt", weights_only=True)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in saved["model"].items():
+        if name.startswith("transformer.h.2.") and tensor.ndim > 1:
+            saved["model"][name] = torch.randn(tensor.shape, generator=generator) * tensor.std() * 3
+    torch.save(saved, tmp_path / "ckpt.pt")
+    data, meta = FIXTURES / "nanogpt/calibration.txt", FIXTURES / "nanogpt/meta.pkl"
+    report = peelaudit.audit(tmp_path / "ckpt.pt", data, tokenizer=str(meta), **SMALL)
+    assert report.network.held_out.verdict in (Verdict.RED, Verdict.YELLOW)
+    assert report.network.held_out.gap_layers.low > 0
+
+
+@pytest.mark.parametrize("family", sorted(models.CONFIGS))
+def test_every_family_is_audited_and_its_loss_is_that_of_transformers(family: str, tmp_path: Path) -> None:
+    model = models.model(family)
+    directory = models.save(model, tmp_path / "model")
+    config = AuditConfig(
+        checkpoint=str(directory), data=(str(save_tokens(tmp_path)),), tokens=1024, seq_len=24, resamples=100
+    )
+    report = peelaudit.audit(
+        directory, config.data, tokens=1024, seq_len=24, resamples=100, schedules=("all",), depth_readout="lens"
+    )
+    with open_checkpoint(directory) as checkpoint:
+        calibration = load_calibration(config, checkpoint.info)
+    theirs = mean_loss(model, torch.from_numpy(calibration.held_out.tokens))
+    assert report.network.held_out.trained_loss.value == pytest.approx(theirs, abs=1e-4)
+    assert {schedule.name for schedule in report.schedules} == {"final", "direct"}
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_any_depth_is_audited(layers: int, tmp_path: Path) -> None:
+    directory = models.save(models.model("llama", num_hidden_layers=layers), tmp_path / "model")
+    report = peelaudit.audit(directory, save_tokens(tmp_path), tokens=1024, seq_len=16, resamples=100)
+    assert len(report.layers) == layers
+    assert len(report.schedules) == 2 ** (layers - 1)
+
+
+def test_a_state_that_overflows_is_an_error_that_names_the_layer(tmp_path: Path) -> None:
+    model = models.model("llama", num_hidden_layers=3)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.fill_(1e6)
+        model.model.layers[1].mlp.down_proj.weight.fill_(3e38)
+    directory = models.save(model, tmp_path / "model")
+    with pytest.raises(NonFiniteResult, match="layer 2"):
+        peelaudit.audit(directory, save_tokens(tmp_path), tokens=1024, seq_len=16, resamples=100)
+
+
+def test_too_few_fit_tokens_for_the_unknowns_are_warned_of() -> None:
+    warnings = " ".join(audited(tokens=1536).warnings)
+    assert "320 unknowns" in warnings
+    assert "unknowns" not in " ".join(audited("llama", tokens=8192).warnings)
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no setting"):
+        peelaudit.audit(FIXTURES / "llama", nonsense=1)
+    with pytest.raises(ConfigError, match="CUDA"):
+        peelaudit.audit(FIXTURES / "llama", device="cuda", **SMALL) if not torch.cuda.is_available() else _raise()
+
+
+def _raise() -> None:
+    raise ConfigError("CUDA is here")
+
+
+def test_schedules_that_do_not_fit_the_depth_are_refused_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="prefix:9"):
+        peelaudit.audit(FIXTURES / "llama", schedules=("prefix:9", "1,2"), **SMALL)
+
+
+def test_json_names_are_those_of_the_method() -> None:
+    data = json.loads(json_export.export(audited()))
+    names = {"trained_loss", "yes0", "bound", "gap_total", "gap_head", "gap_layers", "verdict"}
+    for part in (data, *data["layers"]):
+        for split in ("fit", "held_out"):
+            assert names <= part[split].keys()
+            assert part[split]["bound"].keys() == {"value", "low", "high"}
+    assert {"layer", "gap", "best_schedule", "best_target", "redundancy"} <= data["layers"][0].keys()
+
+
+def test_references_get_no_biases_that_the_checkpoint_is_without() -> None:
+    with open_checkpoint(FIXTURES / "nanogpt/ckpt.pt") as checkpoint:
+        block = Decoder(checkpoint, seq_len=16, device=torch.device("cpu"), dtype=torch.float32).block(1)
+    assert block.biased == (False, False)
+    assert all(parameter.any() for parameter in block.parameters())
+    assert any(not parameter.any() for parameter in block.module.parameters())

@@ -1,0 +1,63 @@
+"""What the package exports, and what importing it costs."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import peelaudit
+from peelaudit.errors import ConfigError
+from peelaudit.progress import Clock
+
+
+def test_the_package_exports_one_function() -> None:
+    assert peelaudit.__all__ == ["audit"]
+    assert list(inspect.signature(peelaudit.audit).parameters) == ["checkpoint", "data", "progress", "settings"]
+
+
+@pytest.mark.parametrize("module", ["peelaudit", "peelaudit.cli", "peelaudit.exports.json", "peelaudit.render"])
+def test_importing_stays_light(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'numpy'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_function_is_still_there_after_an_audit_was_imported() -> None:
+    import peelaudit.auditing
+
+    assert callable(peelaudit.audit)
+    assert callable(peelaudit.auditing.audit_config)
+
+
+def test_mistakes_are_told_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        peelaudit.audit("x", tokens=0, solver="magic")
+    assert len(caught.value.problems) == 2
+
+
+def test_a_setting_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nonsense is no setting"):
+        peelaudit.audit("x", nonsense=1)
+
+
+def test_a_clock_keeps_the_seconds_of_each_stage_and_passes_everything_on() -> None:
+    told: list[tuple[str, int]] = []
+
+    class Listener:
+        def stage(self, name: str, total: int) -> None:
+            told.append((name, total))
+
+        def advance(self, steps: int = 1) -> None:
+            told.append(("", steps))
+
+    clock = Clock(Listener())
+    clock.stage("a", 2)
+    clock.advance()
+    clock.stage("b", 1)
+    clock.stage("a", 1)
+    assert [name for name, _ in clock.seconds()] == ["a", "b"]
+    assert all(seconds >= 0 for _, seconds in clock.seconds())
+    assert told == [("a", 2), ("", 1), ("b", 1), ("a", 1)]
