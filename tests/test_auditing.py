@@ -302,3 +302,13 @@ def test_references_get_no_biases_that_the_checkpoint_is_without() -> None:
     assert block.biased == (False, False)
     assert all(parameter.any() for parameter in block.parameters())
     assert any(not parameter.any() for parameter in block.module.parameters())
+
+
+def test_the_rival_is_another_network_and_the_margin_its_distance() -> None:
+    report = audited(schedules=("all",))
+    assert report.network.best_schedule == "direct"  # the trained network itself: its gap is 0 by definition
+    assert report.network.rival not in (None, "direct")
+    rival = next(schedule for schedule in report.schedules if schedule.name == report.network.rival)
+    assert report.network.margin is not None
+    expected = rival.held_out.bound.value - report.network.held_out.trained_readout_loss.value
+    assert report.network.margin.value == pytest.approx(expected, abs=1e-12)

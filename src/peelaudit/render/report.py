@@ -141,6 +141,10 @@ def _figures(report: AuditReport) -> Table:
     best = network.best_schedule
     _loss(grid, f"YES* ({schedules.short_name(report, best, 14)})", held_out.bound, fit.bound)
     _gaps(grid, held_out, fit)
+    if network.rival is not None and network.margin is not None:
+        name = schedules.short_name(report, network.rival, 12)
+        margin = network.margin
+        grid.add_row(f"nearest rival - trained ({name})", signed(margin.value), interval(margin, sign=True), "")
     _loss(grid, "unigram baseline", base.unigram, None)
     grid.add_row("uniform baseline", number(base.uniform), "", "")
     return grid
