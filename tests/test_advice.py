@@ -27,7 +27,7 @@ def network(
         (Verdict.RED, "Train on"),
         (Verdict.YELLOW, "The layers could do 0.2000 nats/token"),
         (Verdict.GREEN, "No reference that was run beats"),
-        (Verdict.GREY, "can't tell"),
+        (Verdict.GREY, "this text can't tell"),
     ],
 )
 def test_each_verdict_has_its_advice(verdict: Verdict, words: str) -> None:
@@ -84,3 +84,12 @@ def test_a_green_says_how_far_behind_the_nearest_other_network_is() -> None:
     assert "the nearest, every:2, is 0.1200" in advise(network(Verdict.GREEN), BASELINES, BEST)
     alone = dataclasses.replace(network(Verdict.GREEN), rival=None, margin=None)
     assert "nearest" not in advise(alone, BASELINES, BEST)
+
+
+def test_a_grey_whose_gap_is_sure_does_not_deny_it() -> None:
+    sure = network(Verdict.GREY, gap=0.2)
+    assert sure.held_out.gap_layers.low > 0
+    assert "The layers could do 0.2000" in advise(sure, BASELINES, BEST)
+    row = read_layer(3, sure.held_out, "via:2", 4, make_estimate(0.5, 0.01))
+    assert "predicts 0.2000" in row
+    assert "can't tell the trained blocks from" not in row

@@ -39,6 +39,8 @@ def read_layer(layer: int, figures: SplitFigures, schedule: str, target: int, re
         case Verdict.RED:
             words = "even blocks fitted straight to the last state predict better; "
             words += f"{reference} by {_nats(gap)}."
+        case Verdict.GREY if gap.low > _NOTHING:
+            words = f"{reference} predicts {_nats(gap)} better; whether YES-0 does too, the held-out text can't tell."
         case Verdict.GREY:
             words = f"the held-out text can't tell the trained blocks from {reference} {_interval(gap)}."
     idle = f" Without block {layer} the state moves by {redundancy.value:.2%} of its spread: it hardly does anything."
@@ -83,6 +85,11 @@ def _on_layers(network: NetworkRow, best: ScheduleResult) -> str:
             )
         case Verdict.GREEN:
             return f"No reference that was run beats the trained layers on held-out text{_margin(network)}."
+        case Verdict.GREY if gap.low > _NOTHING:
+            return (
+                f"The layers could do {_nats(gap)} better on held-out text, the head held equal: the reference "
+                f"{best.name} does. Whether they even lose to YES-0, this text can't tell; more would."
+            )
         case Verdict.GREY:
             return (
                 f"The held-out text can't tell whether the layers fall short: their gap is {gap.value:+.4f} "

@@ -185,7 +185,9 @@ class ReadoutFactory:
         weights = [w for w in (best.unembedding.weight, best.unembedding.bias) if w is not None]
         weights = [w.detach().to(torch.promote_types(w.dtype, torch.float32), copy=True) for w in weights]
         optimizer = torch.optim.Adam(
-            [{"params": [w.requires_grad_()], "lr": REFIT_STEP * _size(w)} for w in weights], betas=(0.9, 0.95)
+            [{"params": [w.requires_grad_()], "lr": REFIT_STEP * _size(w)} for w in weights],
+            betas=(0.9, 0.95),
+            fused=True,  # a head is large: one pass over it instead of ten
         )
         head = replace(best.unembedding, weight=weights[0], bias=weights[1] if len(weights) > 1 else None)
         batches_of_fit = self._shuffled(max(1, REFIT_BATCH_TOKENS // tokens.shape[1]))
