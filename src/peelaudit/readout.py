@@ -149,7 +149,7 @@ class ReadoutFactory:
         width, rows = state.shape[-1], self._data.rows
         z_mean, r_mean = self._means(state)
         fit, select = (self._lens_moments(state, split, z_mean, r_mean) for split in (rows.fit, rows.select))
-        factorisation = factorise(fit.gram)
+        factorisation = factorise(fit.gram, fit.rows)
         penalty, error = best_penalty(factorisation, fit.cross[0], select, 0)
         unshifted = self._lens_moments(state, rows.select, torch.zeros(width), torch.zeros(width)).square
         if float(unshifted[0]) <= error:
