@@ -123,7 +123,21 @@ def test_the_default_suits_any_depth(n_layers: int) -> None:
 
 
 BAD = ("", "prefix:4", "prefix:-1", "every:0", "every:5", "via:", "via:4", "yes:4", "search:0", "search:4", "1,2,3")
-BAD += ("1,2,3,5", "0,1,2,4", "1,2,,4", "nonsense", "default:2", "all:3", "prefix:²", "prefix:1e0", "9" * 5000, "1:2")
+BAD += (
+    "1,2,3,5",
+    "0,1,2,4",
+    "1,2,,4",
+    "nonsense",
+    "default:2",
+    "all:3",
+    "prefix:²",
+    "prefix:1e0",
+    "9" * 5000,
+    "1:2",
+    "direct:",
+    "final:",
+    "all:",
+)
 
 
 @pytest.mark.parametrize("spec", BAD)
