@@ -92,7 +92,8 @@ def test_an_encoder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["gemma3_text", "mistral"])
 def test_a_sliding_window_reaches_the_blocks(family: str, network: Opener) -> None:
     """A token further back than the window, in the layers that have one, moves nothing."""
-    opened = network(models.model(family, sliding_window=4), positions=16)
+    mixed = {"layer_types": ["full_attention", "sliding_attention"]} if family == "gemma3_text" else {}
+    opened = network(family, changes={"sliding_window": 4, **mixed}, positions=16)
     layer_types = getattr(opened.decoder.config, "layer_types", None) or ["sliding_attention"] * 2
     inputs = opened.states[0][:1]
     moved = inputs.clone()
