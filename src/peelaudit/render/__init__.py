@@ -1,4 +1,4 @@
-"""The report as a table for people: the terminal, a pipe, a .txt file."""
+"""Reports as tables for people: the terminal, a pipe, a .txt file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from peelaudit.records import AuditReport, CheckpointInfo
+    from peelaudit.trajectory import Trajectory
 
-__all__ = ["render_checkpoint", "render_report"]
+__all__ = ["render_checkpoint", "render_report", "render_trajectory"]
 
 
 def render_report(report: AuditReport, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
@@ -31,3 +32,10 @@ def render_checkpoint(
     from peelaudit.render import checkpoint as page
 
     return page.render(info, tensors=tensors, width=width, colour=colour, encoding=encoding)
+
+
+def render_trajectory(trajectory: Trajectory, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
+    """A training run's YES cloud and its layers over the steps as text, ending in a newline."""
+    from peelaudit.render import trajectory as page
+
+    return page.render(trajectory, width=width, colour=colour, encoding=encoding)

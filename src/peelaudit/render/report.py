@@ -13,22 +13,9 @@ from peelaudit.render import layers, schedules
 from peelaudit.render.escape import printable
 from peelaudit.render.page import LEAST_WIDTH, STYLES, draw, heading, pairs, prose, table
 from peelaudit.render.text import abbreviate, count, flow, interval, number, signed, size, verdict_text
+from peelaudit.render.words import HEAD_WORDS, LEGEND, VERDICT_MEANING, baseline_warning
 
-__all__ = ["HEAD_WORDS", "VERDICT_MEANING", "baseline_warning", "render"]
-
-VERDICT_MEANING: dict[Verdict, str] = {
-    Verdict.RED: "it loses to YES-0, a reference whose blocks were each fitted on their own, none trained end to end.",
-    Verdict.YELLOW: "it beats YES-0 but not the best reference, YES*: some layers could do more on this data.",
-    Verdict.GREEN: "no reference that was run beats it. A certificate against these, not a proof of optimality.",
-    Verdict.GREY: "an interval straddles YES-0 or YES*: more held-out text would tell.",
-}
-HEAD_WORDS = {"own": "own head", "refit": "refitted head", "lens": "lens"}
-_LEGEND = (
-    "Peeling fits reference blocks to this checkpoint's own hidden states, one after another, without end-to-end "
-    "training. YES-0: the loss of the reference whose every block is fitted to the last state. YES*: the least of all "
-    "references run. gap = trained loss - YES*: above 0, a reference does better; gap_head is the readout's part, "
-    "gap_layers the layers' part."
-)
+__all__ = ["render"]
 
 
 def render(report: AuditReport, *, width: int, colour: bool, encoding: str) -> str:
@@ -49,7 +36,7 @@ def _parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
     yield pairs(_verdicts(report))
     yield heading("The network")
     yield _figures(report)
-    yield prose((_LEGEND, "dim"))
+    yield prose((LEGEND, "dim"))
     yield from layers.parts(report, width)
     yield from schedules.parts(report, width)
     if report.warnings:
@@ -92,25 +79,6 @@ def _split_words(name: str, split: SplitInfo) -> str:
 
 def _flowing(items: list[str], width: int) -> Text:
     return Text("\n".join(flow(map(printable, items), width - 13)))
-
-
-def baseline_warning(report: AuditReport) -> str:
-    """What to say of a model that is worse than the baselines on held-out tokens; empty for any other."""
-    trained, uniform, unigram = (
-        report.network.held_out.trained_loss.value,
-        report.baselines.uniform,
-        report.baselines.unigram,
-    )
-    if trained <= unigram.value and trained <= uniform:
-        return ""
-    if trained > uniform:
-        beaten = f"guessing all tokens alike ({number(uniform)})"
-    else:
-        beaten = f"guessing by word counts alone ({number(unigram.value)})"
-    return (
-        f"The trained network's held-out loss, {number(trained)}, is above that of {beaten}. Is it the right "
-        "tokenizer, the right text, a trained checkpoint? Until that is settled, read nothing into the verdicts below."
-    )
 
 
 def _verdicts(report: AuditReport) -> Iterator[tuple[str, Text]]:

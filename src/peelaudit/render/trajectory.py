@@ -1,0 +1,59 @@
+"""The checkpoints of one training run as a table: the YES cloud, and from when each layer is green."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from peelaudit.records import Verdict
+from peelaudit.render.page import STYLES, draw, heading, prose, table
+from peelaudit.render.text import VERDICT_WORDS, count, flow, number
+from peelaudit.render.words import CLOUD_LEGEND, series_words
+from peelaudit.trajectory import CloudPoint, Trajectory
+
+__all__ = ["render"]
+
+
+def render(trajectory: Trajectory, *, width: int, colour: bool, encoding: str) -> str:
+    """The trajectory as text; see `peelaudit.render.render_trajectory`."""
+    return draw(_parts(trajectory, width), width=width, colour=colour, encoding=encoding)
+
+
+def _parts(trajectory: Trajectory, width: int) -> Iterator[RenderableType]:
+    many = len(trajectory.steps)
+    yield heading(f"The YES cloud over {count(many)} checkpoint{'s' * (many != 1)}, held-out tokens, nats/token")
+    yield _cloud(trajectory)
+    yield prose((CLOUD_LEGEND, "dim"))
+    yield heading("From which step on each layer is green, and stays so")
+    items = [f"{row.layer}: {_step(row.green_from)}" for row in trajectory.layers]
+    yield from map(Text, flow(items, max(width, 80)))
+    yield Text("")
+    yield from (prose(words) for words in series_words(trajectory))
+
+
+def _cloud(trajectory: Trajectory) -> Table:
+    grid = table()
+    for name in ("step", "trained", "YES-0", "YES*", "least YES-0", "least YES*"):
+        grid.add_column(name, justify="right", no_wrap=True, min_width=7)
+    grid.add_column("region", no_wrap=True)
+    grid.add_column("verdict", no_wrap=True)
+    for point, report in zip(trajectory.held_out.points, trajectory.reports, strict=True):
+        grid.add_row(*_cells(point), _verdict(point.region), _verdict(report.network.held_out.verdict))
+    return grid
+
+
+def _cells(point: CloudPoint) -> Iterator[str]:
+    yield count(point.step)
+    yield from map(number, (point.trained, point.yes0, point.yes_star, point.least_yes0, point.least_yes_star))
+
+
+def _verdict(verdict: Verdict) -> Text:
+    sign, _ = VERDICT_WORDS[verdict]
+    return Text(f" {sign} {verdict}", STYLES[verdict])
+
+
+def _step(step: int | None) -> str:
+    return "not yet" if step is None else count(step)

@@ -1,0 +1,222 @@
+"""The checkpoints of one training run, in step order: the YES cloud, and from when each layer is green.
+
+    order      reports of one run, by step; anything else is refused, with what differs
+    trace      what the run shows: two clouds (held-out, and the paper's on fit tokens), gaps per layer over steps
+
+The cloud is the paper's (arXiv 2605.02853, and 2410.10984 before it): the least YES-0 and the least YES* so far are
+carried forward, so both are staircases that never rise. The regions compare point values: losses of two checkpoints
+are not paired, so there is no interval to give. A checkpoint's own verdict, from intervals, stays beside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import PurePath
+from typing import Literal
+
+from peelaudit.bounds import RESOLUTION, paper_verdict
+from peelaudit.errors import ConfigError
+from peelaudit.records import AuditReport, Estimate, Verdict
+
+__all__ = ["Cloud", "CloudPoint", "CloudSplit", "LayerHistory", "Trajectory", "order", "steady_from", "trace"]
+
+CloudSplit = Literal["held_out", "fit"]
+
+_SAME_NETWORK = ("family", "architecture", "layers", "width", "heads", "kv_heads", "mlp_width", "vocabulary")
+_FREE_SETTINGS = ("checkpoint", "data", "config", "tokenizer", "device")
+"""May differ within a run: where things lie, as long as the tokens are the same, and where it was computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudPoint:
+    """One checkpoint in the cloud, nats/token.
+
+    `yes0` and `yes_star` are the checkpoint's own bounds, `least_yes0` and `least_yes_star` the least so far, this
+    step's included. `region` is where `trained` lies between those two: never grey.
+    """
+
+    step: int
+    trained: float
+    yes0: float
+    yes_star: float
+    least_yes0: float
+    least_yes_star: float
+    region: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """The YES cloud on one split. On *held-out*, `trained` is like for like with the bounds: the trained states under
+    the network row's readout. On *fit* it is the paper's: the model's own head against refitted ones.
+    """
+
+    split: CloudSplit
+    points: tuple[CloudPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerHistory:
+    """One layer over the steps. `green_from` is the first step from which its verdict is green *and stays so*."""
+
+    layer: int
+    gaps: tuple[Estimate, ...]
+    verdicts: tuple[Verdict, ...]
+    green_from: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What one training run shows. `reports` and `steps` belong together, the first step first.
+
+    `green_from` is of the whole network, by its own held-out verdicts. `met_so_far` and `met` are the steps of the
+    first checkpoints whose own verdict, from intervals, is green, and whose held-out loss is at or below the least
+    YES*: of the steps up to its own, which can be known while the training goes on, and of the whole series. The
+    second is the checkpoint that already met the tightest bound.
+    """
+
+    reports: tuple[AuditReport, ...]
+    steps: tuple[int, ...]
+    held_out: Cloud
+    fit: Cloud
+    layers: tuple[LayerHistory, ...]
+    green_from: int | None
+    met_so_far: int | None
+    met: int | None
+
+
+def order(reports: Iterable[AuditReport]) -> tuple[tuple[int, AuditReport], ...]:
+    """The reports of one run with their steps, ascending: the steps that the checkpoints record, or else the last
+    numbers in their names. A checkpoint that is there twice, by its digest, is taken once.
+
+    Raises:
+        ConfigError: there is no report, a step is unknown or taken twice, or the reports are not of one run under one
+            audit; says what differs.
+    """
+    given = tuple(reports)
+    if not given:
+        raise ConfigError("a series needs a report")
+    if problems := list(_differences(given)):
+        raise ConfigError(*problems)
+    found = tuple({report.checkpoint.sha256: report for report in reversed(given)}.values())[::-1]
+    ordered = sorted(zip(_steps(found), found, strict=True), key=lambda item: item[0])
+    for (step, report), (following, other) in pairwise(ordered):
+        if step == following:
+            raise ConfigError(f"{_name(report)} and {_name(other)} are both of step {step}, and differ")
+    return tuple(ordered)
+
+
+def trace(reports: Iterable[AuditReport]) -> Trajectory:
+    """The trajectory of one training run; a single report is a run of one step.
+
+    Raises:
+        ConfigError: as `order` does.
+    """
+    ordered = order(reports)
+    steps, found = tuple(step for step, _ in ordered), tuple(report for _, report in ordered)
+    verdicts = [report.network.held_out.verdict for report in found]
+    cloud = _cloud(steps, found, "held_out")
+    return Trajectory(
+        reports=found,
+        steps=steps,
+        held_out=cloud,
+        fit=_cloud(steps, found, "fit"),
+        layers=tuple(_layer(steps, found, index) for index in range(len(found[0].layers))),
+        green_from=steady_from(steps, verdicts),
+        met_so_far=_first_met(cloud, verdicts, [point.least_yes_star for point in cloud.points]),
+        met=_first_met(cloud, verdicts, [cloud.points[-1].least_yes_star] * len(steps)),
+    )
+
+
+def steady_from(steps: Sequence[int], verdicts: Sequence[Verdict]) -> int | None:
+    """The first step from which every verdict is green; None if the last one isn't."""
+    first = None
+    for step, verdict in zip(reversed(steps), reversed(verdicts), strict=True):
+        if verdict is not Verdict.GREEN:
+            break
+        first = step
+    return first
+
+
+def _cloud(steps: Sequence[int], reports: Sequence[AuditReport], split: CloudSplit) -> Cloud:
+    figures = [report.network.held_out if split == "held_out" else report.network.fit for report in reports]
+    trained = [(f.trained_readout_loss if split == "held_out" else f.trained_loss).value for f in figures]
+    yes0, yes_star = [f.yes0.value for f in figures], [f.bound.value for f in figures]
+    least0, least_star = accumulate(yes0, min), accumulate(yes_star, min)
+    return Cloud(
+        split,
+        tuple(
+            CloudPoint(step, loss, own0, own_star, low0, low_star, paper_verdict(loss, low0, low_star))
+            for step, loss, own0, own_star, low0, low_star in zip(
+                steps, trained, yes0, yes_star, least0, least_star, strict=True
+            )
+        ),
+    )
+
+
+def _layer(steps: Sequence[int], reports: Sequence[AuditReport], index: int) -> LayerHistory:
+    rows = [report.layers[index] for report in reports]
+    verdicts = tuple(row.held_out.verdict for row in rows)
+    return LayerHistory(rows[0].layer, tuple(row.gap for row in rows), verdicts, steady_from(steps, verdicts))
+
+
+def _first_met(cloud: Cloud, verdicts: Sequence[Verdict], bounds: Sequence[float]) -> int | None:
+    """The first step with a green verdict of its own and a loss at or below its bound."""
+    for point, verdict, bound in zip(cloud.points, verdicts, bounds, strict=True):
+        if verdict is Verdict.GREEN and point.trained - bound <= RESOLUTION:
+            return point.step
+    return None
+
+
+def _steps(reports: Sequence[AuditReport]) -> tuple[int, ...]:
+    """Recorded steps where all have one, or else numbers from all names: the two may count different things."""
+    recorded = [report.checkpoint.training_step for report in reports]
+    named = [_number(report.checkpoint.path) for report in reports]
+    for steps in (recorded, named):
+        known = [step for step in steps if step is not None]
+        if len(known) == len(reports):
+            return tuple(known)
+    lost = next(r for r, step, name in zip(reports, recorded, named, strict=True) if step is None or name is None)
+    raise ConfigError(f"{_name(lost)} records no training step, and not every checkpoint has a number in its name")
+
+
+def _number(path: str) -> int | None:
+    """The last whole number in a checkpoint's name, its suffix aside: ckpt-000250.pt is 250."""
+    name = PurePath(path).name
+    stem = re.sub(r"\.[A-Za-z]\w*$", "", name)
+    digits: list[str] = re.findall(r"[0-9]{1,18}", stem)
+    return int(digits[-1]) if digits else None
+
+
+def _differences(reports: Sequence[AuditReport]) -> Iterator[str]:
+    """A sentence for each thing that keeps the reports from being of one run under one audit."""
+    first = reports[0]
+    for name in _SAME_NETWORK:
+        yield from _differing(reports, name, [getattr(report.checkpoint, name) for report in reports])
+    yield from _differing(reports, "the token digest", [report.data.tokens_sha256 for report in reports])
+    settings = [dict(report.settings) for report in reports]
+    for name in sorted({name for each in settings for name in each} - set(_FREE_SETTINGS)):
+        yield from _differing(reports, name.replace("_", "-"), [each.get(name) for each in settings])
+    if any(len(report.layers) != len(first.layers) for report in reports):
+        yield from _differing(reports, "the number of layer rows", [len(report.layers) for report in reports])
+
+
+def _differing(reports: Sequence[AuditReport], what: str, values: Sequence[object]) -> Iterator[str]:
+    for report, value in zip(reports, values, strict=True):
+        if value != values[0]:
+            yield (
+                f"not one series: {what} is {_short(values[0])} in {_name(reports[0])} "
+                f"and {_short(value)} in {_name(report)}"
+            )
+            return
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"
+
+
+def _name(report: AuditReport) -> str:
+    return report.checkpoint.path

@@ -1,0 +1,68 @@
+"""Checks of a gate, and the reports of a training run, without either."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
+from tests.factories import make_estimate, make_report
+
+
+def make_check(checkpoint: str = "runs/tiny/ckpt.pt", outcome: Outcome = Outcome.FAILED, **changes: Any) -> GateCheck:
+    check = GateCheck(
+        checkpoint=checkpoint,
+        rule="layer.gap=0.02",
+        layer=3,
+        metric="gap",
+        limit=0.02,
+        figure=Estimate(0.3, 0.28, 0.32),
+        outcome=outcome,
+        suppressed=Outcome.FAILED if outcome is Outcome.SUPPRESSED else None,
+        fails=outcome is Outcome.FAILED,
+        reason="The gap of layer 3, 0.300 nats/token, is above 0.02.",
+    )
+    return dataclasses.replace(check, **changes)
+
+
+def make_step(
+    step: int | None,
+    trained: float = 3.0,
+    yes0: float = 3.5,
+    star: float = 3.0,
+    *,
+    verdict: Verdict = Verdict.GREEN,
+    layers: Sequence[Verdict] = (),
+    n_layers: int = 4,
+    path: str | None = None,
+) -> AuditReport:
+    """The report of one step: its held-out losses, its verdict, and those of the layers."""
+    report = make_report(n_layers, verdict=verdict, path=path or f"run/ckpt-{step}.pt")
+    held_out = dataclasses.replace(
+        report.network.held_out,
+        trained_readout_loss=make_estimate(trained),
+        yes0=make_estimate(yes0),
+        bound=make_estimate(star),
+    )
+    rows = list(report.layers)
+    for index, given in enumerate(layers):
+        rows[index] = dataclasses.replace(
+            rows[index], held_out=dataclasses.replace(rows[index].held_out, verdict=given)
+        )
+    return dataclasses.replace(
+        report,
+        checkpoint=dataclasses.replace(report.checkpoint, training_step=step, sha256=f"{path} {step}"),
+        network=dataclasses.replace(report.network, held_out=held_out),
+        layers=tuple(rows),
+    )
+
+
+def make_series(steps: Sequence[int] = (0, 100, 200, 400), n_layers: int = 4) -> list[AuditReport]:
+    """A run that becomes better: red, yellow, then green."""
+    losses = [(4.0, 3.9, 3.8, Verdict.RED), (3.5, 3.7, 3.4, Verdict.YELLOW)]
+    found = []
+    for index, step in enumerate(steps):
+        trained, yes0, star, verdict = losses[index] if index < 2 else (3.0 / index, 3.6, 3.0 / index, Verdict.GREEN)
+        found.append(make_step(step, trained, yes0, star, verdict=verdict, n_layers=n_layers))
+    return found
