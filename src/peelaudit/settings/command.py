@@ -1,0 +1,59 @@
+"""The command that repeats an audit, from the settings in its report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+
+from peelaudit.settings.kinds import PATH, PATHS, SETTINGS
+
+__all__ = ["repeat_command"]
+
+
+def repeat_command(settings: Iterable[tuple[str, object]]) -> str:
+    r"""`peelaudit run …` on one line, quoted for a POSIX shell, with every setting as a flag.
+
+    All are spelt out, the defaults too: a flag wins over whatever file or variable is around when it is run again.
+    A setting without a value has no flag. What can't be printed is in the form `$'\033'`, as bash, zsh and ksh have it.
+    """
+    values = dict(settings)
+    words = ["peelaudit", "run"]
+    for name in SETTINGS:
+        words += _flags(name, values.get(name))
+    checkpoint = str(values.get("checkpoint", ""))
+    words += ["--", _quoted(checkpoint)] if checkpoint.startswith("-") else [_quoted(checkpoint)]
+    return " ".join(words)
+
+
+def _flags(name: str, value: object) -> Iterator[str]:
+    """The flag of a setting, or several for a list of paths."""
+    flag = "--" + name.replace("_", "-")
+    for text in _texts(name, value):
+        # One word where the value might be taken for a flag.
+        yield f"{flag}={_quoted(text)}" if text.startswith("-") else f"{flag} {_quoted(text)}"
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if SETTINGS[name] in (PATH, PATHS):
+        return tuple(map(str, value)) if isinstance(value, tuple) else (str(value),)
+    if name == "split" and isinstance(value, tuple):
+        return (",".join(map(repr, value)),)
+    return (" ".join(map(str, value)),) if isinstance(value, tuple) else (str(value),)
+
+
+def _quoted(text: str) -> str:
+    if text.isprintable():
+        return shlex.quote(text)
+    # A path's bytes, so that a name which isn't Unicode comes back as it was.
+    return "$'" + "".join(map(_escaped, text)) + "'"
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable():
+        return f"\\{char}" if char in "\\'" else char
+    # Octal, for it takes three digits and no more: the character after it is no part of it.
+    undecoded = "\udc80" <= char <= "\udcff"
+    data = char.encode("utf-8", "surrogateescape" if undecoded else "surrogatepass")
+    return "".join(f"\\{byte:03o}" for byte in data)

@@ -1,0 +1,77 @@
+"""The command that repeats an audit: a shell and `resolve` read the same settings out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peelaudit.config import AuditConfig
+from peelaudit.settings import SETTINGS, resolve
+from peelaudit.settings.command import repeat_command
+
+PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12)
+
+
+def pairs(config: AuditConfig) -> tuple[tuple[str, Any], ...]:
+    return tuple((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+
+
+def read_back(words: list[str]) -> AuditConfig:
+    """As the command line takes them: flags with a value each, the checkpoint last."""
+    assert words[:2] == ["peelaudit", "run"]
+    flags: dict[str, list[str]] = {}
+    rest = words[2:]
+    while len(rest) > 1 and rest[0] != "--":
+        flag, equals, value = rest.pop(0).partition("=")
+        flags.setdefault(flag.removeprefix("--").replace("-", "_"), []).append(value if equals else rest.pop(0))
+    return resolve(rest[-1], flags, environ={}, directory=Path("/"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"data": ("a b.txt", "-x.txt", "it's.txt"), "seq_len": 64, "split": (0.5, 0.25, 0.25)},
+        {
+            "schedules": ("direct", "1,1,1,4", "prefix:2"),
+            "separator": "--- ",
+            "tokenizer": "t.json",
+            "config": "c.json",
+        },
+        {"solver": "adam", "init": "random", "steps": 7, "seed": 3, "split": (1 / 3, 1 / 3, 1 / 3)},
+    ],
+)
+@pytest.mark.parametrize("checkpoint", ["runs/a.pt", "-c.pt", '$(touch x); `y` "z" \''])
+def test_the_same_settings_come_back(settings: dict[str, Any], checkpoint: str) -> None:
+    config = AuditConfig(checkpoint=checkpoint, **settings)
+    assert read_back(shlex.split(repeat_command(pairs(config)))) == config
+
+
+@given(checkpoint=PATHS, data=st.lists(PATHS, max_size=2))
+def test_printable_paths_come_back(checkpoint: str, data: list[str]) -> None:
+    if all(path.isprintable() for path in (checkpoint, *data)):
+        config = AuditConfig(checkpoint=checkpoint, data=tuple(data))
+        assert read_back(shlex.split(repeat_command(pairs(config)))) == config
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("path", ["a\nb", "\x1b[31m9", "it's\t\\n", "\udcff8", "日本\x07"])
+def test_a_shell_gives_the_bytes_of_any_name_back(path: str) -> None:
+    command = repeat_command((("checkpoint", path),))
+    assert command.isprintable()
+    done = subprocess.run(["bash", "-c", f'set -- {command}; printf %s "$3"'], capture_output=True, check=True)
+    assert done.stdout == path.encode("utf-8", "surrogateescape")
+
+
+def test_every_setting_is_spelt_out() -> None:
+    values = dict.fromkeys(SETTINGS, "x") | {"data": ("x",), "schedules": ("x",), "split": (0.5, 0.3, 0.2)}
+    command = repeat_command((*values.items(), ("checkpoint", "c")))
+    assert all(f" --{name.replace('_', '-')} " in command for name in SETTINGS)
