@@ -75,7 +75,7 @@ def test_a_bug_is_a_traceback_but_never_a_failed_gate() -> None:
         (["run", "a", "-f", "xml", "--seed", "x"], "--seed is 'x'"),
         (["run", "a", "--init", "random"], "--init random needs solver adam"),
         (["run", ""], "path is empty"),
-        (["run", "a", "-o", "report.xml"], "--output is 'report.xml'"),
+        (["run", "a", "-o", "report.pdf"], "--output is 'report.pdf'"),
         (["inspect", "a", "-f", "csv"], "--format is 'csv': expected table | json"),
     ],
 )

@@ -26,6 +26,7 @@ __all__ = [
     "SplitFigures",
     "SplitInfo",
     "TensorInfo",
+    "Unaudited",
     "Verdict",
     "YesBound",
 ]
@@ -336,4 +337,16 @@ class GateCheck:
     outcome: Outcome
     suppressed: Outcome | None
     fails: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unaudited:
+    """A checkpoint of a batch that has no report: its audit ended in an error.
+
+    `error` is the error's class (`MalformedCheckpoint`), `reason` its sentence.
+    """
+
+    checkpoint: str
+    error: str
     reason: str

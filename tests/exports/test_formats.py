@@ -10,10 +10,11 @@ import re
 
 import pytest
 
-from peelaudit.errors import NonFiniteResult
+from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.exports import Format, export
-from peelaudit.records import AuditReport, Estimate, Verdict
-from tests.factories import make_report
+from peelaudit.records import AuditReport, BaselineLosses, Estimate, Unaudited, Verdict
+from tests.exports.support import make_check
+from tests.factories import make_estimate, make_report
 
 HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
 
@@ -21,10 +22,51 @@ HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
 @pytest.mark.parametrize("form", Format)
 @pytest.mark.parametrize("n_layers", [4, 80])
 def test_every_format_has_an_exporter(form: Format, n_layers: int) -> None:
-    text = export(make_report(n_layers), form)
+    text = export([make_report(n_layers)], form)
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
-    assert form.suffixes
+
+
+@pytest.mark.parametrize("form", [form for form in Format if form is not Format.JSON])
+def test_several_reports_are_one_text_that_names_each(form: Format) -> None:
+    reports = [make_report(path="runs/first.pt"), make_report(path="runs/second.pt")]
+    text = export(reports, form)
+    assert text.endswith("\n")
+    assert "runs/first.pt" in text
+    assert "runs/second.pt" in text
+
+
+@pytest.mark.parametrize("form", [Format.HTML, Format.JUNIT, Format.GITHUB, Format.MARKDOWN, Format.TABLE])
+def test_what_was_not_audited_is_named(form: Format) -> None:
+    failure = Unaudited("runs/bad.pt", "MalformedCheckpoint", "the zip is cut off")
+    text = export([make_report(path="runs/good.pt")], form, failures=[failure])
+    assert "runs/bad.pt" in text
+    assert "MalformedCheckpoint" in text
+    assert "the zip is cut off" in text
+
+
+def test_json_holds_one_report() -> None:
+    with pytest.raises(ConfigError, match="json holds one report, not 2"):
+        export([make_report(), make_report()], Format.JSON)
+
+
+@pytest.mark.parametrize("form", [form for form in Format if form is not Format.JSON])
+def test_of_several_reports_the_one_with_a_nan_is_told(form: Format) -> None:
+    bad = make_report(baselines=BaselineLosses(math.nan, make_estimate(1.0)))
+    with pytest.raises(NonFiniteResult, match=r"reports\[1\]\.baselines\.uniform is nan"):
+        export([make_report(), bad], form)
+
+
+@pytest.mark.parametrize("form", [form for form in Format if form is not Format.JSON])
+def test_a_check_with_a_nan_is_no_check(form: Format) -> None:
+    check = make_check(figure=Estimate(0.1, 0.0, math.inf))
+    with pytest.raises(NonFiniteResult, match=r"checks\[0\]\.figure\.high is inf"):
+        export([make_report()], form, checks=[check])
+
+
+def test_the_same_reports_give_the_same_bytes() -> None:
+    for form in Format:
+        assert export([make_report(8)], form) == export([make_report(8)], form)
 
 
 def test_no_suffix_stands_for_two_formats() -> None:
@@ -37,12 +79,12 @@ def test_no_format_is_written_with_a_nan(form: Format) -> None:
     report = make_report()
     row = dataclasses.replace(report.layers[1], redundancy=Estimate(0.0, math.nan, 0.0))
     with pytest.raises(NonFiniteResult, match=r"layers\[1\]\.redundancy\.low"):
-        export(dataclasses.replace(report, layers=(report.layers[0], row, *report.layers[2:])), form)
+        export([dataclasses.replace(report, layers=(report.layers[0], row, *report.layers[2:]))], form)
 
 
 @pytest.mark.parametrize("form", Format)
 def test_control_characters_are_spelt_out(form: Format) -> None:
-    text = export(hostile_report(), form)
+    text = export([hostile_report()], form, checks=[make_check(HOSTILE, reason=HOSTILE, rule=HOSTILE)])
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", text)
 
 
@@ -53,7 +95,7 @@ def hostile_report() -> AuditReport:
 
 
 def rows_of(report: AuditReport) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(export(report, Format.CSV))))
+    return list(csv.DictReader(io.StringIO(export([report], Format.CSV))))
 
 
 def test_csv_has_a_row_per_layer_with_numbers_as_they_are() -> None:
@@ -75,11 +117,11 @@ def test_csv_cells_are_no_formulas() -> None:
 
 
 def test_csv_of_no_layers_is_empty() -> None:
-    assert export(make_report(layers=()), Format.CSV) == "\n"
+    assert export([make_report(layers=())], Format.CSV) == "\n"
 
 
 def test_markdown_tables_hold_together() -> None:
-    text = export(hostile_report(), Format.MARKDOWN)
+    text = export([hostile_report()], Format.MARKDOWN)
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(tables) == 3
     for block in tables:
@@ -88,7 +130,7 @@ def test_markdown_tables_hold_together() -> None:
 
 
 def test_markdown_says_the_verdicts() -> None:
-    text = export(make_report(verdict=Verdict.YELLOW, paper_verdict=Verdict.GREEN), Format.MARKDOWN)
+    text = export([make_report(verdict=Verdict.YELLOW, paper_verdict=Verdict.GREEN)], Format.MARKDOWN)
     assert text.startswith("## peelaudit: yellow ! caution\n")
     assert "green ✓ effective" in text
     assert "| ---: |" in text

@@ -125,7 +125,11 @@ def run(
     format_name: Annotated[
         str,
         typer.Option(
-            "--format", "-f", metavar="NAME", help="On stdout: table, json, csv or markdown.", rich_help_panel=_OUTPUT
+            "--format",
+            "-f",
+            metavar="NAME",
+            help="On stdout: table, json, csv, markdown, html, junit or github.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = "table",
     output: Annotated[
@@ -134,7 +138,7 @@ def run(
             "--output",
             "-o",
             metavar="[FORMAT=]PATH",
-            help="Write a file as well; .json, .csv, .md and .txt tell the format. Repeatable.",
+            help="Write a file as well; .json, .csv, .md, .html, .xml (JUnit) and .txt tell the format. Repeatable.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -169,6 +173,37 @@ def inspect(
     from peelaudit.cli.commands import inspect_checkpoint
 
     inspect_checkpoint(checkpoint, config=config, format_name=format_name, tensors=tensors)
+
+
+@app.command()
+def convert(
+    reports: Annotated[list[str], typer.Argument(metavar="REPORT…", help="Reports that `run` wrote as JSON.")],
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="NAME",
+            help="On stdout: table, csv, markdown, html, junit, github or json. Default: table, or nothing with -o.",
+        ),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="[FORMAT=]PATH",
+            help="Write a file; .csv, .md, .html, .xml (JUnit), .txt and .json tell the format. Repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Write saved reports in other formats, without the checkpoint.
+
+    Several reports become one file; those of one training run are drawn as a series as well (html and table).
+    """
+    from peelaudit.cli.commands import convert_reports
+
+    convert_reports(reports, format_name=format_name, outputs=output or ())
 
 
 @app.command()

@@ -16,7 +16,7 @@ from peelaudit.exports import Format
 from peelaudit.exports.files import check_writable
 from peelaudit.settings import resolve
 
-__all__ = ["inspect_checkpoint", "print_schema", "run_audit"]
+__all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]
 
 
 def run_audit(
@@ -47,7 +47,7 @@ def run_audit(
     if form is not Format.TABLE and not quiet:
         for warning in report.warnings:
             say(f"warning: {warning}")
-    deliver(report, form, targets)
+    deliver((report,), form, targets)
 
 
 def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str, tensors: bool) -> None:
@@ -73,6 +73,22 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
     sheet = paper()
     text = render_checkpoint(info, tensors=tensors, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
     write_out(text, encoding=sheet.encoding)
+
+
+def convert_reports(paths: Sequence[str], *, format_name: str | None, outputs: Sequence[str]) -> None:
+    """`peelaudit convert`."""
+    problems: list[str] = []
+    with _collecting(problems):
+        form = None if format_name is None and outputs else parse_format(format_name or Format.TABLE)
+    with _collecting(problems):
+        targets = parse_targets(outputs)
+    if problems:
+        raise ConfigError(*problems)
+    for target in targets:
+        check_writable(target.path)
+    from peelaudit.exports.json import read_report
+
+    deliver([read_report(path) for path in paths], form, targets)
 
 
 def print_schema() -> None:

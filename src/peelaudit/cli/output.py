@@ -13,8 +13,8 @@ from peelaudit.cli.guard import write_out
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.exports import Format, export
 from peelaudit.exports.files import write_whole
-from peelaudit.records import AuditReport
-from peelaudit.render import render_report
+from peelaudit.exports.results import Results
+from peelaudit.records import AuditReport, GateCheck, Unaudited
 
 __all__ = ["Paper", "Target", "deliver", "paper", "parse_format", "parse_targets"]
 
@@ -93,28 +93,50 @@ def _parse_target(text: str) -> Target:
     raise ConfigError(f"--output is {text!r}: {hint}")
 
 
-def deliver(report: AuditReport, form: Format, targets: Sequence[Target]) -> None:
-    """Write the report to every target and to stdout; one that fails doesn't keep it from the others.
+def deliver(
+    reports: Sequence[AuditReport],
+    form: Format | None,
+    targets: Sequence[Target],
+    *,
+    checks: Sequence[GateCheck] = (),
+    failures: Sequence[Unaudited] = (),
+) -> None:
+    """Write the reports to every target and to stdout; one that fails doesn't keep it from the others.
+
+    Args:
+        reports: one or several.
+        form: what stdout gets; None for nothing.
+        targets: the files.
+        checks: what a gate said of the reports.
+        failures: the checkpoints of the same batch that have no report.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; nothing was written then.
         OutputError: for the targets that couldn't be written.
     """
-    texts = [(target.path, export(report, target.format)) for target in targets]
-    shown = export(report, form)
-    sheet = Paper(width=80, colour=False, encoding="utf-8")
-    if form is Format.TABLE:
-        sheet = paper()
-        shown = render_report(report, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
-    failures: list[str] = []
+    results = Results(tuple(reports), tuple(checks), tuple(failures))
+    texts = [(target.path, export(reports, target.format, checks=checks, failures=failures)) for target in targets]
+    sheet = paper() if form is Format.TABLE else Paper(width=80, colour=False, encoding="utf-8")
+    shown = None if form is None else _shown(results, form, sheet)
+    problems: list[str] = []
     for path, text in texts:
         try:
             write_whole(path, text)
         except OutputError as error:
-            failures.append(str(error))
-    try:
-        write_out(shown, encoding=sheet.encoding)
-    except OutputError as error:
-        failures.append(str(error))
-    if failures:
-        raise OutputError("; ".join(failures))
+            problems.append(str(error))
+    if shown is not None:
+        try:
+            write_out(shown, encoding=sheet.encoding)
+        except OutputError as error:
+            problems.append(str(error))
+    if problems:
+        raise OutputError("; ".join(problems))
+
+
+def _shown(results: Results, form: Format, sheet: Paper) -> str:
+    """What stdout gets. A table is as wide and as colourful as the terminal."""
+    if form is not Format.TABLE:
+        return export(results.reports, form, checks=results.checks, failures=results.failures)
+    from peelaudit.exports import table
+
+    return table.export(results, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)

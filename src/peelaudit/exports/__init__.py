@@ -1,11 +1,14 @@
-"""One module per format, each with `export(report) -> str`. Torch-free: a saved report is exported anywhere."""
+"""One module per format, each with `export(results) -> str`. Torch-free: a saved report is exported anywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import assert_never
 
-from peelaudit.records import AuditReport
+from peelaudit.errors import ConfigError
+from peelaudit.exports.results import Results
+from peelaudit.records import AuditReport, GateCheck, Unaudited
 
 __all__ = ["Format", "export"]
 
@@ -17,6 +20,9 @@ class Format(StrEnum):
     JSON = "json"
     CSV = "csv"
     MARKDOWN = "markdown"
+    HTML = "html"
+    JUNIT = "junit"
+    GITHUB = "github"
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -30,26 +36,60 @@ class Format(StrEnum):
                 return (".csv",)
             case Format.MARKDOWN:
                 return (".md", ".markdown")
+            case Format.HTML:
+                return (".html", ".htm")
+            case Format.JUNIT:
+                return (".xml",)
+            case Format.GITHUB:
+                return ()
             case _:
                 assert_never(self)
 
 
-def export(report: AuditReport, format: Format) -> str:  # noqa: A002  # the flag's own name
-    """The report as text, ending in a newline; to be written as UTF-8.
+def export(
+    reports: Sequence[AuditReport],
+    format: Format,  # noqa: A002  # the flag's own name
+    *,
+    checks: Sequence[GateCheck] = (),
+    failures: Sequence[Unaudited] = (),
+) -> str:
+    """The reports as one text, ending in a newline; to be written as UTF-8.
+
+    Args:
+        reports: one or several; JSON takes one.
+        format: the text's.
+        checks: what a gate said of them. JSON and CSV, which hold measurements, leave them out.
+        failures: the checkpoints of the same batch that have no report.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
+        ConfigError: several reports for JSON.
     """
+    results = Results(tuple(reports), tuple(checks), tuple(failures))
     # Imported here, so that `json` doesn't wait for rich.
     match format:
+        case Format.JSON:
+            return _json(results)
         case Format.TABLE:
             from peelaudit.exports import table as exporter
-        case Format.JSON:
-            from peelaudit.exports import json as exporter  # type: ignore[no-redef]
         case Format.CSV:
             from peelaudit.exports import csv as exporter  # type: ignore[no-redef]
         case Format.MARKDOWN:
             from peelaudit.exports import markdown as exporter  # type: ignore[no-redef]
+        case Format.HTML:
+            from peelaudit.exports import html as exporter  # type: ignore[no-redef]
+        case Format.JUNIT:
+            from peelaudit.exports import junit as exporter  # type: ignore[no-redef]
+        case Format.GITHUB:
+            from peelaudit.exports import github as exporter  # type: ignore[no-redef]
         case _:
             assert_never(format)
-    return exporter.export(report)
+    return exporter.export(results)
+
+
+def _json(results: Results) -> str:
+    from peelaudit.exports.json import export as export_one
+
+    if len(results.reports) != 1:
+        raise ConfigError(f"json holds one report, not {len(results.reports)}")
+    return export_one(results.reports[0])

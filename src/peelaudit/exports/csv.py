@@ -1,4 +1,4 @@
-"""The CSV export: one row per layer, the last the network's own. For spreadsheets, data frames and plots.
+"""The CSV export: one row per layer of each report, its last the network's own. For spreadsheets and data frames.
 
 An estimate has three columns: `gap.value`, `gap.low`, `gap.high`. Of the peel map's row the first two entries are here,
 `projection_error.own` (onto the state after the layer itself) and `projection_error.next`; JSON has them all.
@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Iterator
 
+from peelaudit.exports.results import Results
 from peelaudit.exports.shapes import record
 from peelaudit.records import AuditReport, Estimate, LayerRow
 from peelaudit.render.escape import printable
@@ -19,14 +20,15 @@ __all__ = ["export"]
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(report: AuditReport) -> str:
-    """The report's layers as CSV text (UTF-8, comma, header line).
+def export(results: Results) -> str:
+    """The reports' layers as CSV text (UTF-8, comma, one header line).
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
+    results.check_finite()
     shape = record(LayerRow)
-    rows = [_row(report, shape.encode(row, f"layers[{index}]"), row) for index, row in enumerate(report.layers)]
+    rows = [_row(report, shape.encode(row, ""), row) for report in results.reports for row in report.layers]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0] if rows else [])

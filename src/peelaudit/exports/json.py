@@ -10,7 +10,7 @@ from peelaudit.errors import ReportError
 from peelaudit.exports.shapes import Definitions, shape_of
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
 
-__all__ = ["checkpoint_json", "export", "parse_report", "read_report", "schema", "schema_json"]
+__all__ = ["checkpoint_json", "compact", "export", "parse_report", "read_report", "schema", "schema_json"]
 
 _MAX_BYTES = 256 << 20
 
@@ -22,6 +22,16 @@ def export(report: AuditReport) -> str:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
     return _dumps(shape_of(AuditReport).encode(report, ""))
+
+
+def compact(report: AuditReport) -> str:
+    """The same JSON on one line, without blanks.
+
+    Raises:
+        NonFiniteResult: as `export` does.
+    """
+    data = shape_of(AuditReport).encode(report, "")
+    return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def checkpoint_json(info: CheckpointInfo, *, tensors: bool) -> str:

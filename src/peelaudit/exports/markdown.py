@@ -1,43 +1,106 @@
-"""GitHub-flavoured Markdown, for a step summary or a pull request's comment."""
+"""GitHub-flavoured Markdown, for a step summary or a pull request's comment.
+
+GitHub refuses a step summary of over 1 MiB. So several reports are one overview table, and a section each in the order
+of gravity for as many as fit; what was cut is said.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from peelaudit.exports.shapes import check_finite
-from peelaudit.records import AuditReport, LayerRow, SplitFigures
+from peelaudit.exports.results import Results, gravest_first
+from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, SplitFigures
 from peelaudit.render.escape import printable
 from peelaudit.render.text import count, interval, number, signed, targets_text, verdict_text
 
 __all__ = ["export"]
 
 _SCHEDULES_LISTED = 30
+_CHECKS_LISTED = 50
+_MOST_BYTES = 1_000_000
+_LIMIT_WORDS = "GitHub takes no summary of over 1 MiB. `peelaudit convert` writes one report by itself."
 _SPECIAL = str.maketrans({char: "\\" + char for char in "\\`*_{}[]<>#|~$@!&"})
 
 
-def export(report: AuditReport) -> str:
-    """The report as Markdown.
+def export(results: Results) -> str:
+    """The results as Markdown, under 1 MB of UTF-8.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
-    check_finite(report)
-    return "\n".join(_lines(report)) + "\n"
+    results.check_finite()
+    if len(results.reports) == 1 and not results.failures:
+        return _fitted([], results, results.reports)
+    lines = [f"# peelaudit: {results.headline()}", ""]
+    lines += [
+        f"- **not audited**: {_plain(f.checkpoint)}: {_plain(f'{f.error}: {f.reason}')}" for f in results.failures
+    ]
+    lines += ["", *_overview(results), ""]
+    return _fitted(lines, results, results.ranked())
 
 
-def _lines(report: AuditReport) -> Iterator[str]:
-    info, data, network = report.checkpoint, report.data, report.network
-    yield f"## peelaudit: {verdict_text(network.held_out.verdict)}"
-    yield ""
-    yield (
-        f"{_plain(info.path)} ({_plain(info.format)}, {_plain(info.family)}"
-        f", {info.layers} layers × {info.width} wide), "
-        f"{count(data.held_out.tokens)} held-out tokens of {_plain(data.source)}. "
-        f"The paper's verdict, on fit tokens: {verdict_text(network.paper_verdict)}."
+def _fitted(head: list[str], results: Results, reports: Sequence[AuditReport]) -> str:
+    """As many lines of the head, and then as many reports' sections, as `_MOST_BYTES` has room for."""
+    kept: list[str] = []
+    used = 0
+    for index, line in enumerate(head):
+        used += _bytes(line) + 1
+        if used > _MOST_BYTES:
+            return "\n".join([*kept, "", f"**Cut here**: {len(head) - index} lines more, for {_LIMIT_WORDS}", ""])
+        kept.append(line)
+    for index, report in enumerate(reports):
+        section = _section(report, results)
+        used += _bytes(section) + 1
+        if used > _MOST_BYTES:
+            words = f"**Cut here**: the sections of {len(reports) - index} of {len(reports)} checkpoints"
+            return "\n".join([*kept, f"{words}, for {_LIMIT_WORDS}", ""])
+        kept.append(section)
+    return "\n".join(kept)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "backslashreplace"))
+
+
+def _overview(results: Results) -> Iterator[str]:
+    """A line for each report, what fails first."""
+    header = ("checkpoint", "step", "verdict", "trained", "YES\\*", "gap_layers", "95 %", "gate")
+    yield from _table(header, (_overview_row(results, report) for report in results.ranked()), right=(1, 3, 4, 5, 6))
+
+
+def _overview_row(results: Results, report: AuditReport) -> tuple[str, ...]:
+    figures, step = report.network.held_out, report.checkpoint.training_step
+    return (
+        _plain(report.checkpoint.path, 120),
+        "" if step is None else count(step),
+        verdict_text(figures.verdict),
+        number(figures.trained_loss.value),
+        number(figures.bound.value),
+        signed(figures.gap_layers.value),
+        interval(figures.gap_layers, sign=True),
+        _gate_words(results.checks_of(report)),
     )
-    yield ""
-    yield from (f"> {_plain(text)}" for text in [report.advice] if text)
-    yield ""
+
+
+def _gate_words(checks: Sequence[GateCheck]) -> str:
+    """`2 fail, 1 suppressed`: what is worth a word."""
+    if not checks:
+        return ""
+    failing = sum(check.fails for check in checks)
+    counts = {"fail": failing} | {
+        str(outcome): sum(check.outcome is outcome and not check.fails for check in checks)
+        for outcome in (Outcome.INCONCLUSIVE, Outcome.SUPPRESSED)
+    }
+    return ", ".join(f"{many} {word}" for word, many in counts.items() if many) or "passed"
+
+
+def _section(report: AuditReport, results: Results) -> str:
+    return "\n".join(_lines(report, results.checks_of(report))) + "\n"
+
+
+def _lines(report: AuditReport, checks: Sequence[GateCheck]) -> Iterator[str]:
+    yield from _introduction(report)
+    yield from _checks(checks)
     yield from _network(report)
     yield ""
     yield "### Layers"
@@ -51,6 +114,48 @@ def _lines(report: AuditReport) -> Iterator[str]:
     if report.warnings:
         yield ""
         yield from (f"- Warning: {_plain(warning)}" for warning in report.warnings)
+
+
+def _introduction(report: AuditReport) -> Iterator[str]:
+    info, data, network = report.checkpoint, report.data, report.network
+    yield f"## peelaudit: {verdict_text(network.held_out.verdict)}"
+    yield ""
+    yield (
+        f"{_plain(info.path)} ({_plain(info.format)}, {_plain(info.family)}"
+        f", {info.layers} layers × {info.width} wide), "
+        f"{count(data.held_out.tokens)} held-out tokens of {_plain(data.source)}. "
+        f"The paper's verdict, on fit tokens: {verdict_text(network.paper_verdict)}."
+    )
+    yield ""
+    yield from (f"> {_plain(text)}" for text in [report.advice] if text)
+    yield ""
+
+
+def _checks(checks: Sequence[GateCheck]) -> Iterator[str]:
+    """What the gate didn't pass, what fails first; nothing without a gate."""
+    if not checks:
+        return
+    shown = [check for check in gravest_first(checks) if check.outcome is not Outcome.PASSED]
+    yield "### Gate"
+    yield ""
+    yield f"{count(len(checks))} checks: {_gate_words(checks)}."
+    yield ""
+    if shown:
+        rows = (
+            (
+                "**fails**" if check.fails else str(check.outcome),
+                _plain(check.rule, 60),
+                "network" if check.layer is None else f"layer {check.layer}",
+                "" if check.figure is None else f"{signed(check.figure.value)} ({interval(check.figure, sign=True)})",
+                _plain(check.reason, 300),
+            )
+            for check in shown[:_CHECKS_LISTED]
+        )
+        yield from _table(("outcome", "rule", "row", "figure (95 %)", "reason"), rows, right=(3,))
+        yield ""
+    if len(shown) > _CHECKS_LISTED:
+        yield f"{count(len(shown) - _CHECKS_LISTED)} checks more that did not pass were cut here."
+        yield ""
 
 
 def _network(report: AuditReport) -> Iterator[str]:

@@ -7,6 +7,7 @@ is an object, and `AuditReport.network` is flattened into the report itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import operator
@@ -28,9 +29,10 @@ _FLATTENED: dict[tuple[type[Any], str], type[Any]] = {(AuditReport, "network"): 
 _LARGEST = 1.7976931348623157e308
 
 
-def check_finite(report: AuditReport) -> None:
-    """Raise NonFiniteResult, with the field's path, if any figure of the report is NaN or infinite."""
-    record(AuditReport).encode(report, "")
+def check_finite(finding: Any, where: str = "") -> None:
+    """Raise NonFiniteResult, with the field's path, if any figure of the record is NaN or infinite."""
+    kind: Any = type(finding)
+    shape_of(kind).encode(finding, where)
 
 
 class Shape(Protocol):
@@ -289,6 +291,7 @@ def record(kind: type[Any]) -> Record:
     return Record(kind, _fields(kind))
 
 
+@functools.cache
 def shape_of(kind: Any) -> Shape:
     """The shape of a record's annotation.
 

@@ -1,0 +1,370 @@
+"""One report's sections, in the order of a reader's questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from peelaudit.exports.charts import ERROR_SCALE, Mark, by_layer, heat_map, legend, mark
+from peelaudit.exports.html.parts import (
+    Cell,
+    Column,
+    figure,
+    heading,
+    listed,
+    number_cell,
+    path_text,
+    signed_cell,
+    table,
+    verdict_cell,
+)
+from peelaudit.exports.markup import Markup, element
+from peelaudit.exports.results import gravest_first
+from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Verdict
+from peelaudit.render.escape import printable
+from peelaudit.render.text import (
+    VERDICT_WORDS,
+    abbreviate,
+    count,
+    interval,
+    number,
+    signed,
+    size,
+    targets_text,
+    verdict_text,
+)
+from peelaudit.render.words import LEGEND, VERDICT_MEANING, baseline_warning
+from peelaudit.settings.command import repeat_command
+
+__all__ = ["checks_table", "sections", "verdict_legend"]
+
+_SCHEDULES_LISTED = 30
+_NAME_WIDTH = 28
+
+
+def sections(report: AuditReport, checks: Sequence[GateCheck], *, prefix: str, level: int) -> Iterator[Markup]:
+    """The report's sections. `prefix` begins its identifiers, `level` is that of its headings."""
+    yield from _verdict(report)
+    if checks:
+        yield heading(level, "Gate")
+        yield checks_table(checks)
+    yield from _network(report, level)
+    yield from _gaps(report, level)
+    yield from _layers(report, level)
+    yield from _peel_map(report, level)
+    yield from _redundancy(report, level)
+    yield from _references(report, level)
+    yield heading(level, "Warnings")
+    yield listed(report.warnings) if report.warnings else element("p", "None.")
+    yield from _origin(report, level, prefix)
+
+
+def _verdict(report: AuditReport) -> Iterator[Markup]:
+    network = report.network
+    verdict = network.held_out.verdict
+    yield element(
+        "p",
+        _coloured(verdict),
+        f" on held-out tokens: {VERDICT_MEANING[verdict]} gap_layers, the layers' part of the distance to the best "
+        f"reference, is {signed(network.held_out.gap_layers.value)} nats/token "
+        f"({interval(network.held_out.gap_layers, sign=True)}).",
+        class_="lead",
+    )
+    if words := baseline_warning(report):
+        yield element("div", element("p", element("strong", "Worse than guessing. "), words), class_="box alarm")
+    yield element("div", element("p", element("strong", "Advice. "), report.advice), class_="box")
+    yield element("p", element("strong", "What it says and what it doesn't."))
+    yield listed(_limits(report))
+    yield element("p", "Checkpoint: ", element("code", report.checkpoint.path), ", ", _subject(report), ".")
+
+
+def _limits(report: AuditReport) -> Iterator[str]:
+    data, paper = report.data, report.network.paper_verdict
+    yield (
+        f"It holds for {count(data.held_out.tokens)} held-out tokens of {data.source} and for the "
+        f"{count(report.search.run)} references that were run. Green is a certificate against these, not a proof of "
+        "optimality."
+    )
+    differ = "." if paper is report.network.held_out.verdict else "; where the two differ, trust the held-out one."
+    yield (
+        f"The paper's own verdict, on fit tokens, is {verdict_text(paper)}. It tests the model's own head against "
+        f"refitted heads on the very tokens that the references were fitted to{differ}"
+    )
+    yield f"Intervals are 95 %, from a bootstrap over {count(data.held_out.clusters)} clusters ({data.unit}s)."
+
+
+def _subject(report: AuditReport) -> str:
+    info = report.checkpoint
+    step = "no step recorded" if info.training_step is None else f"step {count(info.training_step)}"
+    shape = f"{info.layers} layers × {info.width} wide, {size(info.parameters, '')} parameters"
+    return f"{info.format}, {info.family}, {shape}, {info.dtype}, {step}"
+
+
+def _coloured(verdict: Verdict) -> Markup:
+    return element("span", verdict_text(verdict), class_=f"v v-{verdict}")
+
+
+def checks_table(checks: Sequence[GateCheck], *, named: bool = False) -> Markup:
+    """A gate's checks, what fails first; those suppressed stay visible. `named` adds the checkpoint."""
+    columns = [
+        Column("outcome"),
+        *([Column("checkpoint")] if named else []),
+        Column("rule"),
+        Column("row"),
+        Column("figure", right=True),
+        Column("limit", right=True),
+        Column("reason", wide=True),
+    ]
+    rows = (
+        [
+            Cell(_outcome(check), str(index)),
+            *([path_text(check.checkpoint)] if named else []),
+            check.rule,
+            "network" if check.layer is None else Cell(f"layer {check.layer}", str(check.layer)),
+            "" if check.figure is None else signed_cell(check.figure),
+            "" if check.limit is None else Cell(f"{check.limit:g}", repr(check.limit)),
+            check.reason,
+        ]
+        for index, check in enumerate(gravest_first(checks))
+    )
+    suppressed = sum(check.outcome is Outcome.SUPPRESSED for check in checks)
+    caption = f"{count(len(checks))} checks of the gate, {sum(check.fails for check in checks)} fail"
+    return table(f"{caption}, {suppressed} suppressed. Figures and limits in nats/token.", columns, rows, sortable=True)
+
+
+def _outcome(check: GateCheck) -> str:
+    words = "fails" if check.fails else str(check.outcome)
+    return words + ("" if check.suppressed is None else f" ({check.suppressed})")
+
+
+def _network(report: AuditReport, level: int) -> Iterator[Markup]:
+    network, base = report.network, report.baselines
+    labels = {
+        "trained_loss": "trained loss",
+        "trained_readout_loss": f"trained layers, readout {network.readout}",
+        "yes0": "YES-0",
+        "bound": f"YES* ({_name(network.best_schedule)})",
+        "gap_total": "gap_total = trained loss − YES*",
+        "gap_head": "gap_head, the readout's part",
+        "gap_layers": "gap_layers, the layers' part",
+    }
+    yield heading(level, "The network")
+    yield element("p", LEGEND)
+    rows: list[list[Cell | str]] = []
+    for name, label in labels.items():
+        ours, theirs = getattr(network.held_out, name), getattr(network.fit, name)
+        form = signed if name.startswith("gap") else number
+        rows.append([label, form(ours.value), interval(ours, sign=form is signed), form(theirs.value)])
+    rows.append(["unigram baseline", number(base.unigram.value), interval(base.unigram), ""])
+    rows.append(["uniform baseline", number(base.uniform), "", ""])
+    columns = [Column("figure"), *(Column(title, right=True) for title in ("held-out", "95 %", "fit"))]
+    yield table("Losses and gaps of the whole network, nats/token", columns, rows)
+
+
+def _gaps(report: AuditReport, level: int) -> Iterator[Markup]:
+    if not report.layers:
+        return
+    marks = [
+        Mark(
+            row.layer,
+            row.gap,
+            row.held_out.verdict,
+            f"layer {row.layer}: gap {signed(row.gap.value)} ({interval(row.gap, sign=True)}), "
+            f"{verdict_text(row.held_out.verdict)}",
+        )
+        for row in report.layers
+    ]
+    title = f"Gap by layer with 95 % intervals, {len(marks)} layers, nats/token; the numbers are in the table below"
+    yield heading(level, "Gap by layer")
+    yield figure(
+        lambda width: by_layer(marks, title=title, unit="gap, nats/token", width=width),
+        "Trained states of blocks 1 to k minus the best reference states, held-out, same tokens, same readout. "
+        "Above 0, a reference does better. The last is the whole network.",
+        verdict_legend(),
+    )
+
+
+def verdict_legend() -> Markup:
+    """The marks of the verdicts, in words."""
+    items = [
+        element(
+            "li",
+            element(
+                "svg",
+                element("g", mark(verdict, 8, 8, 5), class_=f"v-{verdict}"),
+                width=16,
+                height=16,
+                class_="chart",
+                aria_hidden="true",
+            ),
+            f" {verdict}: {VERDICT_WORDS[verdict][1]}",
+        )
+        for verdict in Verdict
+    ]
+    return element("ul", *items, class_="legend")
+
+
+def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
+    columns = [
+        *(Column(title, right=True) for title in ("layer", "trained", "YES-0", "bound", "gap (95 %)")),
+        Column("verdict"),
+        Column("best reference"),
+        *(Column(title, right=True) for title in ("target", "redundancy", "next block")),
+        Column("in words", wide=True),
+    ]
+    yield heading(level, "Layers")
+    yield element(
+        "p",
+        "Blocks 1 to k alone, read out at once. Redundancy and next block are errors without unit: of leaving the "
+        "block out, and of this block, refitted, at the next one's job.",
+        class_="soft",
+    )
+    yield table(
+        "A row for each layer: held-out losses and gaps, nats/token",
+        columns,
+        map(_layer_cells, report.layers),
+        sortable=True,
+    )
+
+
+def _layer_cells(row: LayerRow) -> list[Cell | str]:
+    figures, errors = row.held_out, row.projection_error
+    return [
+        Cell(str(row.layer), str(row.layer)),
+        number_cell(figures.trained_readout_loss.value),
+        number_cell(figures.yes0.value),
+        number_cell(figures.bound.value),
+        signed_cell(row.gap),
+        verdict_cell(figures.verdict),
+        _name(row.best_schedule),
+        Cell(str(row.best_target), str(row.best_target)),
+        number_cell(row.redundancy.value),
+        number_cell(errors[1].value) if len(errors) > 1 else "",
+        row.reading,
+    ]
+
+
+def _peel_map(report: AuditReport, level: int) -> Iterator[Markup]:
+    if not report.layers:
+        return
+    layers = [str(row.layer) for row in report.layers]
+    cells = {
+        (index, index + step): error.value
+        for index, row in enumerate(report.layers)
+        for step, error in enumerate(row.projection_error)
+        if index + step < len(layers)
+    }
+    title = (
+        f"Peel map, {len(layers)} layers: the error of block k refitted to the state after layer j, from "
+        f"{number(min(cells.values(), default=0.0))} to {number(max(cells.values(), default=0.0))}"
+    )
+    yield heading(level, "Peel map")
+    yield figure(
+        lambda width: heat_map(
+            cells,
+            rows=layers,
+            columns=layers,
+            scale=ERROR_SCALE,
+            title=title,
+            axes=("block k", "fitted to the state after layer j"),
+            width=width,
+        ),
+        "Normalised mean squared error, held-out: 0 is exact, 1 no better than the target's mean. Where it is small "
+        "for j above k, blocks k+1 to j are redundant on this data.",
+        legend(ERROR_SCALE),
+    )
+    columns = [Column("block", right=True), *(Column(f"j={layer}", right=True) for layer in layers)]
+    rows = [
+        [layer, *("" if (k, j) not in cells else f"{cells[k, j]:.3g}" for j in range(len(layers)))]
+        for k, layer in enumerate(layers)
+    ]
+    yield element(
+        "details",
+        element("summary", "The peel map in numbers"),
+        table("Error of block k (rows) refitted to the state after layer j (columns)", columns, rows, small=True),
+    )
+
+
+def _redundancy(report: AuditReport, level: int) -> Iterator[Markup]:
+    if not report.layers:
+        return
+    marks = [
+        Mark(
+            row.layer,
+            row.redundancy,
+            None,
+            f"layer {row.layer}: {number(row.redundancy.value)} ({interval(row.redundancy)})",
+        )
+        for row in report.layers
+    ]
+    title = f"Redundancy by layer with 95 % intervals, {len(marks)} layers; the numbers are in the table of the layers"
+    yield heading(level, "Redundancy")
+    yield figure(
+        lambda width: by_layer(marks, title=title, unit="error of leaving the block out", width=width),
+        "Normalised mean squared error of leaving the block out, held-out. Near 0, the block does nothing.",
+    )
+
+
+def _references(report: AuditReport, level: int) -> Iterator[Markup]:
+    ranked = sorted(report.schedules, key=lambda schedule: schedule.select.bound.value)
+    columns = [
+        Column("schedule"),
+        Column("fitted to"),
+        *(Column(title, right=True) for title in ("select", "held-out", "95 %", "fit")),
+    ]
+    rows: Iterator[list[Cell | str]] = (
+        [
+            _name(schedule.name),
+            targets_text(schedule.targets, 40),
+            number_cell(schedule.select.bound.value),
+            number_cell(schedule.held_out.bound.value),
+            interval(schedule.held_out.bound),
+            number_cell(schedule.fit.bound.value),
+        ]
+        for schedule in ranked[:_SCHEDULES_LISTED]
+    )
+    cut = len(ranked) - _SCHEDULES_LISTED
+    words = f"{count(len(ranked))} references were run, the best on select first"
+    if cut > 0:
+        words += f"; {count(cut)} more are in the JSON report"
+    yield heading(level, "References")
+    yield table(f"{words}. Losses in nats/token.", columns, rows, sortable=True)
+    if report.yes:
+        bounds = (
+            [f"YES-{y.waypoints}", number(y.held_out.value), interval(y.held_out), _name(y.schedule)]
+            for y in report.yes
+        )
+        columns = [Column("bound"), Column("held-out", right=True), Column("95 %", right=True), Column("schedule")]
+        yield table("YES-k, the best reference with at most k waypoints, nats/token", columns, bounds)
+
+
+def _origin(report: AuditReport, level: int, prefix: str) -> Iterator[Markup]:
+    info, data = report.checkpoint, report.data
+    yield heading(level, "How to repeat it")
+    yield element("pre", element("code", repeat_command(report.settings)))
+    digests = [
+        ("weights and configuration", info.sha256),
+        ("calibration source", data.sha256),
+        ("tokens of the three splits", data.tokens_sha256),
+    ]
+    yield table("Digests, SHA-256", [Column("of"), Column("digest")], digests)
+    yield table("Environment", [Column("part"), Column("version")], report.versions)
+    settings = [(name.replace("_", "-"), _setting(value)) for name, value in report.settings]
+    yield table("Settings", [Column("setting"), Column("value")], settings)
+    yield element(
+        "p",
+        "The whole report is inside this page as JSON, in the element ",
+        element("code", f"script#report-{prefix.removeprefix('r')}"),
+        ".",
+        class_="soft",
+    )
+
+
+def _name(schedule: str) -> str:
+    """A schedule's name as far as it fits into a column: an explicit mapping has a number for each layer."""
+    return abbreviate(printable(schedule), _NAME_WIDTH)
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return "not set"
+    return ", ".join(map(_setting, value)) if isinstance(value, tuple) else str(value)

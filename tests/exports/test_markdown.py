@@ -1,0 +1,78 @@
+"""Markdown of several reports: failures first, under GitHub's limit, and what was cut is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from peelaudit.exports import Format, export
+from peelaudit.records import AuditReport, Outcome, Unaudited, Verdict
+from tests.exports.support import make_check
+from tests.factories import make_report
+
+LIMIT = 1 << 20  # bytes of a step summary
+
+
+def many(number: int, n_layers: int) -> list[AuditReport]:
+    """Copies under names of their own."""
+    report = make_report(n_layers)
+    return [
+        dataclasses.replace(report, checkpoint=dataclasses.replace(report.checkpoint, path=f"runs/{index:05}.pt"))
+        for index in range(number)
+    ]
+
+
+def test_what_fails_comes_first() -> None:
+    reports = [
+        make_report(path="green.pt", verdict=Verdict.GREEN),
+        make_report(path="red.pt", verdict=Verdict.RED),
+        make_report(path="failing.pt", verdict=Verdict.GREEN),
+    ]
+    checks = [
+        make_check("failing.pt"),
+        make_check("red.pt", Outcome.SUPPRESSED),
+        make_check("green.pt", Outcome.PASSED),
+    ]
+    text = export(reports, Format.MARKDOWN, checks=checks, failures=[Unaudited("bad.pt", "Malformed", "cut off")])
+    assert text.startswith("# peelaudit: 4 checkpoints, 1 fail the gate, 1 red, 2 green, 1 not audited\n")
+    overview, *sections = text.split("\n## ")
+    assert re.findall(r"(\w+)\.pt", overview) == ["bad", "failing", "red", "green"]
+    assert [re.findall(r"(\w+)\.pt", section)[0] for section in sections] == ["failing", "red", "green"]
+    assert "| 1 fail |" in overview
+    assert "| 1 suppressed |" in overview
+    assert "| passed |" in overview
+
+
+def test_checks_that_did_not_pass_are_listed_what_fails_first() -> None:
+    checks = [
+        make_check(outcome=Outcome.PASSED, reason="fine"),
+        make_check(outcome=Outcome.SUPPRESSED, reason="known since May"),
+        make_check(outcome=Outcome.FAILED, reason="too | far"),
+    ]
+    text = export([make_report()], Format.MARKDOWN, checks=checks)
+    assert "3 checks: 1 fail, 1 suppressed." in text
+    assert text.index("too \\| far") < text.index("known since May")
+    assert "fine" not in text
+
+
+def test_two_hundred_reports_of_eighty_layers_fit_a_step_summary() -> None:
+    text = export(many(200, 80), Format.MARKDOWN)
+    assert len(text.encode()) < LIMIT
+    assert all(f"runs/{index:05}.pt" in text for index in range(200))
+    sections = text.count("\n## peelaudit: ")
+    assert 20 < sections < 200
+    assert f"**Cut here**: the sections of {200 - sections} of 200 checkpoints" in text
+
+
+def test_even_an_overview_that_is_too_long_is_cut() -> None:
+    reports = many(1, 2) * 12_000
+    text = export(reports, Format.MARKDOWN)
+    assert len(text.encode()) < LIMIT
+    cut = int(re.findall(r"\*\*Cut here\*\*: (\d+) lines more", text)[0])
+    assert text.count("runs/00000.pt") + cut == len(reports) + 1  # a blank line ends the overview
+
+
+def test_few_reports_are_whole() -> None:
+    text = export(many(3, 4), Format.MARKDOWN)
+    assert "Cut here" not in text
+    assert text.count("\n## peelaudit: ") == 3
