@@ -206,15 +206,12 @@ def _differences(reports: Sequence[AuditReport]) -> Iterator[str]:
 def _differing(reports: Sequence[AuditReport], what: str, values: Sequence[object]) -> Iterator[str]:
     for report, value in zip(reports, values, strict=True):
         if value != values[0]:
-            yield (
-                f"not one series: {what} is {_short(values[0])} in {_name(reports[0])} "
-                f"and {_short(value)} in {_name(report)}"
-            )
+            yield f"{what} is {_short(values[0])} in {_name(reports[0])} and {_short(value)} in {_name(report)}"
             return
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    text = "not set" if value is None else " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text if len(text) <= 24 else text[:12] + "…"
 
 

@@ -162,7 +162,7 @@ def test_a_series_is_drawn_and_unrelated_reports_are_not() -> None:
     assert "YES cloud, fit tokens, as in the paper: 4 checkpoints" in text
     assert "Gap of 4 layers over 4 steps" in text
     other = export([make_report(4, path="a.pt"), make_report(6, path="b.pt")], Format.HTML)
-    assert "drawn as no series: not one series: layers is 4 in a.pt and 6 in b.pt" in html.unescape(other)
+    assert "<li>layers is 4 in a.pt and 6 in b.pt</li>" in other
     assert "YES cloud, held-out tokens:" not in other
 
 

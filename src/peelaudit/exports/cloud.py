@@ -105,7 +105,7 @@ def _axes(cloud: Cloud, x: Axis, y: Axis, width: int) -> list[Markup]:
     if len(cloud.points) == 1:
         marks: Sequence[tuple[float, str]] = [(cloud.points[0].step, count(cloud.points[0].step))]
     else:
-        marks = ticks(x.low, x.high, max(3, width // 110))
+        marks = ticks(x.low, x.high, max(4, width // 110))
     for value, label in marks:
         parts.append(element("line", x1=x(value), x2=x(value), y1=base, y2=base + 4, class_="frame"))
         anchor = "end" if x(value) > width - 24 else "mid"

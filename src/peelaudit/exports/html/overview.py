@@ -12,6 +12,7 @@ from peelaudit.exports.html.parts import (
     Column,
     figure,
     heading,
+    listed,
     number_cell,
     path_text,
     signed_cell,
@@ -27,6 +28,8 @@ from peelaudit.render.words import CLOUD_LEGEND, LEGEND, series_words
 from peelaudit.trajectory import Cloud, Trajectory, trace
 
 __all__ = ["sections"]
+
+_DIFFERENCES_LISTED = 5
 
 
 def sections(results: Results, names: Mapping[int, str]) -> Iterator[Markup]:
@@ -85,7 +88,11 @@ def _series(results: Results) -> Iterator[Markup]:
     try:
         trajectory = trace(results.reports)
     except ConfigError as error:
-        yield element("p", f"These reports are drawn as no series: {error}.")
+        more = len(error.problems) - _DIFFERENCES_LISTED
+        yield element("p", "These reports are not drawn as one training run under one audit:")
+        yield listed(
+            [*error.problems[:_DIFFERENCES_LISTED], *([f"and {count(more)} differences more"] if more > 0 else [])]
+        )
         return
     for words in series_words(trajectory):
         yield element("p", words)
