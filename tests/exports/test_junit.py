@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -96,7 +97,7 @@ def test_fits_the_schema(n_layers: int) -> None:
     check_schema(parsed(make_report(n_layers), checks=CHECKS))
     check_schema(
         parsed(
-            hostile_report(),
+            dataclasses.replace(hostile_report(), versions=((HOSTILE, HOSTILE),)),
             checks=(make_check(HOSTILE, rule=HOSTILE, reason=HOSTILE),),
             failures=(Unaudited(HOSTILE, HOSTILE, HOSTILE),),
         )

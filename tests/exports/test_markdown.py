@@ -7,7 +7,7 @@ import re
 
 from peelaudit.exports import Format, export
 from peelaudit.records import AuditReport, Outcome, Unaudited, Verdict
-from tests.exports.support import make_check
+from tests.exports.support import make_check, make_series
 from tests.factories import make_report
 
 LIMIT = 1 << 20  # bytes of a step summary
@@ -34,7 +34,7 @@ def test_what_fails_comes_first() -> None:
         make_check("green.pt", Outcome.PASSED),
     ]
     text = export(reports, Format.MARKDOWN, checks=checks, failures=[Unaudited("bad.pt", "Malformed", "cut off")])
-    assert text.startswith("# peelaudit: 4 checkpoints, 1 fail the gate, 1 red, 2 green, 1 not audited\n")
+    assert text.startswith("# peelaudit: 4 checkpoints, 1 fails the gate, 1 red, 2 green, 1 not audited\n")
     overview, *sections = text.split("\n## ")
     assert re.findall(r"(\w+)\.pt", overview) == ["bad", "failing", "red", "green"]
     assert [re.findall(r"(\w+)\.pt", section)[0] for section in sections] == ["failing", "red", "green"]
@@ -70,6 +70,13 @@ def test_even_an_overview_that_is_too_long_is_cut() -> None:
     assert len(text.encode()) < LIMIT
     cut = int(re.findall(r"\*\*Cut here\*\*: (\d+) lines more", text)[0])
     assert text.count("runs/00000.pt") + cut == len(reports) + 1  # a blank line ends the overview
+
+
+def test_a_training_run_is_told_in_words() -> None:
+    text = export(make_series(), Format.MARKDOWN)
+    assert "The network is green from step 200 on." in text
+    assert "step 400 the first at or below the least YES\\* of the whole series" in text
+    assert "green from" not in export([*make_series(), make_report(6, path="other.pt")], Format.MARKDOWN)
 
 
 def test_few_reports_are_whole() -> None:

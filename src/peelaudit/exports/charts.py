@@ -85,7 +85,7 @@ def drawing(width: float, height: float, title: str, *children: str, style: Mark
     return element(
         "svg",
         element("title", title),
-        *(() if style is None else (element("style", style),)),
+        *(() if style is None else (element("style", style), _paper(width, height))),
         *children,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width:g} {height:g}",
@@ -95,6 +95,11 @@ def drawing(width: float, height: float, title: str, *children: str, style: Mark
         aria_label=title,
         class_="chart",
     )
+
+
+def _paper(width: float, height: float) -> Markup:
+    """The background of an image that stands alone."""
+    return element("rect", width=width, height=height, class_="paper")
 
 
 def ticks(low: float, high: float, most: int) -> tuple[tuple[float, str], ...]:

@@ -41,7 +41,7 @@ def _suite(report: AuditReport, checks: tuple[GateCheck, ...]) -> ET.Element:
     suite = _counted(path, cases, seconds)
     properties = ET.Element("properties")
     for name, value in _properties(report):
-        ET.SubElement(properties, "property", name=name, value=printable(value))
+        ET.SubElement(properties, "property", name=printable(name), value=printable(value))
     suite.insert(0, properties)
     return suite
 

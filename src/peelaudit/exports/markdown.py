@@ -6,12 +6,16 @@ of gravity for as many as fit; what was cut is said.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from peelaudit.errors import ConfigError
 from peelaudit.exports.results import Results, gravest_first
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, SplitFigures
 from peelaudit.render.escape import printable
 from peelaudit.render.text import count, interval, number, signed, targets_text, verdict_text
+from peelaudit.render.words import series_words
+from peelaudit.trajectory import trace
 
 __all__ = ["export"]
 
@@ -35,7 +39,7 @@ def export(results: Results) -> str:
     lines += [
         f"- **not audited**: {_plain(f.checkpoint)}: {_plain(f'{f.error}: {f.reason}')}" for f in results.failures
     ]
-    lines += ["", *_overview(results), ""]
+    lines += ["", *_series(results), *_overview(results), ""]
     return _fitted(lines, results, results.ranked())
 
 
@@ -66,6 +70,15 @@ def _overview(results: Results) -> Iterator[str]:
     """A line for each report, what fails first."""
     header = ("checkpoint", "step", "verdict", "trained", "YES\\*", "gap_layers", "95 %", "gate")
     yield from _table(header, (_overview_row(results, report) for report in results.ranked()), right=(1, 3, 4, 5, 6))
+
+
+def _series(results: Results) -> Iterator[str]:
+    """What the reports show together, where they are of one training run."""
+    if len(results.reports) > 1:
+        with contextlib.suppress(ConfigError):  # checkpoints that have nothing to do with one another
+            for words in series_words(trace(results.reports)):
+                yield _plain(words)
+                yield ""
 
 
 def _overview_row(results: Results, report: AuditReport) -> tuple[str, ...]:

@@ -46,7 +46,8 @@ class Results:
         total = len(self.reports) + len(self.failures)
         parts = [f"{total} checkpoint{'s' * (total != 1)}"]
         if self.checks:
-            parts.append(f"{sum(map(self.fails, self.reports))} fail the gate")
+            failing = sum(map(self.fails, self.reports))
+            parts.append(f"{failing} {'fails' if failing == 1 else 'fail'} the gate")
         counts = dict.fromkeys(_GRAVEST_FIRST, 0)
         for report in self.reports:
             counts[report.network.held_out.verdict] += 1
