@@ -39,7 +39,7 @@ def export(results: Results) -> str:
     lines += [
         f"- **not audited**: {_plain(f.checkpoint)}: {_plain(f'{f.error}: {f.reason}')}" for f in results.failures
     ]
-    lines += ["", *_series(results), *_overview(results), ""]
+    lines += [*([""] if results.failures else []), *_series(results), *_overview(results), ""]
     return _fitted(lines, results, results.ranked())
 
 
@@ -68,7 +68,7 @@ def _bytes(text: str) -> int:
 
 def _overview(results: Results) -> Iterator[str]:
     """A line for each report, what fails first."""
-    header = ("checkpoint", "step", "verdict", "trained", "YES\\*", "gap_layers", "95 %", "gate")
+    header = ("checkpoint", "step", "verdict", "trained loss", "YES\\*", "gap_layers", "95 %", "gate")
     yield from _table(header, (_overview_row(results, report) for report in results.ranked()), right=(1, 3, 4, 5, 6))
 
 

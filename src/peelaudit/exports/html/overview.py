@@ -60,7 +60,7 @@ def _checkpoints(results: Results, names: Mapping[int, str]) -> Markup:
         Column("checkpoint"),
         Column("step", right=True),
         Column("verdict"),
-        *(Column(title, right=True) for title in ("trained", "YES-0", "YES*", "gap_layers (95 %)")),
+        *(Column(title, right=True) for title in ("trained loss", "YES-0", "YES*", "gap_layers (95 %)")),
         *([Column("gate")] if results.checks else []),
     ]
     rows = (_checkpoint(results, report, names.get(id(report))) for report in results.ranked())
