@@ -16,11 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from peelaudit.records import Estimate
 
-__all__ = ["CONFIDENCE", "FEW_CLUSTERS", "ClusterBootstrap"]
+__all__ = ["CONFIDENCE", "FEW_CLUSTERS", "RESOLUTION", "ClusterBootstrap"]
 
 CONFIDENCE = 0.95
 FEW_CLUSTERS = 20
 """Below this many clusters an interval is too narrow more often than it says."""
+RESOLUTION = 1e-4
+"""nats/token that count as nothing: what separates two float32 evaluations of the same network."""
 
 
 class ClusterBootstrap:
@@ -60,7 +62,7 @@ class ClusterBootstrap:
         Raises:
             FloatingPointError: if a sum is NaN or Inf or the denominator is not above 0: nothing non-finite passes.
         """
-        top, bottom = self._per_cluster(numerator), self._per_cluster(denominator)
+        top, bottom = self.per_cluster(numerator), self.per_cluster(denominator)
         if not (np.isfinite(top).all() and np.isfinite(bottom).all() and bottom.sum() > 0):
             raise FloatingPointError("a sum over sequences is not finite, or there is nothing to divide by")
         drawn_bottom = self._weights @ bottom
@@ -69,7 +71,8 @@ class ClusterBootstrap:
         low, high = np.percentile(draws, self._percentiles)
         return Estimate(value, min(float(low), value), max(float(high), value))
 
-    def _per_cluster(self, sums: ArrayLike) -> NDArray[np.float64]:
+    def per_cluster(self, sums: ArrayLike) -> NDArray[np.float64]:
+        """[clusters] sums over each cluster, in the order of the clusters' names, of [sequences] sums."""
         weights = np.asarray(sums, dtype=np.float64)
         return np.bincount(self._index, weights=weights, minlength=self.clusters).astype(np.float64)
 

@@ -1,7 +1,8 @@
 """The CSV export: one row per layer, the last the network's own. For spreadsheets, data frames and plots.
 
 An estimate has three columns: `gap.value`, `gap.low`, `gap.high`. Of the peel map's row the first two entries are here,
-`projection_error.own` (onto the state after the layer itself) and `projection_error.next`; JSON has them all.
+`projection_error.own` (onto the state after the layer itself) and `projection_error.next`; JSON has them all,
+and the sums per cluster, which are not here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def export(report: AuditReport) -> str:
 
 def _row(report: AuditReport, data: dict[str, object], row: LayerRow) -> dict[str, object]:
     """One layer's cells by column name. `data` is `row` as JSON has it."""
-    del data["projection_error"]
+    del data["projection_error"], data["held_out_sums"]
     errors = (*row.projection_error[:2], None, None)
     return {
         "checkpoint": _cell(report.checkpoint.path),
