@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from peelaudit.cli.guard import write_out
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.exports import Format, export
 from peelaudit.exports.files import write_whole
-from peelaudit.records import AuditReport
-from peelaudit.render import render_report
+from peelaudit.records import AuditReport, GateCheck
+from peelaudit.render import render_gate, render_report
 
-__all__ = ["Paper", "Target", "deliver", "paper", "parse_format", "parse_targets"]
+__all__ = ["Paper", "Target", "collecting", "deliver", "paper", "parse_format", "parse_targets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,19 @@ def _parse_target(text: str) -> Target:
     raise ConfigError(f"--output is {text!r}: {hint}")
 
 
-def deliver(report: AuditReport, form: Format, targets: Sequence[Target]) -> None:
+@contextlib.contextmanager
+def collecting(problems: list[str]) -> Iterator[None]:
+    """Keep a ConfigError's problems, so that all mistakes are told at once, each of them once."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+
+
+def deliver(report: AuditReport, form: Format, targets: Sequence[Target], *, checks: Sequence[GateCheck] = ()) -> None:
     """Write the report to every target and to stdout; one that fails doesn't keep it from the others.
+
+    `checks` are a gate's; a table ends with them.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; nothing was written then.
@@ -106,6 +118,8 @@ def deliver(report: AuditReport, form: Format, targets: Sequence[Target]) -> Non
     if form is Format.TABLE:
         sheet = paper()
         shown = render_report(report, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+        if checks:
+            shown += render_gate(checks, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
     failures: list[str] = []
     for path, text in texts:
         try:
