@@ -172,14 +172,29 @@ def test_regressions_by_layer() -> None:
     assert [(check.layer, check.outcome) for check in result.checks] == [(2, "failed"), (1, "passed")]
 
 
+def trimmed(report: AuditReport) -> AuditReport:
+    return dataclasses.replace(report, layers=report.layers[:3])
+
+
+def enormous(report: AuditReport) -> AuditReport:
+    return with_figure(report, 4, "trained_loss", Estimate(1e300, 1e300, 1e300))
+
+
 def test_a_regression_is_never_passed_over() -> None:
     demands = policy(regressions=("trained_loss=0.1",))
     with pytest.raises(ConfigError, match="needs a baseline"):
         gated(REPORT, demands)
     with pytest.raises(IncomparableReports):
         gated(REPORT, demands, with_settings(REPORT, seed=5))
-    with pytest.raises(ConfigError, match="no row of the baseline for layer 4"):
+    with pytest.raises(ConfigError, match="can't be applied to layer 4"):
         gated(REPORT, policy(regressions=("layer[4].gap=0.1",)), dataclasses.replace(REPORT, layers=REPORT.layers[:3]))
+    own = {"readout": "own"}
+    base, short = (with_row(report, len(report.layers), **own) for report in (REPORT, trimmed(REPORT)))
+    short = with_row(short, 3, **own)
+    with pytest.raises(ConfigError, match="can't be applied to layer 4"):
+        gated(short, policy(regressions=("layer.gap=0.1",)), with_row(base, 3, **own))
+    with pytest.raises(NonFiniteResult, match="the limit"):
+        gated(REPORT, policy(regressions=("trained_loss=1e308%",)), enormous(REPORT))
     base = with_figure(REPORT, 4, "trained_loss", Estimate(math.nan, math.nan, math.nan))
     with pytest.raises(NonFiniteResult):
         gated(REPORT, policy(regressions=("trained_loss=1%",)), base)

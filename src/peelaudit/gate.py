@@ -20,8 +20,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
-from peelaudit.compare import Change, Pairing, check_rows
+from peelaudit.compare import find_origin
 from peelaudit.errors import ConfigError, NonFiniteResult
+from peelaudit.pairing import Change, Pairing, check_rows
 from peelaudit.policy import VERDICT, GatePolicy, Rule, Suppression
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
 from peelaudit.stats import RESOLUTION
@@ -123,24 +124,28 @@ def _limits(report: AuditReport, rule: Rule) -> Iterator[GateCheck]:
 
 
 def _regressions(pairing: Pairing, rule: Rule) -> Iterator[GateCheck]:
-    layers = (None,) if rule.layers is None else (row.layer for row in pairing.new.layers if row.layer in rule.layers)
+    layers = (None,) if rule.layers is None else (layer for layer in pairing.layers() if layer in rule.layers)
     for layer in layers:
         change = pairing.change(layer, rule.metric)
         if change is None:
-            raise ConfigError(f"the rule {rule.text!r} matches no row of the baseline for layer {layer}")
+            words = "not in both reports, read out the same way"
+            raise ConfigError(f"the rule {rule.text!r} can't be applied to layer {layer}: it is {words}")
         for report, figure in ((pairing.base, change.base), (pairing.new, change.new)):
             _demand_finite(report.checkpoint.path, rule.metric, figure)
         limit = _allowed(rule, change)
         since = f"since the baseline's {change.base.value:.4f}, {rule.metric} has moved by"
         check = _check(pairing.new, f"regression {rule.text}", layer, rule.metric, limit, change.difference, since)
         if check.outcome is Outcome.FAILED:
-            check = replace(check, reason=f"{check.reason} {pairing.origin().words}")
+            check = replace(check, reason=f"{check.reason} {find_origin(pairing).words}")
         yield check
 
 
 def _allowed(rule: Rule, change: Change) -> float:
     """nats/token. A share of nearly nothing would forbid what separates two evaluations of the same network."""
-    return max(rule.limit * abs(change.base.value), RESOLUTION) if rule.relative else rule.limit
+    limit = max(rule.limit * abs(change.base.value), RESOLUTION) if rule.relative else rule.limit
+    if not math.isfinite(limit):
+        raise NonFiniteResult(f"the limit of the rule {rule.text!r} is {limit}")
+    return limit
 
 
 def _check(

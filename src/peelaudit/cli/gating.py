@@ -53,7 +53,7 @@ class Gate:
         """Raise IncomparableReports now rather than after an hour's audit, if the baseline has other settings."""
         if self._baseline is None:
             return
-        from peelaudit.compare import check_settings
+        from peelaudit.pairing import check_settings
 
         settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         known = {name: value for name, value in settings.items() if value not in (None, "auto")}
