@@ -190,6 +190,8 @@ def make_report(
         best_schedule="direct",
         best_schedule_fit="final",
         paper_verdict=paper_verdict,
+        rival="every:2",
+        margin=make_estimate(0.12, 0.01),
     )
     last = dataclasses.replace(
         make_layer(n_layers, n_layers, "direct", verdict, draw),

@@ -26,8 +26,8 @@ def network(
     [
         (Verdict.RED, "Train on"),
         (Verdict.YELLOW, "The layers could do 0.2000 nats/token"),
-        (Verdict.GREEN, "nothing was found to repair"),
-        (Verdict.GREY, "can't tell"),
+        (Verdict.GREEN, "No reference that was run beats"),
+        (Verdict.GREY, "this text can't tell"),
     ],
 )
 def test_each_verdict_has_its_advice(verdict: Verdict, words: str) -> None:
@@ -43,7 +43,7 @@ def test_the_layer_where_the_better_reference_departs_is_named() -> None:
 def test_a_model_worse_than_guessing_gets_no_other_advice() -> None:
     words = advise(network(Verdict.GREEN, trained=11.5), BASELINES, BEST)
     assert "broken" in words
-    assert "nothing was found" not in words
+    assert "No reference" not in words
 
 
 def test_a_model_worse_than_word_counts_is_told_apart_from_a_broken_one() -> None:
@@ -78,3 +78,18 @@ def test_too_little_text_is_warned_of_with_how_much_would_do() -> None:
     (words,) = calibration_warnings(data, data.fit.tokens // 5)
     total = data.fit.tokens + data.select.tokens + data.held_out.tokens
     assert str(-(-10 * (data.fit.tokens // 5) * total // data.fit.tokens)) in words
+
+
+def test_a_green_says_how_far_behind_the_nearest_other_network_is() -> None:
+    assert "the nearest, every:2, is 0.1200" in advise(network(Verdict.GREEN), BASELINES, BEST)
+    alone = dataclasses.replace(network(Verdict.GREEN), rival=None, margin=None)
+    assert "nearest" not in advise(alone, BASELINES, BEST)
+
+
+def test_a_grey_whose_gap_is_sure_does_not_deny_it() -> None:
+    sure = network(Verdict.GREY, gap=0.2)
+    assert sure.held_out.gap_layers.low > 0
+    assert "The layers could do 0.2000" in advise(sure, BASELINES, BEST)
+    row = read_layer(3, sure.held_out, "via:2", 4, make_estimate(0.5, 0.01))
+    assert "predicts 0.2000" in row
+    assert "can't tell the trained blocks from" not in row

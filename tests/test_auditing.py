@@ -334,3 +334,13 @@ def test_a_blocks_digest_tells_which_block_was_changed(tmp_path: Path) -> None:
             digests.append([decoder.block(layer).digest() for layer in range(1, 5)])
     assert [a == b for a, b in zip(*digests, strict=True)] == [True, True, False, True]
     assert digests[0] == [row.weights_sha256 for row in audited().layers]
+
+
+def test_the_rival_is_another_network_and_the_margin_its_distance() -> None:
+    report = audited(schedules=("all",))
+    assert report.network.best_schedule == "direct"  # the trained network itself: its gap is 0 by definition
+    assert report.network.rival not in (None, "direct")
+    rival = next(schedule for schedule in report.schedules if schedule.name == report.network.rival)
+    assert report.network.margin is not None
+    expected = rival.held_out.bound.value - report.network.held_out.trained_readout_loss.value
+    assert report.network.margin.value == pytest.approx(expected, abs=1e-12)

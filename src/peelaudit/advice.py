@@ -39,6 +39,8 @@ def read_layer(layer: int, figures: SplitFigures, schedule: str, target: int, re
         case Verdict.RED:
             words = "even blocks fitted straight to the last state predict better; "
             words += f"{reference} by {_nats(gap)}."
+        case Verdict.GREY if gap.low > _NOTHING:
+            words = f"{reference} predicts {_nats(gap)} better; whether YES-0 does too, the held-out text can't tell."
         case Verdict.GREY:
             words = f"the held-out text can't tell the trained blocks from {reference} {_interval(gap)}."
     idle = f" Without block {layer} the state moves by {redundancy.value:.2%} of its spread: it hardly does anything."
@@ -64,11 +66,11 @@ def advise(network: NetworkRow, baselines: BaselineLosses, best: ScheduleResult)
             f"The network predicts this text worse ({trained.value:.2f}) than token frequencies alone do "
             f"({unigram.value:.2f}): it is untrained, damaged, or the tokenizer or text isn't its own."
         )
-    return " ".join((_on_layers(network.held_out, best), *_on_head(network)))
+    return " ".join((_on_layers(network, best), *_on_head(network)))
 
 
-def _on_layers(figures: SplitFigures, best: ScheduleResult) -> str:
-    gap = figures.gap_layers
+def _on_layers(network: NetworkRow, best: ScheduleResult) -> str:
+    figures, gap = network.held_out, network.held_out.gap_layers
     match figures.verdict:
         case Verdict.RED:
             over_yes0 = figures.trained_readout_loss.value - figures.yes0.value
@@ -82,12 +84,24 @@ def _on_layers(figures: SplitFigures, best: ScheduleResult) -> str:
                 f"{best.name} does. It leaves the trained blocks at layer {_departure(best.targets)}."
             )
         case Verdict.GREEN:
-            return "No reference that was run beats the trained layers on held-out text: nothing was found to repair."
+            return f"No reference that was run beats the trained layers on held-out text{_margin(network)}."
+        case Verdict.GREY if gap.low > _NOTHING:
+            return (
+                f"The layers could do {_nats(gap)} better on held-out text, the head held equal: the reference "
+                f"{best.name} does. Whether they even lose to YES-0, this text can't tell; more would."
+            )
         case Verdict.GREY:
             return (
                 f"The held-out text can't tell whether the layers fall short: their gap is {gap.value:+.4f} "
                 f"nats/token, anywhere in {_interval(gap)}. More text would tell."
             )
+
+
+def _margin(network: NetworkRow) -> str:
+    """How far behind the nearest reference is that isn't the trained network itself."""
+    if network.margin is None:
+        return ""
+    return f"; the nearest, {network.rival}, is {_nats(network.margin)} behind"
 
 
 def _on_head(network: NetworkRow) -> Iterator[str]:

@@ -73,7 +73,11 @@ class StateStore:
         self.dtype = dtype
 
     def empty(self, *shape: int) -> Tensor:
-        """An uninitialised state of this shape."""
+        """An uninitialised state of this shape.
+
+        Raises:
+            OSError: the disk has no room for it.
+        """
         size = torch.Size(shape).numel() * self.dtype.itemsize
         if size <= self._left:
             self._left -= size
@@ -82,13 +86,21 @@ class StateStore:
             return state
         with tempfile.NamedTemporaryFile(prefix="peelaudit-", delete=False) as file:
             path = Path(file.name)
-        try:
-            return torch.from_file(str(path), shared=True, size=torch.Size(shape).numel(), dtype=self.dtype).view(shape)
-        finally:
-            path.unlink()
+            try:
+                _reserve(file.fileno(), size)
+                mapped = torch.from_file(str(path), shared=True, size=torch.Size(shape).numel(), dtype=self.dtype)
+            finally:
+                path.unlink()
+        return mapped.view(shape)
 
     def _give_back(self, size: int) -> None:
         self._left += size
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the bytes from the disk now: a write to a mapped page that has none kills the process (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, max(1, size))
 
 
 def available_memory() -> int:

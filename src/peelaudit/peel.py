@@ -172,9 +172,13 @@ class Peeler:
 
 
 def redrawn(block: Block, seed: int) -> Block:
-    """A copy whose matrices are drawn anew, normal with each one's own spread; gains and biases stay as trained."""
+    """A copy whose matrices are drawn anew, normal with each one's own spread; gains and biases stay as trained.
+
+    Each layer has draws of its own.
+    """
     block = block.copy()
-    generator = torch.Generator().manual_seed(seed)
+    (own,) = np.random.SeedSequence([seed, block.layer]).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(own))
     for parameter in block.parameters():
         if parameter.ndim > 1:
             noise = torch.randn(parameter.shape, generator=generator) * float(parameter.float().std())

@@ -131,6 +131,10 @@ class NetworkRow:
 
     `best_schedule`, the one behind `bound`, was chosen on *select* for `held_out` and is the least on fit tokens
     (`best_schedule_fit`) for `fit`, as in the paper.
+
+    The schedule `direct`, from trained weights, is the trained network itself, so that a gap can be 0 by definition.
+    `rival` is the best on *select* of the references that are another network, and `margin` its held-out loss minus
+    the trained states' (same readout, nats/token): how far behind it is. Both are None where there is no other.
     """
 
     readout: str
@@ -139,6 +143,8 @@ class NetworkRow:
     best_schedule: str
     best_schedule_fit: str
     paper_verdict: Verdict
+    rival: str | None
+    margin: Estimate | None
 
 
 @dataclass(frozen=True, slots=True)

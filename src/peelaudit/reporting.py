@@ -76,6 +76,8 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
     references = [Reference(r.schedule.name, r.schedule.targets, r.readout) for r in measured.schedules]
     yes0 = next(reference for reference in references if reference.targets == (n_layers,) * n_layers)
     on_select, on_fit = best(panel, references, "select"), best(panel, references, "fit")
+    others = [reference for reference in references if not np.array_equal(reference.losses, trained)]
+    rival = best(panel, others, "select") if others else None
     row = NetworkRow(
         readout=config.readout,
         fit=figures(panel, "fit", own=own, trained=trained, yes0=yes0.losses, bound=on_fit.losses),
@@ -83,6 +85,8 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
         best_schedule=on_select.name,
         best_schedule_fit=on_fit.name,
         paper_verdict=paper_verdict(*(panel.mean(losses, "fit") for losses in (own, yes0.losses, on_fit.losses))),
+        rival=rival.name if rival else None,
+        margin=panel.estimate(rival.losses - trained, "held_out") if rival else None,
     )
     return row, _sums(panel, own=own, trained=trained, yes0=yes0.losses, bound=on_select.losses)
 

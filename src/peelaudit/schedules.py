@@ -143,9 +143,9 @@ def _parse_one(spec: str, n_layers: int) -> SchedulePlan:
 def _waypoint_sets(spec: str, family: str, argument: str, n_layers: int) -> Iterable[Iterable[int]]:
     inner = range(1, n_layers)
     match family:
-        case "direct" if not argument:
+        case "direct" if spec == family:
             return [inner]
-        case "final" if not argument:
+        case "final" if spec == family:
             return [()]
         case "prefix":
             return [range(1, _argument(spec, argument, 0, n_layers - 1) + 1)]
@@ -158,7 +158,7 @@ def _waypoint_sets(spec: str, family: str, argument: str, n_layers: int) -> Iter
             size = _argument(spec, argument, 0, n_layers - 1)
             _refuse_many(spec, math.comb(n_layers - 1, size))
             return combinations(inner, size)
-        case "all" if not argument:
+        case "all" if spec == family:
             _refuse_many(spec, 2 ** (n_layers - 1))
             return (s for size in range(n_layers) for s in combinations(inner, size))
         case _:

@@ -62,15 +62,19 @@ class ClusterBootstrap:
             denominator: [sequences] the matching counts or sums.
 
         Raises:
-            FloatingPointError: if a sum is NaN or Inf or the denominator is not above 0: nothing non-finite passes.
+            FloatingPointError: if a sum or their ratio is NaN or Inf, or the denominator is not above 0: nothing
+                non-finite passes.
         """
         top, bottom = self.per_cluster(numerator), self.per_cluster(denominator)
         if not (np.isfinite(top).all() and np.isfinite(bottom).all() and bottom.sum() > 0):
             raise FloatingPointError("a sum over sequences is not finite, or there is nothing to divide by")
         drawn_bottom = self._weights @ bottom
-        draws = (self._weights @ top)[drawn_bottom > 0] / drawn_bottom[drawn_bottom > 0]
-        value = float(top.sum() / bottom.sum())
-        low, high = np.percentile(draws, self._percentiles)
+        with np.errstate(over="ignore", invalid="ignore"):
+            draws = (self._weights @ top)[drawn_bottom > 0] / drawn_bottom[drawn_bottom > 0]
+            value = float(top.sum() / bottom.sum())
+            low, high = np.percentile(draws, self._percentiles)
+        if not np.isfinite([value, low, high]).all():
+            raise FloatingPointError("finite sums add up or divide to what is not finite")
         return Estimate(value, min(float(low), value), max(float(high), value))
 
     def per_cluster(self, sums: ArrayLike) -> NDArray[np.float64]:

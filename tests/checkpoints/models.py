@@ -24,6 +24,9 @@ CONFIGS = {
     "mistral": LLAMA,
     "qwen2": {**LLAMA, "tie_word_embeddings": True},
     "qwen3": GQA_HEAD,
+    "gemma": GQA_HEAD,
+    "phi3": LLAMA,
+    "smollm3": {**LLAMA, "no_rope_layers": [1, 0]},
     "gemma3_text": {**GQA_HEAD, "sliding_window": 8},
     "gpt_neox": {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"},
     "opt": {

@@ -20,7 +20,7 @@ VERDICT_MEANING: dict[Verdict, str] = {
     Verdict.RED: "it loses to YES-0, a reference whose blocks were each fitted on their own, none trained end to end.",
     Verdict.YELLOW: "it beats YES-0 but not the best reference, YES*: some layers could do more on this data.",
     Verdict.GREEN: "no reference that was run beats it. A certificate against these, not a proof of optimality.",
-    Verdict.GREY: "the intervals straddle YES-0 or YES*: more held-out text would tell.",
+    Verdict.GREY: "an interval straddles YES-0 or YES*: more held-out text would tell.",
 }
 HEAD_WORDS = {"own": "own head", "refit": "refitted head", "lens": "lens"}
 _LEGEND = (
@@ -141,6 +141,10 @@ def _figures(report: AuditReport) -> Table:
     best = network.best_schedule
     _loss(grid, f"YES* ({schedules.short_name(report, best, 14)})", held_out.bound, fit.bound)
     _gaps(grid, held_out, fit)
+    if network.rival is not None and network.margin is not None:
+        name = schedules.short_name(report, network.rival, 12)
+        margin = network.margin
+        grid.add_row(f"nearest rival - trained ({name})", signed(margin.value), interval(margin, sign=True), "")
     _loss(grid, "unigram baseline", base.unigram, None)
     grid.add_row("uniform baseline", number(base.uniform), "", "")
     return grid

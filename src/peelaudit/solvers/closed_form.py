@@ -21,6 +21,9 @@ from peelaudit.solvers.ridge import Factorisation, best_penalty, factorise, rota
 
 __all__ = ["BlockRegression", "FittedBlock", "RidgeChange", "squared_error"]
 
+STEPS = (1.0, 0.5, 0.25, 0.125)
+"""How far along a direction that a norm makes inexact."""
+
 
 @dataclass(frozen=True, slots=True)
 class FittedBlock:
@@ -64,7 +67,7 @@ class BlockRegression:
         self.features = observe(block, probe, self.writers).features.shape[1]
         self._fit = self._moments(rows.fit)
         self._select = self._moments(rows.select)
-        self.factorisation: Factorisation = factorise(self._fit.gram)
+        self.factorisation: Factorisation = factorise(self._fit.gram, self._fit.rows)
         self._rotated_gram = rotate_gram(self.factorisation, self._select)
 
     def _moments(self, rows: slice) -> Moments:
@@ -82,12 +85,26 @@ class BlockRegression:
         return moments
 
     def change(self, target: int) -> RidgeChange | None:
-        """The ridge change for `targets[target]` that is best on *select*; None if leaving the weights is."""
+        """The ridge change for `targets[target]` that is best on *select*; None if leaving the weights is.
+
+        Where a norm stands behind a writer the solution is a direction: the real block judges how far to go along it.
+        """
         cross = self._fit.cross[target]
         penalty, error = best_penalty(self.factorisation, cross, self._select, target, rotated_gram=self._rotated_gram)
         if penalty is None:
             return None
-        return RidgeChange(self.factorisation.solve(cross, penalty).value, penalty, error)
+        value = self.factorisation.solve(cross, penalty).value
+        if self.exact:
+            return RidgeChange(value, penalty, error)
+        tried = [RidgeChange(step * value, penalty, self._real_error(step * value, target)) for step in STEPS]
+        best = min(tried, key=lambda change: change.error)
+        return best if best.error < self.trained_error(target) else None
+
+    def _real_error(self, change: Tensor, target: int) -> float:
+        return squared_error(self._changed_block(change), self._inputs, self._targets[target], self._rows.select)
+
+    def _changed_block(self, change: Tensor) -> Block:
+        return apply_change(self._block, split_change(self._block, self.writers, change))
 
     def trained_error(self, target: int) -> float:
         """‖R‖² of the trained weights on *select*."""
@@ -116,26 +133,17 @@ class BlockRegression:
     def _changed(self, change: RidgeChange, hidden: Tensor, seen: Observation) -> Tensor:
         if self.exact:
             return seen.output + seen.features @ change.value.to(seen.features.dtype)
-        block = apply_change(self._block, split_change(self._block, self.writers, change.value))
-        return block(hidden).reshape(seen.output.shape)
+        return self._changed_block(change.value)(hidden).reshape(seen.output.shape)
 
     def fit(self, target: int) -> FittedBlock:
-        """The block fitted to `targets[target]`: never worse on *select* than the trained weights.
-
-        The real block judges: where a norm stands behind a writer the solution is a direction, and is halved until it
-        helps.
-        """
+        """The block fitted to `targets[target]`: on *select* the real block is no worse than with trained weights."""
         trained_error = self.trained_error(target)
-        best = FittedBlock(self._block, "trained", None, trained_error, trained_error)
-        if (change := self.change(target)) is None:
-            return best
-        changes = split_change(self._block, self.writers, change.value)
-        for step in (1.0,) if self.exact else (1.0, 0.5, 0.25, 0.125):
-            block = apply_change(self._block, changes, step)
+        if (change := self.change(target)) is not None:
+            block = self._changed_block(change.value)
             error = squared_error(block, self._inputs, self._targets[target], self._rows.select)
-            if error < best.error:
-                best = FittedBlock(block, "ridge", change.penalty, error, trained_error)
-        return best
+            if error < trained_error:
+                return FittedBlock(block, "ridge", change.penalty, error, trained_error)
+        return FittedBlock(self._block, "trained", None, trained_error, trained_error)
 
 
 @torch.no_grad()

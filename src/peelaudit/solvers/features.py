@@ -98,15 +98,18 @@ def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observati
 def trainable_writers(block: Block, hidden: Tensor) -> tuple[int, ...]:
     """Which writers a regression may change together: both where the MLP's features don't depend on the attention's.
 
-    Found by running the block on `hidden`, [sequences, positions, d_model], with and without the attention's product.
+    Found by running the block on `hidden`, [sequences, positions, d_model], with and without something added to the
+    attention's product. Not with the product left out: it may be zero, and still move the features once it is changed.
     """
     plain = observe(block, hidden, (1,)).features
-    mute = block.writers[0].register_forward_hook(lambda _module, _args, output: torch.zeros_like(output))
+    # A ramp, for a norm that centres would take out a constant, and one that doesn't a multiple of the state.
+    ramp = torch.linspace(-1, 1, hidden.shape[-1], device=hidden.device) * (1 + hidden.abs().float().mean())
+    moved = block.writers[0].register_forward_hook(lambda _module, _args, output: output + ramp.to(output.dtype))
     try:
-        muted = observe(block, hidden, (1,)).features
+        shifted = observe(block, hidden, (1,)).features
     finally:
-        mute.remove()
-    return (0, 1) if torch.equal(plain, muted) else (1,)
+        moved.remove()
+    return (0, 1) if torch.equal(plain, shifted) else (1,)
 
 
 def split_change(block: Block, writers: tuple[int, ...], change: Tensor) -> tuple[WriterChange, ...]:
@@ -135,13 +138,13 @@ def writer_inputs(writer: nn.Module) -> int:
 
 
 @torch.no_grad()
-def apply_change(block: Block, changes: tuple[WriterChange, ...], step: float = 1.0) -> Block:
-    """A copy of the block with `step` times the changes added to its writers."""
+def apply_change(block: Block, changes: tuple[WriterChange, ...]) -> Block:
+    """A copy of the block with the changes added to its writers."""
     changed = block.copy()
     for change in changes:
         writer: Any = changed.writers[change.writer]
         weight = change.weight.T if isinstance(writer, nn.Linear) else change.weight
-        writer.weight = nn.Parameter((writer.weight + step * weight).to(writer.weight.dtype), requires_grad=False)
+        writer.weight = nn.Parameter((writer.weight + weight).to(writer.weight.dtype), requires_grad=False)
         if change.bias is not None:
-            writer.bias = nn.Parameter((writer.bias + step * change.bias).to(writer.bias.dtype), requires_grad=False)
+            writer.bias = nn.Parameter((writer.bias + change.bias).to(writer.bias.dtype), requires_grad=False)
     return changed

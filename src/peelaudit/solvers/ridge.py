@@ -5,12 +5,14 @@ Objective, for a change ΔW of trained weights:
     minimise over ΔW   ‖F ΔW - R‖² + λ ‖ΔW‖²,     λ = penalty · trace(F'F) / features
 
 With F'F = V diag(s) V', the solution is ΔW = V diag(1 / (s + λ)) V'F'R, so that one eigendecomposition serves all
-right-hand sides and all penalties. Directions with s ≤ max(s) · features · eps, or those that float64 can't tell
-from zero, get no change: for penalty 0 this is the least-squares solution of least norm.
+right-hand sides and all penalties. Directions with s ≤ max(s) · max(features, sqrt(rows)) · eps, those that float64
+can't tell from zero after a sum over that many rows, get no change: for penalty 0 this is the least-squares solution
+of least norm.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,8 +65,12 @@ class Factorisation:
         return Solution(value, penalty, self.rank, self.condition)
 
 
-def factorise(gram: Tensor) -> Factorisation:
+def factorise(gram: Tensor, rows: int = 0) -> Factorisation:
     """Factorise F'F, [features, features], once for all right-hand sides and penalties.
+
+    Args:
+        gram: F'F.
+        rows: of F. Their sum's rounding grows as the square root of their number: it decides what counts as zero.
 
     Raises:
         NonFiniteResult: if the matrix holds NaN or Inf, which a factorisation may pass over in silence.
@@ -73,7 +79,7 @@ def factorise(gram: Tensor) -> Factorisation:
         raise NonFiniteResult("the Gram matrix of a block's features holds NaN or Inf")
     values, vectors = torch.linalg.eigh(gram)
     values = values.clamp_min(0)
-    least = values[-1] * len(values) * torch.finfo(values.dtype).eps
+    least = values[-1] * max(len(values), math.sqrt(rows)) * torch.finfo(values.dtype).eps
     rank = int((values > least).sum())
     condition = float(values[-1] / values[len(values) - rank]) if rank else 1.0
     return Factorisation(values, vectors, rank, condition)

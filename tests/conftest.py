@@ -1,0 +1,37 @@
+"""Fixtures that several modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tests.checkpoints import models
+from tests.networks import Network, opened
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Callable[..., Network]]:
+    """Opens tiny networks, of a family or of a model that is given; they are closed after the test."""
+    with ExitStack() as stack:
+        count = iter(range(99))
+
+        def make(model: str | transformers.PreTrainedModel, *, changes: Any = None, **options: Any) -> Network:
+            made = models.model(model, **(changes or {})) if isinstance(model, str) else model
+            folder = models.save(made, tmp_path / f"network-{next(count)}")
+            return stack.enter_context(opened(folder, **options))
+
+        yield make
+
+
+@pytest.fixture
+def nanogpt(tmp_path: Path) -> Iterator[Network]:
+    """A nanoGPT of two layers, without the biases that transformers' GPT-2 has."""
+    torch.save(models.nanogpt(bias=False), tmp_path / "nanogpt.pt")
+    with opened(tmp_path / "nanogpt.pt") as made:
+        yield made

@@ -1,0 +1,181 @@
+"""The decoder: its table of families, what each block is called with, and one block's weights at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peelaudit.checkpoints import Checkpoint, open_checkpoint
+from peelaudit.decoder import FAMILIES, Decoder
+from peelaudit.errors import UnsupportedCheckpoint
+from tests.checkpoints import models
+from tests.networks import Network
+
+CPU = torch.device("cpu")
+Opener = Callable[..., Network]
+
+
+def decoder_of(checkpoint: Checkpoint, seq_len: int = 8) -> Decoder:
+    return Decoder(checkpoint, seq_len=seq_len, device=CPU, dtype=torch.float32)
+
+
+def test_every_family_of_the_table_is_proven() -> None:
+    assert set(FAMILIES) == set(models.CONFIGS)
+
+
+@pytest.mark.parametrize("family", sorted(models.CONFIGS))
+def test_the_whole_decoder_is_transformers_own_model(family: str, network: Opener) -> None:
+    model = models.model(family)
+    opened = network(model, dtype=torch.float32)
+    decoder = opened.decoder
+    assert (decoder.n_layers, decoder.width, decoder.vocabulary) == (2, 32, 64)
+    logits = decoder.head(decoder.norm(opened.states[-1]))
+    if decoder.softcap is not None:
+        logits = decoder.softcap * torch.tanh(logits / decoder.softcap)
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model(input_ids=opened.tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(models.CONFIGS))
+def test_writers_are_what_adds_to_the_residual_stream(family: str, network: Opener) -> None:
+    """With both writers silent, and their norms' nothing, a block passes its input on."""
+    opened = network(family)
+    block = opened.decoder.block(1)
+    for writer in block.writers:
+        for parameter in writer.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(block(opened.states[0]), opened.states[0])
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("opt", {"do_layer_norm_before": False}, "blocks that end in a norm"),
+        ("opt", {"word_embed_proj_dim": 16}, "embeddings narrower than the residual stream"),
+    ],
+)
+def test_variants_that_cannot_be_peeled_are_refused_in_one_sentence(
+    family: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = models.save(models.model(family, **changes), tmp_path / "model")
+    with open_checkpoint(folder) as checkpoint, pytest.raises(UnsupportedCheckpoint, match=message) as caught:
+        decoder_of(checkpoint)
+    assert str(caught.value).count("\n") == 0
+    assert str(folder) in str(caught.value)
+
+
+def test_a_family_that_is_not_in_the_table_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    made = models.transformers.AutoModelForCausalLM.from_config(
+        models.transformers.GPTJConfig(
+            vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=32, rotary_dim=4, bos_token_id=1, eos_token_id=2
+        )
+    )
+    folder = models.save(made, tmp_path / "model")
+    with open_checkpoint(folder) as checkpoint, pytest.raises(UnsupportedCheckpoint, match="'gptj'") as caught:
+        decoder_of(checkpoint)
+    assert all(family in str(caught.value) for family in FAMILIES)
+
+
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
+    folder = models.save(models.model("llama"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
+    with pytest.raises(UnsupportedCheckpoint, match="bert is an encoder;"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "mistral"])
+def test_a_sliding_window_reaches_the_blocks(family: str, network: Opener) -> None:
+    """A token further back than the window, in the layers that have one, moves nothing."""
+    mixed = {"layer_types": ["full_attention", "sliding_attention"]} if family == "gemma3_text" else {}
+    opened = network(family, changes={"sliding_window": 4, **mixed}, positions=16)
+    layer_types = getattr(opened.decoder.config, "layer_types", None) or ["sliding_attention"] * 2
+    inputs = opened.states[0][:1]
+    moved = inputs.clone()
+    moved[0, 2] += 1
+    for layer, kind in enumerate(layer_types, 1):
+        block = opened.decoder.block(layer)
+        changed = (block(moved) - block(inputs)).abs().amax(dim=-1)[0]
+        assert not changed[:2].any(), "a later token moved an earlier one"
+        assert bool((changed[2:6] > 0).all())
+        assert bool(changed[6:].any()) == (kind == "full_attention")
+
+
+def test_gemmas_layers_have_rotary_tables_of_their_own(network: Opener) -> None:
+    types = ["full_attention", "sliding_attention"]
+    model = models.model("gemma3_text", layer_types=types, sliding_window=4)
+    opened = network(model, positions=24, dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(input_ids=opened.tokens, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(opened.states[1], expected, rtol=1e-5, atol=1e-5)
+    tables = [opened.decoder._arguments[layer][1]["position_embeddings"][0] for layer in (0, 1)]
+    assert not torch.equal(*tables)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen3", "phi3"])
+def test_positions_reach_the_blocks(family: str, network: Opener) -> None:
+    """The same state at every position gives the same output at each only where positions don't matter."""
+    opened = network(family)
+    block = opened.decoder.block(1)
+    first, second = opened.states[0][:1, :1], opened.states[0][:1, 1:2]
+    together = torch.cat([first, second, second.expand(1, 9, 32), first], dim=1)
+    apart = torch.cat([first, second.expand(1, 9, 32), first, second], dim=1)
+    assert not torch.allclose(block(together)[:, -1], block(apart)[:, -2], atol=1e-9)
+
+
+def test_blocks_are_read_anew_each_time_and_nothing_else_is_held(tmp_path: Path) -> None:
+    folder = models.save(models.model("llama"), tmp_path / "model")
+    read: list[str] = []
+    with open_checkpoint(folder) as checkpoint:
+        tensor = checkpoint.tensor
+
+        def recorded(name: str) -> torch.Tensor:
+            read.append(name)
+            return tensor(name)
+
+        checkpoint.tensor = recorded  # type: ignore[method-assign]
+        decoder = decoder_of(checkpoint)
+        assert not any(".layers." in name for name in read), "a block was read before it was asked for"
+        held = [parameter for blueprint in decoder._blueprints for parameter in blueprint.parameters()]
+        assert all(parameter.is_meta for parameter in held)
+        for layer in (2, 1, 2):
+            read.clear()
+            block = decoder.block(layer)
+            assert {name.split(".layers.")[1].split(".")[0] for name in read} == {str(layer - 1)}
+            assert all(not parameter.is_meta for parameter in block.module.parameters())
+            assert all(parameter.is_meta for parameter in held)
+
+
+def test_what_is_done_to_a_block_stays_with_it(network: Opener) -> None:
+    opened = network("gpt2")
+    block = opened.decoder.block(1)
+    copied = block.copy()
+    before = block(opened.states[0])
+    for parameter in block.parameters():
+        parameter.zero_()
+    for other in (copied, opened.decoder.block(1)):
+        assert torch.equal(other(opened.states[0]), before)
+
+
+def test_a_block_asks_for_no_gradients_and_does_not_drop_out(network: Opener) -> None:
+    opened = network("gpt2")
+    block = opened.decoder.block(1)
+    assert not any(parameter.requires_grad for parameter in block.module.parameters())
+    assert not any(module.training for module in block.module.modules())
+    assert torch.equal(block(opened.states[0]), block(opened.states[0]))
+
+
+def test_a_block_takes_states_in_its_own_dtype(network: Opener) -> None:
+    block = network("llama", dtype=torch.bfloat16).decoder.block(1)
+    assert block.take(torch.zeros(1, 2, 32)).dtype is torch.bfloat16
+
+
+def test_a_nanogpt_has_no_biases_to_train(nanogpt: Network) -> None:
+    block = nanogpt.decoder.block(1)
+    assert block.biased == (False, False)
+    assert all(parameter.any() for parameter in block.parameters())

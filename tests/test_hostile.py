@@ -1,0 +1,332 @@
+"""Files that are damaged or hostile, through the real command: one sentence, exit 3, and nothing else.
+
+Each test is of a kind of input that a user can meet, named by its row in the project's list of them: what the modules'
+own tests hold of the error, these hold of the command. Memory is bounded by the system while it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import struct
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from peelaudit.cli import main
+from tests.checkpoints import models
+from tests.checkpoints.test_safetensors import GOOD, build, entry
+from tests.checkpoints.test_torch_files import replacing, rewrite, without
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are the system's"),
+]
+
+MEMORY = 512 << 20
+"""Bytes that a refusal may ask for: the smallest of the bombs would take eight times that."""
+
+Make = Callable[[Path], object]
+
+
+@pytest.fixture
+def _bounded() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def refused(arguments: list[str], folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The one sentence that the command ends in."""
+    before = sorted(folder.rglob("*"))
+    capfd.readouterr()
+    code = main(arguments)
+    out, error = capfd.readouterr()
+    assert (code, out) == (3, ""), error
+    assert error.startswith("peelaudit: error: ")
+    assert error.count("\n") == 1, error
+    assert error.rstrip("\n").isprintable()
+    assert "Traceback" not in error
+    assert "weights_only" not in error
+    assert "not enough memory" not in error
+    assert sorted(folder.rglob("*")) == before, "something was written"
+    return error
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def content(data: bytes) -> Make:
+    return lambda path: path.write_bytes(data)
+
+
+def saved(change: Callable[[Path], object]) -> Make:
+    """A sound nanoGPT file, then damaged."""
+
+    def make(path: Path) -> None:
+        torch.save(models.nanogpt(bias=False), path)
+        change(path)
+
+    return make
+
+
+def holding(thing: object) -> Make:
+    return lambda path: torch.save({**models.nanogpt(bias=False), "extra": thing}, path)
+
+
+def torchscript(path: Path) -> None:
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), path)
+
+
+def legacy_tar(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo("sys_info")
+        archive.addfile(info)
+
+
+def resized(size: Callable[[bytes], bytes]) -> Make:
+    return saved(lambda path: path.write_bytes(size(path.read_bytes())))
+
+
+def record(change: Any, method: int = zipfile.ZIP_STORED) -> Make:
+    return saved(lambda path: rewrite(path, change, method))
+
+
+TORCH: list[tuple[str, Make]] = [
+    ("row 1, empty", content(b"")),
+    ("row 2, random bytes", content(np.random.default_rng(0).bytes(2000))),
+    ("row 2, Git LFS", content(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")),
+    ("row 2, HTML", content(b"<!DOCTYPE html><html><body>404</body></html>")),
+    ("row 3, zeros", content(bytes(4096))),
+    ("row 4, truncated", resized(lambda raw: raw[: len(raw) // 2])),
+    ("row 5, appended", resized(lambda raw: raw + bytes(1 << 20))),
+    ("row 6, Namespace", holding(argparse.Namespace(lr=1))),
+    ("row 6, numpy scalar", holding(np.float64(1.5))),
+    ("row 6, Module", holding(torch.nn.Linear(2, 2))),
+    ("row 7, TorchScript", torchscript),
+    ("row 7, legacy tar", legacy_tar),
+    ("row 8, no data.pkl", record(without("data.pkl"))),
+    ("row 8, no storage", record(without("data/1"))),
+    ("row 8, no version", record(without("/version"))),
+    ("row 8, short record", record(replacing("data/0", bytes(12)))),
+    ("row 8, long record", record(replacing("data/0", bytes(100_000)))),
+    ("row 9, deflated bomb", record(replacing("data/0", bytes(64 << 20)), zipfile.ZIP_DEFLATED)),
+]
+SAFETENSORS: list[tuple[str, Make]] = [
+    ("row 22, empty", content(b"")),
+    ("row 22, 7 bytes", content(bytes(7))),
+    ("row 22, header of length 0", content(bytes(8))),
+    ("row 22, header of 2^63", content(build(GOOD, length=2**63))),
+    ("row 22, header above 100 MB", content(build(GOOD, length=(100 << 20) + 1))),
+    ("row 22, header above the file", content(build(GOOD, length=1 << 20))),
+    ("row 23, not UTF-8", content(build(b'{"a\xff": 1}'))),
+    ("row 23, not JSON", content(build(b'{"a": '))),
+    ("row 23, deep JSON", content(build(b'{"a":' * 100_000))),
+    ("row 24, overlap", content(build({"a": entry([2, 3], 0, 24), "b": entry([2], 16, 24)}))),
+    ("row 24, hole", content(build({"a": entry([2], 0, 8), "b": entry([2], 16, 24)}))),
+    ("row 24, trailing bytes", content(build(GOOD, bytes(25)))),
+    ("row 24, truncated", content(build(GOOD, bytes(20)))),
+    ("row 25, shape mismatch", content(build({"a": entry([2, 2], 0, 24)}))),
+    ("row 25, overflow", content(build({"a": entry([2**33, 2**33], 0, 24)}))),
+    ("row 25, negative", content(build({"a": entry([-2, -3], 0, 24)}))),
+    ("row 25, fractional", content(build({"a": entry([2.0, 3], 0, 24)}))),
+    ("row 25, unknown dtype", content(build({"a": entry([2, 3], 0, 24, "F31")}))),
+]
+GGUF: list[tuple[str, Make]] = [
+    ("row 34, 4 bytes", content(b"GGUF")),
+    ("row 34, truncated", content(struct.pack("<4sIQQ", b"GGUF", 3, 4, 20) + bytes(10))),
+]
+FILES = [
+    pytest.param(suffix, make, id=row)
+    for suffix, rows in ((".pt", TORCH), (".safetensors", SAFETENSORS), (".gguf", GGUF))
+    for row, make in rows
+]
+
+
+@pytest.mark.parametrize("command", ["run", "inspect"])
+@pytest.mark.parametrize(("suffix", "make"), FILES)
+def test_files(
+    command: str, suffix: str, make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str], request: Any
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    make(path)
+    request.getfixturevalue("_bounded")
+    assert path.name in refused([command, str(path)], tmp_path, capfd)
+
+
+@pytest.mark.parametrize("command", ["run", "inspect"])
+def test_row_31_a_directory_that_holds_no_checkpoint_and_a_file_that_is_not_there(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert str(tmp_path) in refused([command, str(tmp_path)], tmp_path, capfd)
+    (tmp_path / "named.pt").mkdir()
+    for name in ("named.pt", "gone.pt", "gone.safetensors", "gone"):
+        assert name in refused([command, str(tmp_path / name)], tmp_path, capfd)
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return models.save(models.model("llama"), tmp_path / "llama")
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    return models.save(models.model("llama"), tmp_path / "sharded", max_shard_size="20KB")
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.usefixtures("_bounded")
+@pytest.mark.parametrize("shard", ["../outside.safetensors", "/etc/hostname"])
+def test_row_40_an_index_that_leaves_its_directory(
+    shard: str, sharded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "outside.safetensors").write_bytes(next(sharded.glob("*-of-*")).read_bytes())
+    edit(
+        sharded / "model.safetensors.index.json", lambda values: values["weight_map"].update({"lm_head.weight": shard})
+    )
+    error = refused(["run", str(sharded)], tmp_path, capfd)
+    assert "sharded': the index names" in error
+    assert "outside of the directory" in error
+
+
+@pytest.mark.usefixtures("_bounded")
+def test_row_43_a_missing_shard(sharded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shard = sorted(sharded.glob("*-of-*"))[1]
+    shard.unlink()
+    error = refused(["run", str(sharded)], tmp_path, capfd)
+    assert shard.name in error
+    assert "no such file" in error
+
+
+@pytest.mark.usefixtures("_bounded")
+@pytest.mark.parametrize(
+    "changes", [{"num_hidden_layers": 3}, {"num_hidden_layers": 10**9}, {"num_attention_heads": 0}], ids=str
+)
+def test_row_45_a_configuration_of_another_model(
+    changes: dict[str, int], llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edit(llama / "config.json", lambda values: values.update(changes))
+    for command in ("run", "inspect"):
+        assert "llama" in refused([command, str(llama)], tmp_path, capfd)
+
+
+# --- calibration data -------------------------------------------------------------------------------------------------
+
+IDS = np.random.default_rng(0).integers(0, 64, 4000)
+
+
+def array(values: Any) -> Make:
+    return lambda path: np.save(path, values, allow_pickle=True)
+
+
+def promising(shape: str) -> Make:
+    """A .npy header of that shape with nothing behind it."""
+    text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return content(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
+
+
+def line(text: bytes) -> Make:
+    return content(b'{"text": "a good one"}\n' * 40 + text + b"\n")
+
+
+DATA: list[tuple[str, str, Make, str]] = [
+    ("row 49, object array", ".npy", array(np.array([[1], [2, 3]], dtype=object)), "unpickled"),
+    ("row 50, a shape of 1e12", ".npy", promising("(1000000000000,)"), "promises"),
+    ("row 51, float", ".npy", array(IDS.astype("f4")), "float32"),
+    ("row 51, structured", ".npy", array(np.zeros(9, dtype=[("a", "i4")])), "dtype"),
+    ("row 52, odd byte", ".bin", content(IDS.astype("<u2").tobytes() + b"\0"), "whole number of uint16"),
+    ("row 53, a token beyond the vocabulary", ".npy", array(np.append(IDS, 64)), "token id 64"),
+    ("row 53, a negative one", ".npy", array(np.append(IDS, -1)), "token id -1"),
+    ("row 54, NaN", ".jsonl", line(b'{"text": NaN}'), "line 41"),
+    ("row 54, duplicate key", ".jsonl", line(b'{"text": "a", "text": "b"}'), "line 41"),
+    ("row 54, depth", ".jsonl", line(b'{"text": ' + b"[" * 100_000), "line 41"),
+    ("row 54, an integer of 5,000 digits", ".jsonl", line(b'{"text": "a", "x": ' + b"9" * 5000 + b"}"), "line 41"),
+    ("row 54, byte order mark", ".jsonl", line(b'\xef\xbb\xbf{"text": "a"}'), "line 41"),
+    ("row 54, lone surrogate", ".jsonl", line(b'{"text": "\\ud800"}'), "line 41"),
+    ("row 55, not UTF-8", ".txt", content(b"abc\xff\xfe"), "UTF-8"),
+    ("row 55, empty", ".txt", content(b""), "empty"),
+]
+
+
+@pytest.mark.usefixtures("_bounded")
+@pytest.mark.parametrize(("suffix", "make", "message"), [pytest.param(*rest, id=row) for row, *rest in DATA])
+def test_data(
+    suffix: str, make: Make, message: str, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, meta = tmp_path / f"data{suffix}", Path(__file__).parents[1] / "fixtures/nanogpt/meta.pkl"
+    make(data)
+    error = refused(["run", str(llama), "--data", str(data), "--tokenizer", str(meta)], tmp_path, capfd)
+    assert data.name in error
+    assert message in error
+
+
+def test_row_51_big_endian_tokens_are_read_for_what_they_are(
+    llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    losses = []
+    for dtype in ("<i4", ">i4"):
+        np.save(tmp_path / "data.npy", IDS.astype(dtype))
+        assert main([*audit(llama, tmp_path), "-f", "json"]) == 0
+        losses.append(json.loads(capfd.readouterr().out)["held_out"]["trained_loss"])
+    assert losses[0] == losses[1]
+
+
+# --- while running ----------------------------------------------------------------------------------------------------
+
+
+def audit(checkpoint: Path, folder: Path) -> list[str]:
+    options = ["--tokens", "1024", "--seq-len", "16", "--resamples", "100", "--schedules", "final"]
+    return ["run", str(checkpoint), "--data", str(folder / "data.npy"), *options]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_row_56_weights_that_are_not_finite(value: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = models.model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[5, 7] = value
+    checkpoint = models.save(model, tmp_path / "model")
+    np.save(tmp_path / "data.npy", IDS)
+    error = refused([*audit(checkpoint, tmp_path), "-o", str(tmp_path / "report.json")], tmp_path, capfd)
+    assert "model.layers.1.mlp.up_proj.weight" in error
+    assert "NaN or Inf" in error
+
+
+@pytest.mark.parametrize(
+    ("names", "subject"),
+    [
+        (["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight"], "layer 1"),
+        (["model.layers.1.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"], "layer 2"),
+        (["model.layers.1.mlp.down_proj.weight"], "the reference block's output holds NaN or Inf"),
+        (["lm_head.weight"], "loss is NaN or Inf"),
+    ],
+    ids=["layer 1", "layer 2", "reference", "loss"],
+)
+@pytest.mark.parametrize("readout", ["own", "refit", "lens"])
+def test_row_57_finite_weights_whose_results_are_not(
+    names: list[str], subject: str, readout: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = models.model("llama")
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).fill_(3e38)
+    checkpoint = models.save(model, tmp_path / "model")
+    np.save(tmp_path / "data.npy", IDS)
+    arguments = [*audit(checkpoint, tmp_path), "--readout", readout, "-o", str(tmp_path / "report.json")]
+    assert subject in refused(arguments, tmp_path, capfd)
