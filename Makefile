@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup audit test test-all lint format bench fixtures clean
+.PHONY: setup audit test test-all lint format bench regression-gate fixtures clean
 
 setup: .venv/.installed
 
@@ -34,6 +34,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+regression-gate: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.regression_gate
 
 fixtures: setup
 	$(BIN)/python fixtures/make_fixtures.py

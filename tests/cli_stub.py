@@ -34,6 +34,10 @@ def audit_config(config: AuditConfig, *, progress: Any) -> AuditReport:
             report = make_report()
             baselines = dataclasses.replace(report.baselines, unigram=Estimate(float("nan"), 0.0, 0.0))
             return dataclasses.replace(report, baselines=baselines)
+        case "nan gap":
+            report = make_report()
+            figures = dataclasses.replace(report.network.held_out, gap_layers=Estimate(float("nan"), 0.0, 0.0))
+            return dataclasses.replace(report, network=dataclasses.replace(report.network, held_out=figures))
         case _ if MODE in FAILURES:
             raise FAILURES[MODE]
     return make_report(path=config.checkpoint)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from peelaudit.records import (
     BaselineLosses,
     BlockFit,
     CheckpointInfo,
+    ClusterSums,
     DataInfo,
     Estimate,
     LayerRow,
@@ -50,23 +53,40 @@ def make_figures(
     )
 
 
+HELD_OUT_PREDICTIONS = (272,) * 15
+
+
+def make_sums(figures: SplitFigures) -> ClusterSums:
+    """Sums that the figures' values could be of: clusters differ, but in the same way for all four losses."""
+    spread = [math.sin(index) for index in range(len(HELD_OUT_PREDICTIONS))]
+    centred = [0.3 * (part - statistics.fmean(spread)) for part in spread]
+
+    def sums(loss: Estimate) -> tuple[float, ...]:
+        return tuple(n * (loss.value + part) for n, part in zip(HELD_OUT_PREDICTIONS, centred, strict=True))
+
+    return ClusterSums(*map(sums, (figures.trained_loss, figures.trained_readout_loss, figures.yes0, figures.bound)))
+
+
 def make_layer(layer: int, n_layers: int, schedule: str, verdict: Verdict, draw: random.Random) -> LayerRow:
     loss = 10.8 - 5.5 * layer / n_layers
     gap = {Verdict.RED: 0.3, Verdict.YELLOW: 0.12, Verdict.GREY: 0.01, Verdict.GREEN: -0.04}[verdict] * (
         0.7 + draw.random()
     )
     last = layer == n_layers
+    held_out = make_figures(loss, gap, head=-0.03 if last else 1.1, verdict=verdict)
     return LayerRow(
         layer=layer,
         readout="refit" if last else "lens",
         fit=make_figures(loss - 1.2, gap + 0.2, head=0.2 if last else 1.0, verdict=Verdict.RED),
-        held_out=make_figures(loss, gap, head=-0.03 if last else 1.1, verdict=verdict),
+        held_out=held_out,
         gap=make_estimate(gap, 0.02),
         best_schedule=schedule,
         best_target=n_layers,
         redundancy=make_estimate(draw.random(), 0.01),
         projection_error=tuple(make_estimate(0.01 + 0.05 * step, 0.004) for step in range(n_layers - layer + 1)),
         reading=f"Layer {layer} falls short: a block fitted alone to state {n_layers} would predict better.",
+        held_out_sums=make_sums(held_out),
+        weights_sha256=f"{layer:064x}",
     )
 
 
@@ -178,12 +198,14 @@ def make_report(
         fit=network.fit,
         held_out=network.held_out,
         gap=network.held_out.gap_layers,
+        held_out_sums=make_sums(network.held_out),
     )
     report = AuditReport(
         schema_version=SCHEMA_VERSION,
         versions=(("peelaudit", "0.1.0"), ("torch", "2.13.0"), ("python", "3.11.7")),
         checkpoint=make_checkpoint(n_layers, path=path),
         data=make_data(),
+        held_out_predictions=HELD_OUT_PREDICTIONS,
         settings=make_settings(path),
         baselines=BaselineLosses(uniform=10.826, unigram=make_estimate(7.214)),
         network=network,

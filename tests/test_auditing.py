@@ -304,6 +304,38 @@ def test_references_get_no_biases_that_the_checkpoint_is_without() -> None:
     assert any(not parameter.any() for parameter in block.module.parameters())
 
 
+def test_held_out_sums_are_what_the_figures_were_taken_from() -> None:
+    report = audited()
+    predictions = np.array(report.held_out_predictions)
+    assert (predictions.sum(), len(predictions)) == (
+        report.data.held_out.predicted_tokens,
+        report.data.held_out.clusters,
+    )
+    for row in report.layers:
+        sums, figures = row.held_out_sums, row.held_out
+        for losses, figure in (
+            (sums.own, figures.trained_loss),
+            (sums.trained, figures.trained_readout_loss),
+            (sums.yes0, figures.yes0),
+            (sums.bound, figures.bound),
+        ):
+            assert len(losses) == len(predictions)
+            assert sum(losses) / predictions.sum() == pytest.approx(figure.value, rel=1e-12)
+
+
+def test_a_blocks_digest_tells_which_block_was_changed(tmp_path: Path) -> None:
+    saved = torch.load(FIXTURES / "nanogpt/ckpt.pt", weights_only=True)
+    saved["model"]["transformer.h.2.mlp.c_fc.weight"] = saved["model"]["transformer.h.2.mlp.c_fc.weight"] * 1.001
+    torch.save(saved, tmp_path / "ckpt.pt")
+    digests = []
+    for path in (FIXTURES / "nanogpt/ckpt.pt", tmp_path / "ckpt.pt"):
+        with open_checkpoint(path) as checkpoint:
+            decoder = Decoder(checkpoint, seq_len=8, device=torch.device("cpu"), dtype=torch.float32)
+            digests.append([decoder.block(layer).digest() for layer in range(1, 5)])
+    assert [a == b for a, b in zip(*digests, strict=True)] == [True, True, False, True]
+    assert digests[0] == [row.weights_sha256 for row in audited().layers]
+
+
 def test_the_rival_is_another_network_and_the_margin_its_distance() -> None:
     report = audited(schedules=("all",))
     assert report.network.best_schedule == "direct"  # the trained network itself: its gap is 0 by definition

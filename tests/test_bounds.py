@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peelaudit.bounds import RESOLUTION, Losses, Panel, Reference, best, figures, paper_verdict, verdict, yes_bounds
+from peelaudit.bounds import Losses, Panel, Reference, best, figures, paper_verdict, verdict, yes_bounds
 from peelaudit.errors import NonFiniteResult
 from peelaudit.records import Estimate, Verdict
 from peelaudit.schedules import Schedule, parse_schedules
+from peelaudit.stats import RESOLUTION
 
 CLUSTERS = {
     "fit": np.repeat(np.arange(6), 2),

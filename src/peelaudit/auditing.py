@@ -54,6 +54,7 @@ def audit_config(config: AuditConfig, *, progress: Progress = SILENT) -> AuditRe
         versions=_versions(),
         checkpoint=info,
         data=calibration.info,
+        held_out_predictions=findings.held_out_predictions,
         settings=tuple((field.name, getattr(resolved, field.name)) for field in dataclasses.fields(resolved)),
         baselines=findings.baselines,
         network=findings.network,

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from peelaudit.errors import NonFiniteResult
 from peelaudit.records import Estimate, SplitFigures, Verdict, YesBound
 from peelaudit.schedules import Schedule
-from peelaudit.stats import ClusterBootstrap
+from peelaudit.stats import RESOLUTION, ClusterBootstrap
 
 __all__ = [
-    "RESOLUTION",
     "Losses",
     "Panel",
     "Reference",
@@ -34,9 +33,6 @@ __all__ = [
 
 Losses = NDArray[np.float64]
 Split = Literal["fit", "select", "held_out"]
-
-RESOLUTION = 1e-4
-"""nats/token that count as nothing: what separates two float32 evaluations of the same network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +87,16 @@ class Panel:
     def mean(self, losses: Losses, split: Split) -> float:
         """nats/token over the split."""
         return float(losses[self.splits[split]].sum()) / (self.predictions * len(losses[self.splits[split]]))
+
+    def cluster_sums(self, losses: Losses, split: Split) -> tuple[float, ...]:
+        """[clusters] nats over each of the split's clusters."""
+        return tuple(self.bootstraps[split].per_cluster(losses[self.splits[split]]).tolist())
+
+    def cluster_predictions(self, split: Split) -> tuple[int, ...]:
+        """[clusters] predicted tokens of each of the split's clusters."""
+        sequences = self.splits[split].stop - self.splits[split].start
+        counts = self.bootstraps[split].per_cluster(np.full(sequences, self.predictions))
+        return tuple(int(count) for count in counts)
 
     def estimate(self, losses: Losses, split: Split) -> Estimate:
         """nats/token over the split, of a loss or of a difference of two, with its interval.

@@ -8,6 +8,7 @@ good. Running that shell once tells, for every block, the very arguments that th
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -132,6 +133,14 @@ class Block:
     def copy(self) -> Block:
         """The same block with weights of its own."""
         return Block(self.layer, copy.deepcopy(self.module), self._family, self._arguments, self._absent)
+
+    def digest(self) -> str:
+        """SHA-256 of the weights and their names: equal where two checkpoints have the same block, in any format."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """The weights that a reference may change: all that the checkpoint has."""

@@ -2,6 +2,9 @@
 
     PeelauditError                  anything below; the command line prints it as one line, without a traceback
     ├── ConfigError                 the settings are wrong or contradict each other          (exit 2)
+    │   └── IncomparableReports     two reports are not of the same tokens and settings
+    ├── GateFailed                  a gate's rule is broken, and nothing else went wrong     (exit 1)
+    ├── SeveralErrors               what went wrong with each of several subjects            (exit: the worst)
     ├── CheckpointError             the checkpoint can't be used                             (exit 3)
     │   ├── UnreadableCheckpoint    the file isn't there, or isn't what its name says
     │   ├── MalformedCheckpoint     the container is damaged, truncated or hostile
@@ -15,7 +18,7 @@
     ├── OutputError                 a report could not be written                            (exit 3)
     └── NothingToAudit              there is no checkpoint, or it has no layer, to audit     (exit 5)
 
-A class's `exit_code` is what the command line returns for it. 0 is success, 1 is reserved for a failed gate, 130 is an
+A class's `exit_code` is what the command line returns for it. 0 is success, 1 a failed gate and nothing else, 130 an
 interrupt.
 """
 
@@ -26,6 +29,8 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "ConfigError",
+    "GateFailed",
+    "IncomparableReports",
     "MalformedCheckpoint",
     "MismatchedWeights",
     "NonFiniteResult",
@@ -34,6 +39,7 @@ __all__ = [
     "OutputError",
     "PeelauditError",
     "ReportError",
+    "SeveralErrors",
     "UnreadableCheckpoint",
     "UnsupportedCheckpoint",
 ]
@@ -48,14 +54,36 @@ class PeelauditError(Exception):
 class ConfigError(PeelauditError):
     """The settings are wrong or contradict each other.
 
-    `problems` holds every mistake that was found, not just the first.
+    `problems` holds every mistake that was found, not just the first; `heading` says what several of them are.
     """
 
     exit_code = 2
+    heading = "mistakes in the settings"
 
     def __init__(self, *problems: str) -> None:
         self.problems = problems
         super().__init__("; ".join(problems))
+
+
+class IncomparableReports(ConfigError):
+    """Two reports can't be compared: other tokens, or other settings. `problems` holds what differs."""
+
+    heading = "differences keep the reports from being compared"
+
+
+class GateFailed(PeelauditError):
+    """A rule of the gate is broken; the message is one line that says which."""
+
+    exit_code = 1
+
+
+class SeveralErrors(PeelauditError):
+    """What went wrong with each of several subjects, in `errors`; the exit code is the highest of theirs."""
+
+    def __init__(self, *errors: PeelauditError) -> None:
+        self.errors = errors
+        self.exit_code = max(error.exit_code for error in errors)
+        super().__init__("; ".join(map(str, errors)))
 
 
 class CheckpointError(PeelauditError):

@@ -54,6 +54,7 @@ class Measurements:
         nodes: losses of the reference states below depth L, under the depths' readout, by prefix.
         schedules: in the order they were asked for.
         peel_map: a row for each layer.
+        digests: [L] of the blocks' weights.
         deviations: [L] ‖h_k - mean(h_k)‖² of each held-out sequence.
         unigram: on `panel`, the losses of guessing by the fit tokens' frequencies.
         searched: how many staircases were compared by estimate.
@@ -67,6 +68,7 @@ class Measurements:
     nodes: Mapping[tuple[int, ...], Losses]
     schedules: tuple[ScheduleLosses, ...]
     peel_map: tuple[ProjectionRow, ...]
+    digests: tuple[str, ...]
     deviations: tuple[Losses, ...]
     unigram: Losses
     searched: int
@@ -129,6 +131,7 @@ class _Measurer:
             nodes=nodes,
             schedules=tuple(leaves[schedule.targets] for schedule in schedules),
             peel_map=peel_map,
+            digests=tuple(self.decoder.block(layer).digest() for layer in range(1, n_layers + 1)),
             deviations=tuple(deviation(self.states[k], rows.held_out) for k in range(1, n_layers + 1)),
             unigram=_unigram(self.data.tokens, rows.fit, self.decoder.vocabulary),
             searched=searched,

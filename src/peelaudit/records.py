@@ -14,6 +14,7 @@ __all__ = [
     "BaselineLosses",
     "BlockFit",
     "CheckpointInfo",
+    "ClusterSums",
     "DataInfo",
     "Estimate",
     "GateCheck",
@@ -83,6 +84,21 @@ class SplitFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterSums:
+    """A row's held-out losses summed over each cluster, in nats, not per token, so that two reports on the same tokens
+    can be compared cluster by cluster. All are [clusters], in the order of `AuditReport.held_out_predictions`.
+
+    `own` is of the trained states under the model's own head, `trained` of the same under the row's readout; `yes0` and
+    `bound` are of the reference states.
+    """
+
+    own: tuple[float, ...]
+    trained: tuple[float, ...]
+    yes0: tuple[float, ...]
+    bound: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LayerRow:
     """The audit's row for peel depth `layer`: blocks 1 to `layer` alone, read out directly. The last is the
     network's own.
@@ -92,6 +108,8 @@ class LayerRow:
     normalised mean squared error (held-out) of skipping the block, `projection_error[i]` that of the best block
     `layer` from the trained input to the trained state after block `layer + i`: the row of the peel map. Errors are
     ratios without unit: 0 is exact, 1 no better than the target's mean. `reading` says the row in plain words.
+    `held_out_sums` is what `held_out` was taken from. `weights_sha256` is of block `layer`'s weights in the dtype that
+    they were computed in, whatever the file's format.
     """
 
     layer: int
@@ -104,6 +122,8 @@ class LayerRow:
     redundancy: Estimate
     projection_error: tuple[Estimate, ...]
     reading: str
+    held_out_sums: ClusterSums
+    weights_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,13 +306,15 @@ class CheckpointInfo:
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """A finished audit. `settings` are the resolved ones, `versions` those of the tool and the libraries that computed,
-    `timings` are seconds by stage (the one part that differs between equal runs).
+    `timings` are seconds by stage (the one part that differs between equal runs). `held_out_predictions` is the number
+    of predicted tokens of each held-out cluster.
     """
 
     schema_version: int
     versions: tuple[tuple[str, str], ...]
     checkpoint: CheckpointInfo
     data: DataInfo
+    held_out_predictions: tuple[int, ...]
     settings: tuple[tuple[str, object], ...]
     baselines: BaselineLosses
     network: NetworkRow

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from peelaudit.advice import advise, read_layer
-from peelaudit.bounds import Losses, Reference, best, figures, paper_verdict, yes_bounds
+from peelaudit.bounds import Losses, Panel, Reference, best, figures, paper_verdict, yes_bounds
 from peelaudit.config import AuditConfig
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
 from peelaudit.records import (
     BaselineLosses,
+    ClusterSums,
     Estimate,
     LayerRow,
     NetworkRow,
@@ -30,6 +31,7 @@ __all__ = ["Findings", "conclude"]
 class Findings:
     """The computed part of an `AuditReport`."""
 
+    held_out_predictions: tuple[int, ...]
     baselines: BaselineLosses
     network: NetworkRow
     layers: tuple[LayerRow, ...]
@@ -46,15 +48,16 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
         NonFiniteResult: a figure is NaN, Inf or not defined.
     """
     n_layers = len(measured.own)
-    network = _network(measured, config)
+    network, sums = _network(measured, config)
     layers = tuple(_layer(measured, config, depth) for depth in range(1, n_layers))
     schedules = tuple(_schedule(measured, result) for result in measured.schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), measured.panel.estimate(measured.unigram, "held_out"))
     chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
     return Findings(
+        held_out_predictions=measured.panel.cluster_predictions("held_out"),
         baselines=baselines,
         network=network,
-        layers=(*layers, _last_layer(measured, network, chosen)),
+        layers=(*layers, _last_layer(measured, network, chosen, sums)),
         schedules=schedules,
         yes=yes_bounds(
             measured.panel,
@@ -66,7 +69,8 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     )
 
 
-def _network(measured: Measurements, config: AuditConfig) -> NetworkRow:
+def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, ClusterSums]:
+    """The row, and the sums that its held-out figures were taken from, which the last layer's row has too."""
     panel, n_layers = measured.panel, len(measured.own)
     own, trained = measured.own[-1], measured.readout[-1]
     references = [Reference(r.schedule.name, r.schedule.targets, r.readout) for r in measured.schedules]
@@ -74,7 +78,7 @@ def _network(measured: Measurements, config: AuditConfig) -> NetworkRow:
     on_select, on_fit = best(panel, references, "select"), best(panel, references, "fit")
     others = [reference for reference in references if not np.array_equal(reference.losses, trained)]
     rival = best(panel, others, "select") if others else None
-    return NetworkRow(
+    row = NetworkRow(
         readout=config.readout,
         fit=figures(panel, "fit", own=own, trained=trained, yes0=yes0.losses, bound=on_fit.losses),
         held_out=figures(panel, "held_out", own=own, trained=trained, yes0=yes0.losses, bound=on_select.losses),
@@ -84,6 +88,14 @@ def _network(measured: Measurements, config: AuditConfig) -> NetworkRow:
         rival=rival.name if rival else None,
         margin=panel.estimate(rival.losses - trained, "held_out") if rival else None,
     )
+    return row, _sums(panel, own=own, trained=trained, yes0=yes0.losses, bound=on_select.losses)
+
+
+def _sums(panel: Panel, *, own: Losses, trained: Losses, yes0: Losses, bound: Losses) -> ClusterSums:
+    own_sums, trained_sums, yes0_sums, bound_sums = (
+        panel.cluster_sums(losses, "held_out") for losses in (own, trained, yes0, bound)
+    )
+    return ClusterSums(own_sums, trained_sums, yes0_sums, bound_sums)
 
 
 def _references(measured: Measurements, depth: int) -> list[Reference]:
@@ -115,10 +127,12 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int) -> LayerRow:
         redundancy=redundancy,
         projection_error=_projection(measured, depth),
         reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy),
+        held_out_sums=_sums(panel, own=own, trained=trained, yes0=yes0, bound=chosen.losses),
+        weights_sha256=measured.digests[depth - 1],
     )
 
 
-def _last_layer(measured: Measurements, network: NetworkRow, chosen: ScheduleResult) -> LayerRow:
+def _last_layer(measured: Measurements, network: NetworkRow, chosen: ScheduleResult, sums: ClusterSums) -> LayerRow:
     n_layers = len(measured.own)
     redundancy = _error(measured, measured.peel_map[-1].skipped, n_layers)
     return LayerRow(
@@ -132,6 +146,8 @@ def _last_layer(measured: Measurements, network: NetworkRow, chosen: ScheduleRes
         redundancy=redundancy,
         projection_error=_projection(measured, n_layers),
         reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy),
+        held_out_sums=sums,
+        weights_sha256=measured.digests[-1],
     )
 
 

@@ -16,11 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from peelaudit.records import Estimate
 
-__all__ = ["CONFIDENCE", "FEW_CLUSTERS", "ClusterBootstrap"]
+__all__ = ["CONFIDENCE", "FEW_CLUSTERS", "HELD_OUT", "RESOLUTION", "ClusterBootstrap"]
 
 CONFIDENCE = 0.95
 FEW_CLUSTERS = 20
 """Below this many clusters an interval is too narrow more often than it says."""
+HELD_OUT = 2
+"""Added to an audit's seed for the draws of *held-out*: 0 and 1 are for *fit* and *select*."""
+RESOLUTION = 1e-4
+"""nats/token that count as nothing: what separates two float32 evaluations of the same network."""
 
 
 class ClusterBootstrap:
@@ -61,7 +65,7 @@ class ClusterBootstrap:
             FloatingPointError: if a sum or their ratio is NaN or Inf, or the denominator is not above 0: nothing
                 non-finite passes.
         """
-        top, bottom = self._per_cluster(numerator), self._per_cluster(denominator)
+        top, bottom = self.per_cluster(numerator), self.per_cluster(denominator)
         if not (np.isfinite(top).all() and np.isfinite(bottom).all() and bottom.sum() > 0):
             raise FloatingPointError("a sum over sequences is not finite, or there is nothing to divide by")
         drawn_bottom = self._weights @ bottom
@@ -73,7 +77,8 @@ class ClusterBootstrap:
             raise FloatingPointError("finite sums add up or divide to what is not finite")
         return Estimate(value, min(float(low), value), max(float(high), value))
 
-    def _per_cluster(self, sums: ArrayLike) -> NDArray[np.float64]:
+    def per_cluster(self, sums: ArrayLike) -> NDArray[np.float64]:
+        """[clusters] sums over each cluster, in the order of the clusters' names, of [sequences] sums."""
         weights = np.asarray(sums, dtype=np.float64)
         return np.bincount(self._index, weights=weights, minlength=self.clusters).astype(np.float64)
 

@@ -17,9 +17,10 @@ from itertools import accumulate, pairwise
 from pathlib import PurePath
 from typing import Literal
 
-from peelaudit.bounds import RESOLUTION, paper_verdict
+from peelaudit.bounds import paper_verdict
 from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport, Estimate, Verdict
+from peelaudit.stats import RESOLUTION
 
 __all__ = ["Cloud", "CloudPoint", "CloudSplit", "LayerHistory", "Trajectory", "order", "steady_from", "trace"]
 

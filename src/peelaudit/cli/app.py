@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from peelaudit.cli.gate_options import Baseline, FailOn, FailOver, FailRegression, OnInconclusive
 from peelaudit.settings import SETTINGS, default_of
 
 __all__ = ["app"]
@@ -122,6 +123,11 @@ def run(
         str | None,
         _setting("dtype", "NAME", _COMPUTE, "What blocks compute in: float32 (auto), bfloat16, float16 or float64."),
     ] = None,
+    fail_over: FailOver = None,
+    fail_on: FailOn = None,
+    fail_regression: FailRegression = None,
+    baseline: Baseline = None,
+    on_inconclusive: OnInconclusive = None,
     format_name: Annotated[
         str,
         typer.Option(
@@ -149,12 +155,81 @@ def run(
     """Audit a checkpoint layer by layer.
 
     Flags win over peelaudit.toml (or tool.peelaudit in pyproject.toml), that over PEELAUDIT_NAME in the environment.
+    Exit code 1 means that the gate failed, and nothing else.
     """
     from peelaudit.cli.commands import run_audit
 
     # The parameters of the settings are for typer to read; here they are taken by name, all alike.
     flags = {name: context.params[name] for name in SETTINGS}
-    run_audit(checkpoint, flags, format_name=format_name, outputs=output or (), quiet=quiet)
+    gate_flags = {
+        "fail_over": fail_over,
+        "fail_on": fail_on,
+        "fail_regression": fail_regression,
+        "baseline": baseline,
+        "on_inconclusive": on_inconclusive,
+    }
+    run_audit(checkpoint, flags, gate_flags, format_name=format_name, outputs=output or (), quiet=quiet)
+
+
+@app.command(cls=_GroupedCommand)
+def check(
+    reports: Annotated[list[str], typer.Argument(metavar="REPORT...", help="JSON reports of earlier runs.")],
+    fail_over: FailOver = None,
+    fail_on: FailOn = None,
+    fail_regression: FailRegression = None,
+    baseline: Baseline = None,
+    on_inconclusive: OnInconclusive = None,
+    format_name: Annotated[
+        str,
+        typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=_OUTPUT),
+    ] = "table",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No warnings on stderr.", rich_help_panel=_OUTPUT)
+    ] = False,
+) -> None:
+    """Gate saved reports again, without the model.
+
+    The rules and suppressions are those of the flags and of the table gate in peelaudit.toml (tool.peelaudit.gate in
+    pyproject.toml). Of several reports the worst exit code wins: 3 not completed, 2 a rule that fits no row, 1 failed.
+    """
+    from peelaudit.cli.gating import check_reports
+
+    flags = {
+        "fail_over": fail_over,
+        "fail_on": fail_on,
+        "fail_regression": fail_regression,
+        "baseline": baseline,
+        "on_inconclusive": on_inconclusive,
+    }
+    check_reports(reports, flags, format_name=format_name, quiet=quiet)
+
+
+@app.command(cls=_GroupedCommand)
+def compare(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The JSON report of an earlier run.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The JSON report of a later run, on the same tokens.")],
+    tolerance: Annotated[
+        str | None,
+        typer.Option("--tolerance", metavar="X", help="nats/token that count as no change. Default: 0.001."),
+    ] = None,
+    fail_regression: FailRegression = None,
+    on_inconclusive: OnInconclusive = None,
+    format_name: Annotated[
+        str,
+        typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=_OUTPUT),
+    ] = "table",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No warnings on stderr.", rich_help_panel=_OUTPUT)
+    ] = False,
+) -> None:
+    """Compare two reports, layer by layer, and say where the change begins.
+
+    Reports on other tokens, or with other settings, are not compared: exit code 2, and what differs.
+    """
+    from peelaudit.cli.gating import compare_reports
+
+    flags = {"fail_regression": fail_regression, "on_inconclusive": on_inconclusive}
+    compare_reports(base, new, flags, tolerance=tolerance, format_name=format_name, quiet=quiet)
 
 
 @app.command()

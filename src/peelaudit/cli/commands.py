@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from peelaudit.cli.gating import Gate, resolve_policy
 from peelaudit.cli.guard import say, write_out
-from peelaudit.cli.output import deliver, paper, parse_format, parse_targets
+from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
-from peelaudit.errors import ConfigError
+from peelaudit.errors import ConfigError, PeelauditError
 from peelaudit.exports import Format
 from peelaudit.exports.files import check_writable
+from peelaudit.records import GateCheck
 from peelaudit.settings import resolve
 
 __all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]
@@ -22,6 +23,7 @@ __all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]
 def run_audit(
     checkpoint: str,
     flags: Mapping[str, str | Sequence[str] | None],
+    gate_flags: Mapping[str, str | Sequence[str] | None],
     *,
     format_name: str,
     outputs: Sequence[str],
@@ -29,14 +31,18 @@ def run_audit(
 ) -> None:
     """`peelaudit run`."""
     problems: list[str] = []
-    with _collecting(problems):
+    with collecting(problems):
         form = parse_format(format_name)
-    with _collecting(problems):
+    with collecting(problems):
         targets = parse_targets(outputs)
-    with _collecting(problems):
+    with collecting(problems):
         config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd())
+    with collecting(problems):
+        policy = resolve_policy(gate_flags)
     if problems:
         raise ConfigError(*problems)
+    gate = Gate(policy, quiet=quiet)
+    gate.foresee(config)
     for target in targets:
         check_writable(target.path)
     with progress_on(sys.stderr, quiet=quiet) as progress:
@@ -47,15 +53,25 @@ def run_audit(
     if form is not Format.TABLE and not quiet:
         for warning in report.warnings:
             say(f"warning: {warning}")
-    deliver((report,), form, targets)
+    failure: PeelauditError | None = None
+    checks: tuple[GateCheck, ...] = ()
+    if policy.demands:
+        try:
+            checks = gate.apply(report, config.checkpoint)
+        except PeelauditError as error:
+            failure = error  # an hour's audit is delivered all the same
+    deliver((report,), form, targets, checks=checks)
+    if failure is not None:
+        raise failure
+    gate.finish()
 
 
 def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str, tensors: bool) -> None:
     """`peelaudit inspect`."""
     problems: list[str] = []
-    with _collecting(problems):
+    with collecting(problems):
         form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
-    with _collecting(problems):
+    with collecting(problems):
         settings = resolve(checkpoint, {"config": config}, environ=os.environ, directory=Path.cwd())
     if problems:
         raise ConfigError(*problems)
@@ -78,9 +94,9 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
 def convert_reports(paths: Sequence[str], *, format_name: str | None, outputs: Sequence[str]) -> None:
     """`peelaudit convert`."""
     problems: list[str] = []
-    with _collecting(problems):
+    with collecting(problems):
         form = None if format_name is None and outputs else parse_format(format_name or Format.TABLE)
-    with _collecting(problems):
+    with collecting(problems):
         targets = parse_targets(outputs)
     if problems:
         raise ConfigError(*problems)
@@ -96,12 +112,3 @@ def print_schema() -> None:
     from peelaudit.exports.json import schema_json
 
     write_out(schema_json())
-
-
-@contextlib.contextmanager
-def _collecting(problems: list[str]) -> Iterator[None]:
-    """Keep a ConfigError's problems, so that all mistakes are told at once."""
-    try:
-        yield
-    except ConfigError as error:
-        problems += error.problems

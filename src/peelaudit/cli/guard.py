@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TextIO
 
-from peelaudit.errors import ConfigError, OutputError, PeelauditError
+from peelaudit.errors import ConfigError, GateFailed, OutputError, PeelauditError, SeveralErrors
 from peelaudit.render.escape import printable
 
 __all__ = ["guarded", "say", "write_out"]
@@ -62,8 +62,13 @@ def _exit_code(command: Callable[[], None]) -> int:
 
 def _explain(error: Exception) -> int:
     """Say what went wrong; the exit code."""
+    if isinstance(error, SeveralErrors):
+        return max(_explain(each) for each in error.errors)
+    if isinstance(error, GateFailed):
+        say(str(error))
+        return error.exit_code
     if isinstance(error, ConfigError) and len(error.problems) > 1:
-        say(f"error: {len(error.problems)} mistakes in the settings")
+        say(f"error: {len(error.problems)} {error.heading}")
         for problem in error.problems:
             say(f"  {problem}")
         return error.exit_code

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from peelaudit.exports.files import write_whole
 from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport, GateCheck, Unaudited
 
-__all__ = ["Paper", "Target", "deliver", "paper", "parse_format", "parse_targets"]
+__all__ = ["Paper", "Target", "collecting", "deliver", "paper", "parse_format", "parse_targets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,15 @@ def _parse_target(text: str) -> Target:
     known = ", ".join(suffix for form in Format for suffix in form.suffixes)
     hint = f"did you mean {close[0]}=?" if close else f"expected a path that ends in {known}, or FORMAT=PATH"
     raise ConfigError(f"--output is {text!r}: {hint}")
+
+
+@contextlib.contextmanager
+def collecting(problems: list[str]) -> Iterator[None]:
+    """Keep a ConfigError's problems, so that all mistakes are told at once, each of them once."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
 
 
 def deliver(

@@ -1,7 +1,8 @@
 """The CSV export: one row per layer of each report, its last the network's own. For spreadsheets and data frames.
 
 An estimate has three columns: `gap.value`, `gap.low`, `gap.high`. Of the peel map's row the first two entries are here,
-`projection_error.own` (onto the state after the layer itself) and `projection_error.next`; JSON has them all.
+`projection_error.own` (onto the state after the layer itself) and `projection_error.next`; JSON has them all,
+and the sums per cluster, which are not here.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def export(results: Results) -> str:
 
 def _row(report: AuditReport, data: dict[str, object], row: LayerRow) -> dict[str, object]:
     """One layer's cells by column name. `data` is `row` as JSON has it."""
-    del data["projection_error"]
+    del data["projection_error"], data["held_out_sums"]
     errors = (*row.projection_error[:2], None, None)
     return {
         "checkpoint": _cell(report.checkpoint.path),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from peelaudit.errors import ReportError
 from peelaudit.exports.shapes import Definitions, shape_of
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
 
-__all__ = ["checkpoint_json", "compact", "export", "parse_report", "read_report", "schema", "schema_json"]
+__all__ = ["checkpoint_json", "compact", "dump", "export", "parse_report", "read_report", "schema", "schema_json"]
 
 _MAX_BYTES = 256 << 20
 
@@ -21,7 +21,16 @@ def export(report: AuditReport) -> str:
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
-    return _dumps(shape_of(AuditReport).encode(report, ""))
+    return dump(report, AuditReport)
+
+
+def dump(value: object, kind: Any) -> str:
+    """A value of any of the records' types as JSON text; `kind` is its annotation.
+
+    Raises:
+        NonFiniteResult: a figure is NaN or infinite; the message has its path.
+    """
+    return _dumps(shape_of(kind).encode(value, ""))
 
 
 def compact(report: AuditReport) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from peelaudit.records import AuditReport, CheckpointInfo
+    from collections.abc import Sequence
+
+    from peelaudit.compare import Comparison
+    from peelaudit.records import AuditReport, CheckpointInfo, GateCheck
     from peelaudit.trajectory import Trajectory
 
-__all__ = ["render_checkpoint", "render_report", "render_trajectory"]
+__all__ = ["render_checkpoint", "render_comparison", "render_gate", "render_report", "render_trajectory"]
 
 
 def render_report(report: AuditReport, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
@@ -39,3 +42,24 @@ def render_trajectory(trajectory: Trajectory, *, width: int = 80, colour: bool =
     from peelaudit.render import trajectory as page
 
     return page.render(trajectory, width=width, colour=colour, encoding=encoding)
+
+
+def render_gate(
+    checks: Sequence[GateCheck],
+    *,
+    title: str = "The gate",
+    width: int = 80,
+    colour: bool = False,
+    encoding: str = "utf-8",
+) -> str:
+    """What a gate says, a blank line before it, in the order of `checks`."""
+    from peelaudit.render import gate as page
+
+    return page.render(checks, title=title, width=width, colour=colour, encoding=encoding)
+
+
+def render_comparison(comparison: Comparison, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
+    """Two reports against each other as text, ending in a newline, with the gate's checks if there are any."""
+    from peelaudit.render import comparison as page
+
+    return page.render(comparison, width=width, colour=colour, encoding=encoding)

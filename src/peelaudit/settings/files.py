@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.errors import ConfigError
 
-__all__ = ["find_table", "shown"]
+__all__ = ["Found", "find_table", "shown"]
 
 _MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file with settings, and their table in it."""
+
+    path: Path
+    table: Mapping[str, object]
 
 
 def shown(value: object) -> str:
@@ -19,8 +28,8 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
 
-def find_table(directory: Path) -> tuple[Path, Mapping[str, object]] | None:
-    """The nearest file with settings, and its table.
+def find_table(directory: Path) -> Found | None:
+    """The nearest file with settings.
 
     Raises:
         ConfigError: the file can't be read, or there are two in one folder.
@@ -28,7 +37,7 @@ def find_table(directory: Path) -> tuple[Path, Mapping[str, object]] | None:
     for folder in _folders(directory):
         tables = [found for found in (_own(folder / "peelaudit.toml"), _shared(folder / "pyproject.toml")) if found]
         if len(tables) == 2:
-            raise ConfigError(f"{tables[0][0]} and [tool.peelaudit] in {tables[1][0]} both hold settings: keep one")
+            raise ConfigError(f"{tables[0].path} and [tool.peelaudit] in {tables[1].path} both hold settings: keep one")
         if tables:
             return tables[0]
     return None
@@ -40,19 +49,19 @@ def _folders(directory: Path) -> Iterator[Path]:
     yield from chain[: root + 1]
 
 
-def _own(path: Path) -> tuple[Path, Mapping[str, object]] | None:
+def _own(path: Path) -> Found | None:
     table = _load(path)
-    return None if table is None else (path, table)
+    return None if table is None else Found(path, table)
 
 
-def _shared(path: Path) -> tuple[Path, Mapping[str, object]] | None:
+def _shared(path: Path) -> Found | None:
     tool = (_load(path) or {}).get("tool")
     table = tool.get("peelaudit") if isinstance(tool, dict) else None
     if table is None:
         return None
     if not isinstance(table, dict):
         raise ConfigError(f"tool.peelaudit in {path} is {shown(table)}: expected a table")
-    return path, table
+    return Found(path, table)
 
 
 def _load(path: Path) -> dict[str, object] | None:

@@ -6,13 +6,20 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-__all__ = ["PATH", "PATHS", "SETTINGS", "Kind"]
+from peelaudit.errors import ConfigError
+from peelaudit.policy import FORBIDDEN, Rule, parse_rule
+from peelaudit.records import Verdict
+
+__all__ = ["GATE_SETTINGS", "PATH", "PATHS", "SETTINGS", "Kind"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a setting's value is read. Both readers raise ValueError for a value that isn't `expected`."""
+    """How a setting's value is read. Both readers raise ValueError for a value that isn't `expected`, or ConfigError
+    where they can say more.
+    """
 
     expected: str
     from_text: Callable[[Sequence[str]], object]
@@ -58,9 +65,30 @@ def _texts_toml(value: object) -> list[str]:
     return [_text_toml(item) for item in (value if isinstance(value, list) else [value])]
 
 
-def _schedules(texts: Sequence[str]) -> tuple[str, ...]:
-    """Every schedule of all texts. White space beside a comma belongs to its mapping."""
-    return tuple(name for text in texts for name in re.sub(r"\s*,\s*", ",", text).replace(";", " ").split())
+def _words(texts: Sequence[str]) -> tuple[str, ...]:
+    """The words of all texts, which `;` separates too. White space beside a comma or an `=` belongs to its word."""
+    return tuple(name for text in texts for name in re.sub(r"\s*([,=])\s*", r"\1", text).replace(";", " ").split())
+
+
+def _rules(texts: Sequence[str], *, regression: bool) -> tuple[Rule, ...]:
+    """Every rule of all texts, separated as schedules are."""
+    rules: list[Rule] = []
+    problems: list[str] = []
+    for text in _words(texts):
+        try:
+            rules.append(parse_rule(text, regression=regression))
+        except ConfigError as error:
+            problems += error.problems
+    if problems or not rules:
+        raise ConfigError(*problems)
+    return tuple(rules)
+
+
+def _verdicts(texts: Sequence[str]) -> tuple[Verdict, ...]:
+    names = [name for text in texts for name in re.split(r"[\s,;]+", text.strip())]
+    if not names or not set(names) <= set(FORBIDDEN):
+        raise ValueError
+    return tuple(Verdict(name) for name in dict.fromkeys(names))
 
 
 def _shares(numbers: Sequence[float]) -> tuple[float, ...]:
@@ -91,8 +119,13 @@ _WHOLE = Kind("a whole number", _whole, _whole_toml)
 _TEXT = Kind("a text", _text, _text_toml)
 PATH = Kind("a path", _path, _path_toml)
 PATHS = Kind("a path or a list of paths", _paths, lambda value: _paths(_texts_toml(value)))
-_SCHEDULES = Kind("a schedule or a list of schedules", _schedules, lambda value: _schedules(_texts_toml(value)))
+_SCHEDULES = Kind("a schedule or a list of schedules", _words, lambda value: _words(_texts_toml(value)))
 _SPLIT = Kind("three shares above 0 that add up to 100 or to 1, such as 60,15,25", _split, _split_toml)
+
+_FAIL_OVER, _FAIL_REGRESSION = partial(_rules, regression=False), partial(_rules, regression=True)
+_LIMITS = Kind("a rule or a list of rules", _FAIL_OVER, lambda value: _FAIL_OVER(_texts_toml(value)))
+_REGRESSIONS = Kind("a rule or a list of rules", _FAIL_REGRESSION, lambda value: _FAIL_REGRESSION(_texts_toml(value)))
+_VERDICTS = Kind(f"{' | '.join(FORBIDDEN)}, or a list of them", _verdicts, lambda value: _verdicts(_texts_toml(value)))
 
 SETTINGS: Mapping[str, Kind] = {
     "data": PATHS,
@@ -115,3 +148,12 @@ SETTINGS: Mapping[str, Kind] = {
     "resamples": _WHOLE,
 }
 """Every field of `AuditConfig` but the checkpoint, which is an argument."""
+
+GATE_SETTINGS: Mapping[str, Kind] = {
+    "fail_over": _LIMITS,
+    "fail_on": _VERDICTS,
+    "fail_regression": _REGRESSIONS,
+    "baseline": PATH,
+    "on_inconclusive": _TEXT,
+}
+"""Every field of `GatePolicy` but the suppressions, which are no flags."""

@@ -1,0 +1,216 @@
+"""What `check` and `compare` do, and `run` where there is a gate. Without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peelaudit.cli.guard import say, write_out
+from peelaudit.cli.output import collecting, paper, parse_format
+from peelaudit.errors import ConfigError, GateFailed, PeelauditError, SeveralErrors
+from peelaudit.exports import Format
+from peelaudit.settings import resolve_gate
+
+if TYPE_CHECKING:
+    from peelaudit.config import AuditConfig
+    from peelaudit.gate import GateResult
+    from peelaudit.policy import GatePolicy
+    from peelaudit.records import AuditReport, GateCheck
+
+__all__ = ["Gate", "check_reports", "compare_reports", "resolve_policy"]
+
+Flags = Mapping[str, str | Sequence[str] | None]
+_FORMATS = (Format.TABLE, Format.JSON)
+
+
+class Gate:
+    """A policy with its baseline, applied to one report after another, and what to say in the end.
+
+    Args:
+        policy: what is demanded.
+        quiet: say nothing but that the gate failed.
+
+    Raises:
+        ReportError: the baseline can't be read.
+    """
+
+    def __init__(self, policy: GatePolicy, *, quiet: bool) -> None:
+        self.policy = policy
+        self.results: list[tuple[str, GateResult]] = []
+        self._quiet, self._today = quiet, datetime.datetime.now().astimezone().date()
+        self._baseline: AuditReport | None = None
+        if policy.fail_regression and policy.baseline is not None:
+            from peelaudit.exports.json import read_report
+
+            self._baseline = read_report(policy.baseline)
+
+    def foresee(self, config: AuditConfig) -> None:
+        """Raise IncomparableReports now rather than after an hour's audit, if the baseline has other settings."""
+        if self._baseline is None:
+            return
+        from peelaudit.pairing import check_settings
+
+        settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        known = {name: value for name, value in settings.items() if value not in (None, "auto")}
+        check_settings(self._baseline, known)
+
+    def apply(self, report: AuditReport, name: str) -> tuple[GateCheck, ...]:
+        """The report's checks; `name` is what to call it in messages. Raises what `gate` does."""
+        from peelaudit.gate import gate
+
+        result = gate(report, self.policy, today=self._today, baseline=self._baseline)
+        self.results.append((name, result))
+        return result.checks
+
+    def finish(self) -> None:
+        """Say what came of it.
+
+        Raises:
+            GateFailed: for one report that failed.
+            SeveralErrors: for several.
+        """
+        if not self._quiet:
+            self._warn()
+        failed = [GateFailed(_failure(name, result)) for name, result in self.results if result.failed]
+        if len(failed) > 1:
+            raise SeveralErrors(*failed)
+        if failed:
+            raise failed[0]
+
+    def _warn(self) -> None:
+        from peelaudit.gate import suppression_notes
+
+        for note in suppression_notes(self.policy, [result for _, result in self.results], today=self._today):
+            say(f"warning: {note}")
+        for name, result in self.results:
+            undecided = result.undecided()
+            if undecided and self.policy.on_inconclusive == "warn":
+                say(f"warning: gate inconclusive: {name}: {result.summary()}. {undecided[0]}")
+            elif not result.failed and result.checks:
+                say(f"gate passed: {name}: {result.summary()}")
+
+
+def _failure(name: str, result: GateResult) -> str:
+    return f"gate failed: {name}: {result.summary()}. {result.checks[0].reason}"
+
+
+def check_reports(paths: Sequence[str], flags: Flags, *, format_name: str, quiet: bool) -> None:
+    """`peelaudit check`."""
+    problems: list[str] = []
+    with collecting(problems):
+        form = parse_format(format_name, allowed=_FORMATS)
+    with collecting(problems):
+        policy = resolve_policy(flags)
+        if not policy.demands:
+            problems.append("no rule to check by: give --fail-over, --fail-on or --fail-regression, or a table `gate`")
+    if problems:
+        raise ConfigError(*problems)
+    gate = Gate(policy, quiet=quiet)
+    errors: list[PeelauditError] = []
+    for path in paths:
+        try:
+            _check(path, gate)
+        except PeelauditError as error:
+            errors.append(error)
+    _show_checks(gate.results, form)
+    try:
+        gate.finish()
+    except PeelauditError as error:
+        errors.append(error)
+    if errors:
+        raise SeveralErrors(*errors)
+
+
+def _check(path: str, gate: Gate) -> None:
+    from peelaudit.exports.json import read_report
+
+    report = read_report(path)
+    try:
+        gate.apply(report, path)
+    except ConfigError as error:
+        raise type(error)(*(f"{path}: {problem}" for problem in error.problems)) from error
+    except PeelauditError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _show_checks(results: Sequence[tuple[str, GateResult]], form: Format) -> None:
+    if form is Format.JSON:
+        from peelaudit.exports.json import dump
+        from peelaudit.records import GateCheck
+
+        write_out(dump(tuple(check for _, result in results for check in result.checks), tuple[GateCheck, ...]))
+        return
+    from peelaudit.render import render_gate
+
+    sheet = paper()
+    for path, result in results:
+        title = f"The gate on {path}, the report of {result.checkpoint}"
+        text = render_gate(result.checks, title=title, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+        write_out(text, encoding=sheet.encoding)
+
+
+def compare_reports(
+    base_path: str, new_path: str, flags: Flags, *, tolerance: str | None, format_name: str, quiet: bool
+) -> None:
+    """`peelaudit compare`."""
+    from peelaudit.compare import TOLERANCE, compare
+    from peelaudit.exports.json import dump, read_report
+
+    problems: list[str] = []
+    with collecting(problems):
+        form = parse_format(format_name, allowed=_FORMATS)
+    with collecting(problems):
+        within = TOLERANCE if tolerance is None else _tolerance(tolerance)
+    with collecting(problems):
+        # What the file demands of a report by itself is for `run` and `check`.
+        policy = dataclasses.replace(_resolve({**flags, "baseline": base_path}), fail_over=(), fail_on=())
+    if problems:
+        raise ConfigError(*problems)
+    base, new = read_report(base_path), read_report(new_path)
+    comparison = compare(base, new, tolerance=within)
+    gate = Gate(policy, quiet=quiet)
+    if policy.demands:
+        comparison = dataclasses.replace(comparison, checks=gate.apply(new, new_path))
+    if not quiet:
+        for warning in comparison.warnings:
+            say(f"warning: {warning}")
+    if form is Format.JSON:
+        write_out(dump(comparison, type(comparison)))
+    else:
+        from peelaudit.render import render_comparison
+
+        sheet = paper()
+        text = render_comparison(comparison, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+        write_out(text, encoding=sheet.encoding)
+    gate.finish()
+
+
+def resolve_policy(flags: Flags) -> GatePolicy:
+    """What flags, file and environment demand of a report.
+
+    Raises:
+        ConfigError: for every mistake, a baseline that nothing would be compared with included.
+    """
+    policy = _resolve(flags)
+    if policy.baseline is not None and not policy.fail_regression:
+        raise ConfigError("a baseline is given, but no fail-regression: nothing would be compared with it")
+    return policy
+
+
+def _resolve(flags: Flags) -> GatePolicy:
+    return resolve_gate(flags, environ=os.environ, directory=Path.cwd())
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"--tolerance is {text!r}: expected nats/token, 0 or more")
+    return value

@@ -1,0 +1,135 @@
+"""What can be paired, what is refused, and the differences."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from peelaudit.compare import compare
+from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
+from peelaudit.pairing import Change, Pairing, check_settings
+from peelaudit.records import AuditReport
+from peelaudit.stats import HELD_OUT, ClusterBootstrap
+from tests.factories import make_report
+from tests.variants import moved, with_row, with_settings
+
+BASE = make_report(4, seed=1)
+
+
+def change(base: AuditReport, new: AuditReport, layer: int | None, metric: str) -> Change:
+    found = Pairing(base, new).change(layer, metric)
+    assert found is not None
+    return found
+
+
+def test_differences_are_paired() -> None:
+    found = change(BASE, moved(BASE, 2, 0.3), 2, "trained_loss")
+    assert found.difference.value == pytest.approx(0.3)
+    assert found.difference.high - found.difference.low < 1e-9  # each loss alone varies by 0.3 between clusters
+    assert (found.base, found.new) == (BASE.layers[1].held_out.trained_loss,) * 2
+
+
+def test_every_figure_is_the_difference_that_the_records_say() -> None:
+    new = BASE
+    for name, by in (("own", 0.4), ("trained", 0.3), ("yes0", 0.2), ("bound", 0.05)):
+        new = moved(new, 3, by, losses=(name,))
+    expected = {"trained_loss": 0.4, "trained_readout_loss": 0.3, "yes0": 0.2, "bound": 0.05}
+    expected |= {"gap_total": 0.35, "gap_head": 0.1, "gap_layers": 0.25}
+    for metric, value in expected.items():
+        assert change(BASE, new, 3, metric).difference.value == pytest.approx(value)
+
+
+def test_the_draws_are_those_of_the_audit() -> None:
+    new = moved(BASE, 1, 0.1, spread=0.05)
+    settings = dict(BASE.settings)
+    bootstrap = ClusterBootstrap(
+        np.arange(15), resamples=int(str(settings["resamples"])), seed=int(str(settings["seed"])) + HELD_OUT
+    )
+    sums = np.array(new.layers[0].held_out_sums.own) - np.array(BASE.layers[0].held_out_sums.own)
+    assert change(BASE, new, 1, "trained_loss").difference == bootstrap.ratio(sums, BASE.held_out_predictions)
+
+
+def test_all_that_keeps_reports_apart_is_told() -> None:
+    new = with_settings(BASE, seed=1, solver="adam", depth_readout="own")
+    new = dataclasses.replace(new, data=dataclasses.replace(BASE.data, tokens_sha256="d4" * 32))
+    with pytest.raises(IncomparableReports) as caught:
+        compare(BASE, new)
+    assert caught.value.exit_code == 2
+    starts = [
+        "the calibration tokens",
+        "solver is 'ridge' in the base, 'adam'",
+        "depth-readout",
+        "seed is 0 in the base",
+    ]
+    assert len(caught.value.problems) == len(starts)
+    for problem, start in zip(caught.value.problems, starts, strict=True):
+        assert problem.startswith(start)
+
+
+def test_a_setting_that_one_report_is_without_keeps_them_apart() -> None:
+    with pytest.raises(IncomparableReports, match="bits is None in the base, 4"):
+        compare(BASE, with_settings(BASE, bits=4))
+
+
+def test_other_clusters_keep_reports_apart() -> None:
+    with pytest.raises(IncomparableReports, match="held-out clusters"):
+        compare(BASE, dataclasses.replace(BASE, held_out_predictions=(255,) * 16))
+
+
+def test_settings_of_an_audit_to_come() -> None:
+    check_settings(BASE, {"seed": 0, "checkpoint": "another", "device": "cuda"})
+    with pytest.raises(IncomparableReports, match="seed is 0 in the base, 7"):
+        check_settings(BASE, {"seed": 7})
+
+
+@pytest.mark.parametrize("name", ["own", "trained", "yes0", "bound"])
+def test_sums_that_do_not_fit_are_refused(name: str) -> None:
+    sums = BASE.layers[1].held_out_sums
+    short = dataclasses.replace(sums, **{name: getattr(sums, name)[:-1]})
+    with pytest.raises(ReportError, match="don't fit"):
+        compare(BASE, with_row(BASE, 2, held_out_sums=short))
+
+
+def test_rows_that_are_no_layers_are_refused() -> None:
+    for layers in ((), BASE.layers[:2] + BASE.layers[3:], BASE.layers[::-1]):
+        with pytest.raises(ReportError, match="aren't those of layers"):
+            compare(BASE, dataclasses.replace(BASE, layers=layers))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": -1}, {"seed": True}, {"resamples": 0}, {"resamples": 10**9}, {"seed": "0"}]
+)
+def test_draws_that_can_not_be_repeated_are_refused(changes: dict[str, object]) -> None:
+    report = with_settings(BASE, **changes)
+    with pytest.raises(ReportError, match="can't be drawn again"):
+        compare(report, report)
+
+
+def test_hostile_counts_and_sums_are_refused() -> None:
+    for count in (0, -1, 10**400):
+        report = dataclasses.replace(BASE, held_out_predictions=(count,) * 15)
+        with pytest.raises(ReportError, match="don't fit"):
+            compare(report, report)
+
+
+def test_sums_that_overflow_are_refused_and_large_ones_are_not() -> None:
+    def enormous(value: float) -> AuditReport:
+        sums = dataclasses.replace(BASE.layers[1].held_out_sums, own=(value,) * 15)
+        return with_row(BASE, 2, held_out_sums=sums)
+
+    with pytest.raises(NonFiniteResult):
+        compare(enormous(1e308), enormous(-1e308))
+    row = compare(enormous(1e200), enormous(-1e200)).rows[2]
+    assert row.trained_loss is not None
+    assert row.trained_loss.difference.high < -1e190
+
+
+def test_nothing_non_finite_is_compared() -> None:
+    sums = BASE.layers[1].held_out_sums
+    for value in (math.nan, math.inf):
+        own = (value, *sums.own[1:])
+        with pytest.raises(NonFiniteResult, match="trained_loss of layer 2"):
+            compare(BASE, with_row(BASE, 2, held_out_sums=dataclasses.replace(sums, own=own)))
