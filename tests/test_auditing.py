@@ -20,9 +20,11 @@ from peelaudit.config import AuditConfig
 from peelaudit.decoder import Decoder
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.exports import json as json_export
+from peelaudit.pairing import Pairing
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.render import render_report
 from tests.checkpoints import models
+from tests.variants import with_row
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 SMALL: dict[str, Any] = {"tokens": 3072, "seq_len": 64, "resamples": 200}
@@ -321,6 +323,16 @@ def test_held_out_sums_are_what_the_figures_were_taken_from() -> None:
         ):
             assert len(losses) == len(predictions)
             assert sum(losses) / predictions.sum() == pytest.approx(figure.value, rel=1e-12)
+
+
+def test_a_saved_report_draws_the_very_intervals_that_the_audit_drew() -> None:
+    report = audited()
+    nothing = (0.0,) * len(report.held_out_predictions)
+    for row in report.layers:
+        zeroed = with_row(report, row.layer, held_out_sums=dataclasses.replace(row.held_out_sums, own=nothing))
+        change = Pairing(zeroed, report).change(row.layer, "trained_loss")
+        assert change is not None
+        assert change.difference == row.held_out.trained_loss
 
 
 def test_a_blocks_digest_tells_which_block_was_changed(tmp_path: Path) -> None:

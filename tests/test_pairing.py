@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import numpy as np
 import pytest
 
 from peelaudit.compare import compare
 from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
 from peelaudit.pairing import Change, Pairing, check_settings
 from peelaudit.records import AuditReport
-from peelaudit.stats import HELD_OUT, ClusterBootstrap
 from tests.factories import make_report
 from tests.variants import moved, with_row, with_settings
 
@@ -40,16 +38,6 @@ def test_every_figure_is_the_difference_that_the_records_say() -> None:
     expected |= {"gap_total": 0.35, "gap_head": 0.1, "gap_layers": 0.25}
     for metric, value in expected.items():
         assert change(BASE, new, 3, metric).difference.value == pytest.approx(value)
-
-
-def test_the_draws_are_those_of_the_audit() -> None:
-    new = moved(BASE, 1, 0.1, spread=0.05)
-    settings = dict(BASE.settings)
-    bootstrap = ClusterBootstrap(
-        np.arange(15), resamples=int(str(settings["resamples"])), seed=int(str(settings["seed"])) + HELD_OUT
-    )
-    sums = np.array(new.layers[0].held_out_sums.own) - np.array(BASE.layers[0].held_out_sums.own)
-    assert change(BASE, new, 1, "trained_loss").difference == bootstrap.ratio(sums, BASE.held_out_predictions)
 
 
 def test_all_that_keeps_reports_apart_is_told() -> None:
