@@ -31,6 +31,12 @@ from peelaudit.schedules import Schedule, SchedulePlan, prefix_tree, search_stai
 
 __all__ = ["Measurements", "ScheduleLosses", "measure"]
 
+LEAST_FIT = 8
+"""Sequences of *fit* on which the depths below the last are read out at least; half as many as *select* has otherwise.
+
+Every depth of every reference is read out, and with a large vocabulary that is most of an audit's time.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduleLosses:
@@ -113,7 +119,7 @@ class _Measurer:
         }
         draw = partial(Panel.of, clusters, self.data.tokens.shape[1], resamples=config.resamples, seed=config.seed)
         self.panel = draw()
-        self.depth_panel = draw(fit_sequences=len(calibration.select.clusters))
+        self.depth_panel = draw(fit_sequences=max(LEAST_FIT, len(calibration.select.clusters) // 2))
         self.states = trained_states(decoder, self.data.tokens, store, progress=progress)
         self.readouts = ReadoutFactory(decoder, self.data, self.states[-1], seed=config.seed)
 
