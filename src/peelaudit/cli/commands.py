@@ -16,7 +16,7 @@ from peelaudit.exports import Format
 from peelaudit.exports.files import check_writable
 from peelaudit.settings import resolve
 
-__all__ = ["inspect_checkpoint", "print_schema", "run_audit"]
+__all__ = ["collecting", "inspect_checkpoint", "print_schema", "run_audit"]
 
 
 def run_audit(
@@ -29,11 +29,11 @@ def run_audit(
 ) -> None:
     """`peelaudit run`."""
     problems: list[str] = []
-    with _collecting(problems):
+    with collecting(problems):
         form = parse_format(format_name)
-    with _collecting(problems):
+    with collecting(problems):
         targets = parse_targets(outputs)
-    with _collecting(problems):
+    with collecting(problems):
         config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd())
     if problems:
         raise ConfigError(*problems)
@@ -53,9 +53,9 @@ def run_audit(
 def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str, tensors: bool) -> None:
     """`peelaudit inspect`."""
     problems: list[str] = []
-    with _collecting(problems):
+    with collecting(problems):
         form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
-    with _collecting(problems):
+    with collecting(problems):
         settings = resolve(checkpoint, {"config": config}, environ=os.environ, directory=Path.cwd())
     if problems:
         raise ConfigError(*problems)
@@ -83,7 +83,7 @@ def print_schema() -> None:
 
 
 @contextlib.contextmanager
-def _collecting(problems: list[str]) -> Iterator[None]:
+def collecting(problems: list[str]) -> Iterator[None]:
     """Keep a ConfigError's problems, so that all mistakes are told at once."""
     try:
         yield

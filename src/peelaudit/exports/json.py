@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from peelaudit.errors import ReportError
 from peelaudit.exports.shapes import Definitions, shape_of
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
 
-__all__ = ["checkpoint_json", "export", "parse_report", "read_report", "schema", "schema_json"]
+__all__ = ["checkpoint_json", "dump", "export", "load", "parse_report", "read_report", "schema", "schema_json"]
 
 _MAX_BYTES = 256 << 20
 
@@ -21,7 +21,25 @@ def export(report: AuditReport) -> str:
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
-    return _dumps(shape_of(AuditReport).encode(report, ""))
+    return dump(report, AuditReport)
+
+
+def dump(value: object, kind: Any) -> str:
+    """A value of any of the records' types as JSON text; `kind` is its annotation.
+
+    Raises:
+        NonFiniteResult: a figure is NaN or infinite; the message has its path.
+    """
+    return _dumps(shape_of(kind).encode(value, ""))
+
+
+def load(text: str, kind: Any) -> Any:
+    """What `dump` wrote.
+
+    Raises:
+        ReportError: it isn't JSON, or not of that kind.
+    """
+    return shape_of(kind).decode(_loads(text), "")
 
 
 def checkpoint_json(info: CheckpointInfo, *, tensors: bool) -> str:
@@ -76,10 +94,7 @@ def read_report(path: str | Path) -> AuditReport:
 
 def parse_report(text: str) -> AuditReport:
     """The report in a JSON text. Raises ReportError as `read_report` does."""
-    try:
-        data = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"not JSON: {error}") from error
+    data = _loads(text)
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ReportError("not a report of peelaudit: it has no schema_version")
     version = data["schema_version"]
@@ -87,6 +102,14 @@ def parse_report(text: str) -> AuditReport:
         raise ReportError(f"schema_version is {version!r}: this peelaudit reads {SCHEMA_VERSION}")
     report: AuditReport = shape_of(AuditReport).decode(data, "")
     return report
+
+
+def _loads(text: str) -> object:
+    try:
+        data: object = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"not JSON: {error}") from error
+    return data
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from peelaudit.records import AuditReport, CheckpointInfo
+    from collections.abc import Sequence
 
-__all__ = ["render_checkpoint", "render_report"]
+    from peelaudit.records import AuditReport, CheckpointInfo, TaskRow
+
+__all__ = ["render_checkpoint", "render_report", "render_tasks"]
 
 
 def render_report(report: AuditReport, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
@@ -31,3 +33,10 @@ def render_checkpoint(
     from peelaudit.render import checkpoint as page
 
     return page.render(info, tensors=tensors, width=width, colour=colour, encoding=encoding)
+
+
+def render_tasks(rows: Sequence[TaskRow], *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
+    """What became of a batch's checkpoints, as text ending in a newline."""
+    from peelaudit.render import tasks as page
+
+    return page.render(rows, width=width, colour=colour, encoding=encoding)
