@@ -7,6 +7,10 @@ same as on one machine, so that the results are the same.
 from __future__ import annotations
 
 import logging
+import os
+import platform
+import signal
+import threading
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,15 +35,15 @@ def run_on_ray(tasks: Sequence[Task], *, jobs: int | None, gpus_per_task: float)
         ConfigError: Ray isn't installed.
         AuditError: there is no cluster to be reached.
     """
-    ray = _connect()
+    ray, here = _connect(), os.getcwd()  # noqa: PTH109  # a text
     queue, running = list(reversed(tasks)), dict[Any, Task]()
-    remote = ray.remote(_serve).options(max_retries=_LOST_TRIES - 1, retry_exceptions=False, num_gpus=gpus_per_task)
+    remote = ray.remote(max_retries=_LOST_TRIES - 1, retry_exceptions=False, num_gpus=gpus_per_task)(_serve)
     try:
         while queue or running:
             while queue and (jobs is None or len(running) < jobs):
                 task = queue.pop()
                 threads = {"env_vars": dict.fromkeys(_THREADS, str(task.threads))}
-                running[remote.options(num_cpus=task.threads, runtime_env=threads).remote(task)] = task
+                running[remote.options(num_cpus=task.threads, runtime_env=threads).remote(task, here)] = task
             ready, _ = ray.wait(list(running), num_returns=1)
             for reference in ready:
                 task = running.pop(reference)
@@ -59,17 +63,24 @@ def _connect() -> Any:
         import ray
     except ImportError as error:
         raise ConfigError("--engine ray needs Ray: pip install 'peelaudit[ray]'") from error
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except Exception as error:  # whatever Ray raises: many kinds
         raise AuditError(f"no Ray cluster can be reached: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # Ray's own would end in another exit code
     return ray
 
 
-def _serve(task: Task) -> TaskRow:
-    """What a machine of the cluster does."""
+def _serve(task: Task, directory: str) -> TaskRow:
+    """What a machine of the cluster does, where the command was given: its paths may be relative."""
     import torch
 
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        return failed(task, f"{directory} isn't on the machine {platform.node()}: {error.strerror or error}")
     torch.set_num_threads(task.threads)
     return perform(task)
 

@@ -55,7 +55,7 @@ def natural(path: str) -> tuple[object, ...]:
     """A key by which `ckpt-900` comes before `ckpt-1000`."""
     parts = [re.split(r"([0-9]+)", part) for part in Path(path).parts]
     # At odd places stand numbers, so that like is compared with like.
-    return (*(tuple(int(t) if i % 2 else t for i, t in enumerate(part)) for part in parts), (path,))
+    return tuple(tuple(int(t) if i % 2 else t for i, t in enumerate(part)) for part in parts), path
 
 
 def _expand(argument: str, stdin: BinaryIO) -> Iterable[str]:
