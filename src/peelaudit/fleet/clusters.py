@@ -6,10 +6,12 @@ same as on one machine, so that the results are the same.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import signal
+import sys
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -35,7 +37,13 @@ def run_on_ray(tasks: Sequence[Task], *, jobs: int | None, gpus_per_task: float)
         ConfigError: Ray isn't installed.
         AuditError: there is no cluster to be reached.
     """
-    ray, here = _connect(), os.getcwd()  # noqa: PTH109  # a text
+    # Ray tells of lost machines on stdout, which is for the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        yield from _run(_connect(), tasks, jobs, gpus_per_task)
+
+
+def _run(ray: Any, tasks: Sequence[Task], jobs: int | None, gpus_per_task: float) -> Generator[TaskRow, None, None]:
+    here = os.getcwd()  # noqa: PTH109  # a text
     queue, running = list(reversed(tasks)), dict[Any, Task]()
     remote = ray.remote(max_retries=_LOST_TRIES - 1, retry_exceptions=False, num_gpus=gpus_per_task)(_serve)
     try:
