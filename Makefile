@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup audit test test-all lint format bench regression-gate fixtures clean
+.PHONY: setup audit test test-all lint format bench bench-batch regression-gate fixtures clean
 
 setup: .venv/.installed
 
@@ -19,8 +19,12 @@ audit: setup
 test: setup lint
 	$(BIN)/pytest
 
-test-all: setup lint
+test-all: setup lint .venv/.ray
 	$(BIN)/pytest -m "slow or not slow"
+
+.venv/.ray: .venv/.installed
+	$(BIN)/pip install --quiet --editable ".[ray]"
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
@@ -37,6 +41,9 @@ bench: setup
 
 regression-gate: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.regression_gate
+
+bench-batch: setup
+	$(BIN)/python -m tests.fleet.bench
 
 fixtures: setup
 	$(BIN)/python fixtures/make_fixtures.py

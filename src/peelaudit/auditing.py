@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from peelaudit.advice import calibration_warnings
-from peelaudit.calibration import load_calibration
-from peelaudit.checkpoints import open_checkpoint
+from peelaudit.calibration import Calibration, load_calibration
+from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.config import AuditConfig, Device, Dtype
 from peelaudit.decoder import Decoder
 from peelaudit.errors import ConfigError
@@ -20,9 +23,24 @@ from peelaudit.measuring import measure
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport
 from peelaudit.reporting import conclude
-from peelaudit.schedules import parse_schedules
+from peelaudit.schedules import SchedulePlan, parse_schedules
 
-__all__ = ["audit_config"]
+__all__ = ["Prepared", "audit_config", "audit_prepared", "prepared", "tool_version"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An audit before anything heavy: the checkpoint open and hashed, the calibration tokens in their splits.
+
+    `config` is resolved: its device, dtype and seq_len are those that will be used. With `checkpoint.info` and
+    `calibration.info` it is all that the result depends on.
+    """
+
+    config: AuditConfig
+    checkpoint: Checkpoint
+    plan: SchedulePlan
+    calibration: Calibration
+    clock: Clock
 
 
 def audit_config(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
@@ -35,27 +53,47 @@ def audit_config(config: AuditConfig, *, progress: Progress = SILENT) -> AuditRe
     Raises:
         PeelauditError: see `peelaudit.errors` for what can go wrong.
     """
+    with prepared(config, progress=progress) as audit:
+        return audit_prepared(audit)
+
+
+@contextlib.contextmanager
+def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Prepared]:
+    """The audit that `config` asks for, up to where it becomes heavy; the checkpoint is closed at the end.
+
+    Raises:
+        PeelauditError: as `audit_config`.
+    """
     clock = Clock(progress)
     config = dataclasses.replace(config, device=_device(config), dtype=_dtype(config))
-    device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     with open_checkpoint(Path(config.checkpoint), config=config.config, progress=clock) as checkpoint:
         plan = parse_schedules(config.schedules, checkpoint.info.layers)
         calibration = load_calibration(config, checkpoint.info, progress=clock)
-        checkpoint.check_weights(clock)
-        seq_len = calibration.info.seq_len
-        decoder = Decoder(checkpoint, seq_len=seq_len, device=device, dtype=dtype)
-        measured = measure(decoder, calibration, plan, config, store=StateStore(dtype=dtype), progress=clock)
-        info = checkpoint.info
+        resolved = dataclasses.replace(config, seq_len=calibration.info.seq_len)
+        yield Prepared(resolved, checkpoint, plan, calibration, clock)
+
+
+def audit_prepared(audit: Prepared) -> AuditReport:
+    """The rest of the audit.
+
+    Raises:
+        PeelauditError: as `audit_config`; the checkpoint having changed meanwhile is one.
+    """
+    config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
+    device, dtype = torch.device(config.device), getattr(torch, config.dtype)
+    checkpoint.check_weights(clock)
+    decoder = Decoder(checkpoint, seq_len=calibration.info.seq_len, device=device, dtype=dtype)
+    measured = measure(decoder, calibration, audit.plan, config, store=StateStore(dtype=dtype), progress=clock)
+    checkpoint.check_unchanged()
     clock.stage("intervals", 1)
-    findings = conclude(measured, config, info.vocabulary)
-    resolved = dataclasses.replace(config, seq_len=seq_len)
+    findings = conclude(measured, config, checkpoint.info.vocabulary)
     return AuditReport(
         schema_version=SCHEMA_VERSION,
         versions=_versions(),
-        checkpoint=info,
+        checkpoint=checkpoint.info,
         data=calibration.info,
         held_out_predictions=findings.held_out_predictions,
-        settings=tuple((field.name, getattr(resolved, field.name)) for field in dataclasses.fields(resolved)),
+        settings=tuple((field.name, getattr(config, field.name)) for field in dataclasses.fields(config)),
         baselines=findings.baselines,
         network=findings.network,
         layers=findings.layers,
@@ -88,6 +126,11 @@ def _device(config: AuditConfig) -> Device:
 
 def _dtype(config: AuditConfig) -> Dtype:
     return "float32" if config.dtype == "auto" else config.dtype
+
+
+def tool_version() -> str:
+    """The version of peelaudit that computes, as reports have it."""
+    return version("peelaudit")
 
 
 def _versions() -> tuple[tuple[str, str], ...]:

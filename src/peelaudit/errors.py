@@ -42,6 +42,7 @@ __all__ = [
     "SeveralErrors",
     "UnreadableCheckpoint",
     "UnsupportedCheckpoint",
+    "is_out_of_memory",
 ]
 
 
@@ -134,3 +135,14 @@ class NothingToAudit(PeelauditError):
     """There is no checkpoint to audit, or it has no decoder block."""
 
     exit_code = 5
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's own error, or torch's, which is a RuntimeError (with a class of its own on a GPU
+    alone).
+    """
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from peelaudit.checkpoints.configuration import build_skeleton
-from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.files import Snapshot, quoted
 from peelaudit.checkpoints.matching import Matched, Origin, tied_names
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
@@ -32,7 +32,13 @@ class Checkpoint:
     """
 
     def __init__(
-        self, info: CheckpointInfo, config: Any, skeleton: torch.nn.Module, store: Store, matched: Matched
+        self,
+        info: CheckpointInfo,
+        config: Any,
+        skeleton: torch.nn.Module,
+        store: Store,
+        matched: Matched,
+        snapshot: Snapshot,
     ) -> None:
         """Made by `open_checkpoint`, which has compared everything here."""
         self.info = info
@@ -41,6 +47,7 @@ class Checkpoint:
         self.ignored = matched.ignored
         self._store = store
         self._matched = matched
+        self._snapshot = snapshot
         self._tied = tied_names(skeleton)
         self._where = quoted(info.path)
 
@@ -99,6 +106,10 @@ class Checkpoint:
                 f"{self._where}: the tensor {quoted(name)} holds {count} NaN or Inf among {tensor.numel()} values,"
                 f" the first at {first}"
             )
+
+    def check_unchanged(self) -> None:
+        """Raise MalformedCheckpoint if the files aren't those any more that were hashed when they were opened."""
+        self._snapshot.check(self._where)
 
     def close(self) -> None:
         """Release the files."""

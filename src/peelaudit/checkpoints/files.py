@@ -10,13 +10,14 @@ import json
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint
-from peelaudit.progress import Progress
+from peelaudit.progress import SILENT, Progress
 
-__all__ = ["OpenFile", "fingerprint", "quoted", "read_json", "regular_file"]
+__all__ = ["OpenFile", "Snapshot", "fingerprint", "quoted", "read_json", "regular_file", "take_snapshot"]
 
 _HASH_CHUNK = 1 << 20
 _MAX_JSON = 32 << 20
@@ -150,6 +151,50 @@ def fingerprint(paths: Iterable[Path], progress: Progress) -> str:
                 digest.update(file.read(offset, min(_HASH_CHUNK, file.size - offset)))
                 progress.advance()
     return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What files were when they were hashed: `sha256` is their `fingerprint`."""
+
+    paths: tuple[Path, ...]
+    identities: tuple[tuple[int, ...], ...]
+    sha256: str
+
+    def check(self, subject: str) -> None:
+        """Compare with the files as they are now; `subject` begins the message.
+
+        They are hashed again only where one has another inode, size, or time of change, which no edit and no
+        replacement leaves as it was.
+
+        Raises:
+            MalformedCheckpoint: their bytes aren't the same, or one is gone.
+        """
+        try:
+            same = _identities(self.paths) == self.identities or fingerprint(self.paths, SILENT) == self.sha256
+        except UnreadableCheckpoint:
+            same = False
+        if not same:
+            raise MalformedCheckpoint(f"{subject}: was replaced, edited or removed while it was being audited")
+
+
+def take_snapshot(paths: Iterable[Path], progress: Progress) -> Snapshot:
+    """Hash the files.
+
+    Raises:
+        CheckpointError: one can't be read, or changes meanwhile.
+    """
+    paths = tuple(paths)
+    # Looked at before they are read: a change meanwhile makes them differ later.
+    identities = _identities(paths)
+    return Snapshot(paths, identities, fingerprint(paths, progress))
+
+
+def _identities(paths: Iterable[Path]) -> tuple[tuple[int, ...], ...]:
+    return tuple(
+        (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        for found in map(regular_file, paths)
+    )
 
 
 def _reason(error: Exception) -> str:

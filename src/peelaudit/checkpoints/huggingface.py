@@ -11,10 +11,10 @@ from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import Joined, Store, close_all
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
+from peelaudit.filenames import DISTRIBUTED, WEIGHT_FILES
 
 __all__ = ["find_tokenizer", "find_training_step", "open_weights", "within"]
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl")
 _MAX_SHARDS = 2_000
 
@@ -25,16 +25,16 @@ def open_weights(directory: Path) -> Store:
     Raises:
         CheckpointError: there are none, one is missing, or one is damaged.
     """
-    for name in _WEIGHTS:
+    for name in WEIGHT_FILES:
         if (directory / name).exists() or (directory / name).is_symlink():
             return _sharded(directory, name) if name.endswith(".index.json") else _single(within(directory, name))
-    if (directory / ".metadata").exists():
+    if (directory / DISTRIBUTED).exists():
         raise UnsupportedCheckpoint(
             f"{quoted(directory)}: is a torch.distributed checkpoint, which is never loaded; save it as one file"
         )
     if (directory / "adapter_config.json").exists():
         raise UnsupportedCheckpoint(f"{quoted(directory)}: holds an adapter; merge it into its model and save that")
-    raise UnreadableCheckpoint(f"{quoted(directory)}: has none of {', '.join(_WEIGHTS)}")
+    raise UnreadableCheckpoint(f"{quoted(directory)}: has none of {', '.join(WEIGHT_FILES)}")
 
 
 def within(directory: Path, name: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 
 from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_info
 from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
-from peelaudit.checkpoints.files import fingerprint, quoted, read_json
+from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
 from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights
 from peelaudit.checkpoints.matching import Origin, match, rename
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
@@ -20,11 +20,10 @@ from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_
 from peelaudit.checkpoints.store import Store
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import UnreadableCheckpoint
+from peelaudit.filenames import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES
 from peelaudit.progress import SILENT, Progress
 
 __all__ = ["open_checkpoint"]
-
-_TORCH_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin"}
 
 Names = Callable[[Store, torch.nn.Module], Mapping[str, Origin]]
 
@@ -70,7 +69,7 @@ def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
     skeleton = build_skeleton(config, parts.description.subject)
     matched = match(parts.names(store, skeleton), skeleton, subject)
     check_floats(store, matched)
-    hashed = (*store.paths, *((parts.config_path,) if parts.config_path else ()))
+    snapshot = take_snapshot((*store.paths, *((parts.config_path,) if parts.config_path else ())), progress)
     info = gather_info(
         path,
         format_name=parts.format,
@@ -80,9 +79,9 @@ def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
         matched=matched,
         tokenizer=parts.tokenizer,
         training_step=parts.training_step,
-        sha256=fingerprint(hashed, progress),
+        sha256=snapshot.sha256,
     )
-    return Checkpoint(info, config, skeleton, store, matched)
+    return Checkpoint(info, config, skeleton, store, matched, snapshot)
 
 
 def _find_parts(path: Path, config: Path | None) -> _Parts:
@@ -98,9 +97,9 @@ def _find_parts(path: Path, config: Path | None) -> _Parts:
         return _gguf(path)
     if path.suffix == ".safetensors":
         return _described(path, SafetensorsFile(path), config)
-    if path.suffix in _TORCH_SUFFIXES:
+    if path.suffix in TORCH_SUFFIXES:
         return _torch(path, config)
-    suffixes = ", ".join([".safetensors", ".gguf", *sorted(_TORCH_SUFFIXES)])
+    suffixes = ", ".join(CHECKPOINT_SUFFIXES)
     raise UnreadableCheckpoint(f"{quoted(path)}: expected a directory or a file that ends in one of {suffixes}")
 
 

@@ -1,34 +1,15 @@
-"""The commands and their flags, as typer needs them: texts alone, for `settings` reads them and names every mistake."""
+"""The commands and their flags, as typer needs them. Numbers are texts here too: every mistake is named at once."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from peelaudit.cli.gate_options import Baseline, FailOn, FailOver, FailRegression, OnInconclusive
-from peelaudit.settings import SETTINGS, default_of
+from peelaudit.cli.options import OUTPUT, GroupedCommand, with_settings
 
 __all__ = ["app"]
-
-_DATA, _METHOD, _COMPUTE, _OUTPUT = "Calibration data", "Method", "Computing", "Output"
-
-
-class _GroupedCommand(TyperCommand):
-    """Help in which options stand under their panels' names."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the options, group by group."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
-                panel = getattr(parameter, "rich_help_panel", None)
-                title = panel or ("Arguments" if parameter.param_type_name == "argument" else "Options")
-                groups.setdefault(title, []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
 
 
 app = typer.Typer(
@@ -40,13 +21,6 @@ app = typer.Typer(
     # The default spares `--help` typer's import of pydantic, for the sake of turning None into a flag.
     context_settings={"help_option_names": ["--help", "-h"], "default_map": {"help": False}},
 )
-
-
-def _setting(name: str, metavar: str, panel: str, text: str) -> Any:
-    """The flag of an audit's setting. Its default is shown, not given: a file or a variable may say otherwise."""
-    flag, default = "--" + name.replace("_", "-"), default_of(name)
-    words = f"{text} Default: {default}." if default else text
-    return typer.Option(flag, metavar=metavar, help=words, rich_help_panel=panel, show_default=False)
 
 
 def _version(asked: bool) -> None:
@@ -70,59 +44,10 @@ def _peelaudit(
     """
 
 
-@app.command(cls=_GroupedCommand)
+@app.command(cls=GroupedCommand)
+@with_settings
 def run(
-    context: typer.Context,
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint: a file or a directory.")],
-    data: Annotated[
-        list[str] | None,
-        _setting("data", "PATH", _DATA, "Text or token files, or directories of them. Repeatable."),
-    ] = None,
-    tokens: Annotated[str | None, _setting("tokens", "N", _DATA, "Tokens to use at most, all splits together.")] = None,
-    seq_len: Annotated[
-        str | None,
-        _setting("seq_len", "N", _DATA, "Tokens a sequence; chosen by --tokens and the context if not given."),
-    ] = None,
-    split: Annotated[str | None, _setting("split", "A,B,C", _DATA, "Per cent for fit, select and held-out.")] = None,
-    field: Annotated[str | None, _setting("field", "NAME", _DATA, "The text's key in .jsonl and .parquet.")] = None,
-    separator: Annotated[
-        str | None, _setting("separator", "TEXT", _DATA, "What stands between documents in a .txt; found if not given.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, _setting("tokenizer", "PATH", _DATA, "A tokenizer, if the checkpoint has none or another.")
-    ] = None,
-    schedules: Annotated[
-        list[str] | None,
-        _setting(
-            "schedules",
-            "SPEC",
-            _METHOD,
-            "Which references to fit: direct, final, prefix:m, every:m, via:a,b, yes:k, search:k, all, default, or one "
-            "target a layer such as 1,1,1,4. Several are separated by ; or blanks. Repeatable.",
-        ),
-    ] = None,
-    solver: Annotated[
-        str | None, _setting("solver", "NAME", _METHOD, "ridge, adam or ridge+adam: how a block is fitted.")
-    ] = None,
-    init: Annotated[str | None, _setting("init", "NAME", _METHOD, "trained or random: where adam starts.")] = None,
-    steps: Annotated[str | None, _setting("steps", "N", _METHOD, "Adam steps a block.")] = None,
-    readout: Annotated[
-        str | None,
-        _setting("readout", "NAME", _METHOD, "own, refit or lens: how the network's states become predictions."),
-    ] = None,
-    depth_readout: Annotated[
-        str | None, _setting("depth_readout", "NAME", _METHOD, "The same, for the layers below the last.")
-    ] = None,
-    resamples: Annotated[str | None, _setting("resamples", "N", _METHOD, "Bootstrap draws for the intervals.")] = None,
-    seed: Annotated[str | None, _setting("seed", "N", _METHOD, "Of splits, minibatches and bootstrap.")] = None,
-    config: Annotated[
-        str | None, _setting("config", "FILE", _COMPUTE, "A config.json for a checkpoint that has none.")
-    ] = None,
-    device: Annotated[str | None, _setting("device", "NAME", _COMPUTE, "auto, cpu, cuda or mps.")] = None,
-    dtype: Annotated[
-        str | None,
-        _setting("dtype", "NAME", _COMPUTE, "What blocks compute in: float32 (auto), bfloat16, float16 or float64."),
-    ] = None,
     fail_over: FailOver = None,
     fail_on: FailOn = None,
     fail_regression: FailRegression = None,
@@ -135,7 +60,7 @@ def run(
             "-f",
             metavar="NAME",
             help="On stdout: table, json, csv, markdown, html, junit or github.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = "table",
     output: Annotated[
@@ -145,12 +70,13 @@ def run(
             "-o",
             metavar="[FORMAT=]PATH",
             help="Write a file as well; .json, .csv, .md, .html, .xml (JUnit) and .txt tell the format. Repeatable.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no warnings on stderr.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--quiet", "-q", help="No progress, no warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
+    **flags: Any,
 ) -> None:
     """Audit a checkpoint layer by layer.
 
@@ -159,8 +85,6 @@ def run(
     """
     from peelaudit.cli.commands import run_audit
 
-    # The parameters of the settings are for typer to read; here they are taken by name, all alike.
-    flags = {name: context.params[name] for name in SETTINGS}
     gate_flags = {
         "fail_over": fail_over,
         "fail_on": fail_on,
@@ -171,7 +95,7 @@ def run(
     run_audit(checkpoint, flags, gate_flags, format_name=format_name, outputs=output or (), quiet=quiet)
 
 
-@app.command(cls=_GroupedCommand)
+@app.command(cls=GroupedCommand)
 def check(
     reports: Annotated[list[str], typer.Argument(metavar="REPORT...", help="JSON reports of earlier runs.")],
     fail_over: FailOver = None,
@@ -181,10 +105,10 @@ def check(
     on_inconclusive: OnInconclusive = None,
     format_name: Annotated[
         str,
-        typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=_OUTPUT),
+        typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=OUTPUT),
     ] = "table",
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No warnings on stderr.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--quiet", "-q", help="No warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
     """Gate saved reports again, without the model.
@@ -204,7 +128,7 @@ def check(
     check_reports(reports, flags, format_name=format_name, quiet=quiet)
 
 
-@app.command(cls=_GroupedCommand)
+@app.command(cls=GroupedCommand)
 def compare(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The JSON report of an earlier run.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The JSON report of a later run, on the same tokens.")],
@@ -216,10 +140,10 @@ def compare(
     on_inconclusive: OnInconclusive = None,
     format_name: Annotated[
         str,
-        typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=_OUTPUT),
+        typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=OUTPUT),
     ] = "table",
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No warnings on stderr.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--quiet", "-q", help="No warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
     """Compare two reports, layer by layer, and say where the change begins.
@@ -230,6 +154,78 @@ def compare(
 
     flags = {"fail_regression": fail_regression, "on_inconclusive": on_inconclusive}
     compare_reports(base, new, flags, tolerance=tolerance, format_name=format_name, quiet=quiet)
+
+
+_FLEET = "Fleet"
+
+
+def _fleet(flag: str, metavar: str, text: str) -> Any:
+    return typer.Option(flag, metavar=metavar, help=text, rich_help_panel=_FLEET, show_default=False)
+
+
+@app.command(cls=GroupedCommand)
+@with_settings
+def batch(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR|GLOB|FILE|LIST...",
+            help="Directories to search, quoted globs, checkpoints, or text files with a path a line (- is stdin).",
+        ),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", metavar="RESULTS", help="The directory of results.", rich_help_panel=OUTPUT)
+    ],
+    format_name: Annotated[
+        str, typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=OUTPUT)
+    ] = "table",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no failures on stderr.", rich_help_panel=OUTPUT)
+    ] = False,
+    jobs: Annotated[
+        str | None,
+        _fleet("--jobs", "N", "Audits at a time. Default: one a CUDA device, else one; with ray, what fits."),
+    ] = None,
+    threads: Annotated[
+        str | None,
+        _fleet(
+            "--threads",
+            "N",
+            "Threads an audit. Default: OMP_NUM_THREADS, else the cores shared among the jobs; with ray, 1.",
+        ),
+    ] = None,
+    retries: Annotated[str, _fleet("--retries", "N", "New attempts after an I/O error, no other. Default: 0.")] = "0",
+    shard: Annotated[
+        str | None,
+        _fleet("--shard", "I/N", "Audit every N-th, from the I-th. Default: the place in a SLURM job array, else 1/1."),
+    ] = None,
+    engine: Annotated[str, _fleet("--engine", "NAME", "local or ray. Default: local.")] = "local",
+    gpus_per_task: Annotated[
+        str, _fleet("--gpus-per-task", "X", "Ray's share of a GPU for each audit, such as 0.5. Default: 0.")
+    ] = "0",
+    **flags: Any,
+) -> None:
+    """Audit many checkpoints, each in its own process; what is done is not done twice.
+
+    A bad one is a row that says why, and exit code 3 in the end; the others are audited all the same. Run it again to
+    continue. Settings come from flags, files and variables as for run.
+    """
+    from peelaudit.cli.fleet import Wish, audit_fleet
+
+    audit_fleet(
+        checkpoints, flags, Wish(out, jobs, threads, retries, shard, engine, gpus_per_task), format_name, quiet=quiet
+    )
+
+
+@app.command()
+def status(
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="What batch was given as --out.")],
+    format_name: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="table or json.")] = "table",
+) -> None:
+    """Say how far a batch is: what is done, failed and why, running, pending."""
+    from peelaudit.cli.fleet import show_status
+
+    show_status(results, format_name)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TextIO
 
-from peelaudit.errors import ConfigError, GateFailed, OutputError, PeelauditError, SeveralErrors
+from peelaudit.errors import ConfigError, GateFailed, OutputError, PeelauditError, SeveralErrors, is_out_of_memory
 from peelaudit.render.escape import printable
 
 __all__ = ["guarded", "say", "write_out"]
@@ -75,7 +75,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, PeelauditError):
         say(f"error: {error}")
         return error.exit_code
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         say("error: not enough memory; fewer --tokens or a shorter --seq-len need less")
     elif isinstance(error, OSError):
         say(f"error: {error}")
@@ -86,15 +86,6 @@ def _explain(error: Exception) -> int:
             say(line, name=False)
         say("this is a bug in peelaudit: please report it with the lines above")
     return _NOT_COMPLETED
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Python's own, and torch's, which is a RuntimeError (with a class of its own on a GPU alone)."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
-    )
 
 
 def say(text: str, *, name: bool = True) -> None:

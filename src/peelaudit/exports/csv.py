@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from peelaudit.exports.results import Results
 from peelaudit.exports.shapes import record
 from peelaudit.records import AuditReport, Estimate, LayerRow
 from peelaudit.render.escape import printable
 
-__all__ = ["export"]
+__all__ = ["export", "networks"]
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -28,8 +28,19 @@ def export(results: Results) -> str:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
     results.check_finite()
-    shape = record(LayerRow)
-    rows = [_row(report, shape.encode(row, ""), row) for report in results.reports for row in report.layers]
+    return _written([_row(report, index) for report in results.reports for index in range(len(report.layers))])
+
+
+def networks(reports: Iterable[AuditReport]) -> str:
+    """The same columns for the last layer of each report, the network's own: a line a report.
+
+    Raises:
+        NonFiniteResult: a figure is NaN or infinite; the message has its path.
+    """
+    return _written([_row(report, len(report.layers) - 1) for report in reports])
+
+
+def _written(rows: Sequence[dict[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0] if rows else [])
@@ -37,8 +48,10 @@ def export(results: Results) -> str:
     return text.getvalue()
 
 
-def _row(report: AuditReport, data: dict[str, object], row: LayerRow) -> dict[str, object]:
-    """One layer's cells by column name. `data` is `row` as JSON has it."""
+def _row(report: AuditReport, index: int) -> dict[str, object]:
+    """One layer's cells by column name."""
+    row = report.layers[index]
+    data = record(LayerRow).encode(row, f"layers[{index}]")
     del data["projection_error"], data["held_out_sums"]
     errors = (*row.projection_error[:2], None, None)
     return {

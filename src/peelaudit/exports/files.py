@@ -58,10 +58,21 @@ def _replace(target: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(_mode(target))
         temporary.replace(target)
+        _sync(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _sync(directory: Path) -> None:
+    """Make the renaming last as well, where the system can: some can't open a directory, or not sync it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _mode(target: Path) -> int:

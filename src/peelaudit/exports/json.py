@@ -10,7 +10,17 @@ from peelaudit.errors import ReportError
 from peelaudit.exports.shapes import Definitions, shape_of
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
 
-__all__ = ["checkpoint_json", "compact", "dump", "export", "parse_report", "read_report", "schema", "schema_json"]
+__all__ = [
+    "checkpoint_json",
+    "compact",
+    "dump",
+    "export",
+    "load",
+    "parse_report",
+    "read_report",
+    "schema",
+    "schema_json",
+]
 
 _MAX_BYTES = 256 << 20
 
@@ -41,6 +51,15 @@ def compact(report: AuditReport) -> str:
     """
     data = shape_of(AuditReport).encode(report, "")
     return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def load(text: str, kind: Any) -> Any:
+    """What `dump` wrote.
+
+    Raises:
+        ReportError: it isn't JSON, or not of that kind.
+    """
+    return shape_of(kind).decode(_loads(text), "")
 
 
 def checkpoint_json(info: CheckpointInfo, *, tensors: bool) -> str:
@@ -95,10 +114,7 @@ def read_report(path: str | Path) -> AuditReport:
 
 def parse_report(text: str) -> AuditReport:
     """The report in a JSON text. Raises ReportError as `read_report` does."""
-    try:
-        data = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"not JSON: {error}") from error
+    data = _loads(text)
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ReportError("not a report of peelaudit: it has no schema_version")
     version = data["schema_version"]
@@ -106,6 +122,14 @@ def parse_report(text: str) -> AuditReport:
         raise ReportError(f"schema_version is {version!r}: this peelaudit reads {SCHEMA_VERSION}")
     report: AuditReport = shape_of(AuditReport).decode(data, "")
     return report
+
+
+def _loads(text: str) -> object:
+    try:
+        data: object = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"not JSON: {error}") from error
+    return data
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -8,10 +8,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peelaudit.compare import Comparison
-    from peelaudit.records import AuditReport, CheckpointInfo, GateCheck
+    from peelaudit.records import AuditReport, CheckpointInfo, GateCheck, TaskRow
     from peelaudit.trajectory import Trajectory
 
-__all__ = ["render_checkpoint", "render_comparison", "render_gate", "render_report", "render_trajectory"]
+__all__ = [
+    "render_checkpoint",
+    "render_comparison",
+    "render_gate",
+    "render_report",
+    "render_tasks",
+    "render_trajectory",
+]
 
 
 def render_report(report: AuditReport, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
@@ -63,3 +70,10 @@ def render_comparison(comparison: Comparison, *, width: int = 80, colour: bool =
     from peelaudit.render import comparison as page
 
     return page.render(comparison, width=width, colour=colour, encoding=encoding)
+
+
+def render_tasks(rows: Sequence[TaskRow], *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
+    """What became of a batch's checkpoints, as text ending in a newline."""
+    from peelaudit.render import tasks as page
+
+    return page.render(rows, width=width, colour=colour, encoding=encoding)

@@ -1,0 +1,182 @@
+"""`peelaudit batch` and `peelaudit status`, given the values of their flags."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from peelaudit.cli.guard import say, write_out
+from peelaudit.cli.output import collecting, paper, parse_format
+from peelaudit.cli.progress import progress_on
+from peelaudit.config import AuditConfig
+from peelaudit.errors import ConfigError, NothingToAudit
+from peelaudit.exports import Format
+from peelaudit.fleet.batch import Batch, Engine, run_batch, settle, summarise
+from peelaudit.fleet.finding import find_checkpoints
+from peelaudit.fleet.processes import cores, cuda_devices
+from peelaudit.fleet.results import Results
+from peelaudit.fleet.sharding import Shard, parse_shard
+from peelaudit.fleet.status import read_status
+from peelaudit.records import TaskRow, TaskState
+from peelaudit.settings import resolve
+
+__all__ = ["Wish", "audit_fleet", "show_status"]
+
+_MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The flags of `batch` alone, as they were written."""
+
+    out: str
+    jobs: str | None
+    threads: str | None
+    retries: str
+    shard: str | None
+    engine: str
+    gpus_per_task: str
+
+
+def audit_fleet(
+    checkpoints: Sequence[str],
+    flags: Mapping[str, str | Sequence[str] | None],
+    wish: Wish,
+    format_name: str,
+    *,
+    quiet: bool,
+) -> None:
+    """`peelaudit batch`."""
+    problems: list[str] = []
+    with collecting(problems):
+        form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
+    with collecting(problems):
+        settings = resolve("-", flags, environ=os.environ, directory=Path.cwd())
+    plan = _plan(wish, problems)
+    with collecting(problems):
+        found = find_checkpoints(checkpoints, stdin=sys.stdin.buffer)
+    if problems:
+        raise ConfigError(*problems)
+    if not found:
+        raise NothingToAudit(f"no checkpoint found in {', '.join(checkpoints)}")
+    batch = _batch(found, settings, plan, Results.create(Path(wish.out)))
+    rows = _run(batch, quiet=quiet)
+    summarise(batch.results)
+    _deliver(rows, form)
+    settle(rows)
+
+
+def show_status(results: str, format_name: str) -> None:
+    """`peelaudit status`."""
+    form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
+    directory = Results(Path(results))
+    directory.check()
+    _deliver(read_status(directory), form)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The same, read."""
+
+    engine: Engine
+    shard: Shard
+    jobs: int | None
+    threads: int | None
+    retries: int
+    gpus_per_task: float
+
+
+def _plan(wish: Wish, problems: list[str]) -> _Plan:
+    """Every mistake goes to `problems`; the plan is of no use then."""
+    engine, shard = Engine.LOCAL, Shard()
+    with collecting(problems):
+        engine = _engine(wish.engine)
+    with collecting(problems):
+        shard = parse_shard(wish.shard, os.environ)
+    jobs, threads = (
+        None if text is None else _whole(flag, text, 1, problems)
+        for flag, text in (("--jobs", wish.jobs), ("--threads", wish.threads))
+    )
+    if os.name != "posix":
+        problems.append("batch needs a POSIX system, whose file locks end with the process that holds them")
+    gpus = _share(wish.gpus_per_task, problems)
+    if gpus and engine is Engine.LOCAL:
+        problems.append("--gpus-per-task needs --engine ray: locally each audit has one device")
+    return _Plan(engine, shard, jobs, threads, _whole("--retries", wish.retries, 0, problems), gpus)
+
+
+def _engine(text: str) -> Engine:
+    if text not in list(Engine):
+        raise ConfigError(f"--engine is {text!r}: expected {' | '.join(Engine)}")
+    return Engine(text)
+
+
+def _whole(flag: str, text: str, least: int, problems: list[str]) -> int:
+    if text.isdecimal() and text.isascii() and least <= int(text[:9]) <= _MOST and len(text) < 9:
+        return int(text)
+    problems.append(f"{flag} is {text!r}: expected a whole number from {least} to {_MOST}")
+    return least
+
+
+def _share(text: str, problems: list[str]) -> float:
+    """A share of a GPU, or several whole ones, as Ray has it."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= _MOST or (share > 1 and share % 1):
+        problems.append(f"--gpus-per-task is {text!r}: expected a share from 0 to 1, or a whole number")
+    return share
+
+
+def _batch(found: Sequence[str], settings: AuditConfig, plan: _Plan, results: Results) -> Batch:
+    local = plan.engine is Engine.LOCAL
+    devices = cuda_devices(os.environ) if local and settings.device in ("auto", "cuda") else ()
+    jobs = plan.jobs or (len(devices) or 1 if local else None)
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    chosen = int(told) if told.isdecimal() and int(told) > 0 else max(1, cores() // (jobs or 1)) if local else 1
+    return Batch(
+        checkpoints=tuple(plan.shard.of(found)),
+        settings=settings,
+        results=results,
+        shard=plan.shard,
+        engine=plan.engine,
+        jobs=jobs,
+        threads=plan.threads or chosen,
+        retries=plan.retries,
+        devices=devices,
+        gpus_per_task=plan.gpus_per_task,
+    )
+
+
+def _run(batch: Batch, *, quiet: bool) -> tuple[TaskRow, ...]:
+    """The rows in the checkpoints' order, whichever ended first."""
+    rows: dict[str, TaskRow] = {}
+    with progress_on(sys.stderr, quiet=quiet) as progress, closing(run_batch(batch)) as ended:
+        count = len(batch.checkpoints)
+        progress.stage(f"audit {count} checkpoint{'' if count == 1 else 's'}", count)
+        for row in ended:
+            rows[row.checkpoint] = row
+            progress.advance()
+            if row.state is TaskState.FAILED and not quiet:
+                say(f"failed: {row.checkpoint}: {row.reason}")
+    return tuple(rows[path] for path in batch.checkpoints)
+
+
+def _deliver(rows: Sequence[TaskRow], form: Format) -> None:
+    """The rows on stdout."""
+    if form is Format.JSON:
+        from peelaudit.exports.json import dump
+
+        write_out(dump(tuple(rows), tuple[TaskRow, ...]))
+        return
+    from peelaudit.render import render_tasks
+
+    sheet = paper()
+    text = render_tasks(rows, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+    write_out(text, encoding=sheet.encoding)

@@ -1,0 +1,89 @@
+"""The flags that several commands share: those of an audit's settings, in groups."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperCommand
+
+from peelaudit.settings import default_of
+
+__all__ = ["OUTPUT", "GroupedCommand", "with_settings"]
+
+_DATA, _METHOD, _COMPUTE, OUTPUT = "Calibration data", "Method", "Computing", "Output"
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+class GroupedCommand(TyperCommand):
+    """Help in which options stand under their panels' names."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, group by group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                panel = getattr(parameter, "rich_help_panel", None)
+                title = panel or ("Arguments" if parameter.param_type_name == "argument" else "Options")
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+_REPEATABLE = ("data", "schedules")
+_FLAGS: tuple[tuple[str, str, str, str], ...] = (
+    ("data", "PATH", _DATA, "Text or token files, or directories of them. Repeatable."),
+    ("tokens", "N", _DATA, "Tokens to use at most, all splits together."),
+    ("seq_len", "N", _DATA, "Tokens a sequence; chosen by --tokens and the context if not given."),
+    ("split", "A,B,C", _DATA, "Per cent for fit, select and held-out."),
+    ("field", "NAME", _DATA, "The text's key in .jsonl and .parquet."),
+    ("separator", "TEXT", _DATA, "What stands between documents in a .txt; found if not given."),
+    ("tokenizer", "PATH", _DATA, "A tokenizer, if the checkpoint has none or another."),
+    (
+        "schedules",
+        "SPEC",
+        _METHOD,
+        (
+            "Which references to fit: direct, final, prefix:m, every:m, via:a,b, yes:k, search:k, all, default, or one "
+            "target a layer such as 1,1,1,4. Several are separated by ; or blanks. Repeatable."
+        ),
+    ),
+    ("solver", "NAME", _METHOD, "ridge, adam or ridge+adam: how a block is fitted."),
+    ("init", "NAME", _METHOD, "trained or random: where adam starts."),
+    ("steps", "N", _METHOD, "Adam steps a block."),
+    ("readout", "NAME", _METHOD, "own, refit or lens: how the network's states become predictions."),
+    ("depth_readout", "NAME", _METHOD, "The same, for the layers below the last."),
+    ("resamples", "N", _METHOD, "Bootstrap draws for the intervals."),
+    ("seed", "N", _METHOD, "Of splits, minibatches and bootstrap."),
+    ("config", "FILE", _COMPUTE, "A config.json for a checkpoint that has none."),
+    ("device", "NAME", _COMPUTE, "auto, cpu, cuda or mps."),
+    ("dtype", "NAME", _COMPUTE, "What blocks compute in: float32 (auto), bfloat16, float16 or float64."),
+)
+"""Name, metavar, group and help of every setting's flag."""
+
+
+def with_settings(command: _Command) -> _Command:
+    """Give a command the flags of an audit's settings, as its keywords: texts alone, which `settings` reads.
+
+    They stand behind the command's arguments and before its own options. Its `**flags` takes them.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    arguments = [parameter for parameter in own if parameter.default is parameter.empty]
+    options = [parameter for parameter in own if parameter.default is not parameter.empty]
+    flags = [_parameter(*flag) for flag in _FLAGS]
+    command.__signature__ = signature.replace(parameters=[*arguments, *flags, *options])  # type: ignore[attr-defined]
+    return command
+
+
+def _parameter(name: str, metavar: str, panel: str, text: str) -> inspect.Parameter:
+    """The flag of a setting. Its default is shown, not given: a file or a variable may say otherwise."""
+    flag, default = "--" + name.replace("_", "-"), default_of(name)
+    words = f"{text} Default: {default}." if default else text
+    option = typer.Option(flag, metavar=metavar, help=words, rich_help_panel=panel, show_default=False)
+    annotation: Any = Annotated[list[str] | None, option] if name in _REPEATABLE else Annotated[str | None, option]
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)

@@ -1,0 +1,131 @@
+"""A batch from its checkpoints to its rows: which are this shard's, where they run, what is kept of each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import assert_never
+
+from peelaudit.config import AuditConfig
+from peelaudit.errors import AuditError, OutputError
+from peelaudit.exports.json import read_report
+from peelaudit.fleet.finding import natural
+from peelaudit.fleet.results import Results
+from peelaudit.fleet.series import write_series
+from peelaudit.fleet.sharding import Shard
+from peelaudit.fleet.working import Task
+from peelaudit.records import AuditReport, TaskRow, TaskState
+
+__all__ = ["Batch", "Engine", "exit_code", "run_batch", "settle", "summarise"]
+
+
+class Engine(StrEnum):
+    """Where audits run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What to audit, and how.
+
+    Attributes:
+        checkpoints: this shard's, in their order.
+        settings: of every audit; its checkpoint is of no meaning.
+        results: the directory of results.
+        shard: which part of all that were found these are.
+        engine: where audits run.
+        jobs: how many at a time at most; None is one a CUDA device, else one, and with Ray what the cluster has room
+            for.
+        threads: what each computes with. The last digits of a figure may depend on it.
+        retries: how often an audit is begun again after an I/O error.
+        devices: the CUDA devices to share out, local ones.
+        gpus_per_task: Ray's share of a GPU for each.
+    """
+
+    checkpoints: tuple[str, ...]
+    settings: AuditConfig
+    results: Results
+    shard: Shard
+    engine: Engine
+    jobs: int | None
+    threads: int
+    retries: int
+    devices: tuple[str, ...]
+    gpus_per_task: float
+
+
+def run_batch(batch: Batch) -> Generator[TaskRow, None, None]:
+    """Audit what isn't done; a row for each checkpoint as it ends. Closing the iterator stops what runs.
+
+    Raises:
+        ConfigError: the engine isn't installed.
+        OutputError: a row couldn't be kept; raised once all audits are over.
+    """
+    batch.results.plan(str(batch.shard), batch.checkpoints)
+    failures: list[OutputError] = []
+    with closing(_rows(batch)) as rows:
+        for row in rows:
+            try:
+                batch.results.record(replace(row, state=TaskState.DONE) if row.state is TaskState.KEPT else row)
+            except OutputError as error:
+                failures.append(error)
+            yield row
+    if failures:
+        raise failures[0]
+
+
+def _rows(batch: Batch) -> Generator[TaskRow, None, None]:
+    # Imported here: `status` and a library's user need neither engine.
+    tasks = [
+        Task(replace(batch.settings, checkpoint=path), str(batch.results.root), batch.threads, batch.retries)
+        for path in batch.checkpoints
+    ]
+    match batch.engine:
+        case Engine.LOCAL:
+            from peelaudit.fleet.processes import run_locally
+
+            return run_locally(tasks, jobs=batch.jobs or len(batch.devices) or 1, devices=batch.devices)
+        case Engine.RAY:
+            from peelaudit.fleet.clusters import run_on_ray
+
+            return run_on_ray(tasks, jobs=batch.jobs, gpus_per_task=batch.gpus_per_task)
+        case _:
+            assert_never(batch.engine)
+
+
+def summarise(results: Results) -> None:
+    """Write what the directory's done audits say together, those of other runs and shards too.
+
+    Raises:
+        ReportError: a report was damaged meanwhile.
+        OutputError: the disk is full, and so on.
+    """
+    done = sorted((row for row in results.rows() if row.report is not None), key=lambda row: natural(row.checkpoint))
+    files = dict.fromkeys(row.report for row in done if row.report is not None)
+    write_series(results.root, _reports(results.root, files))
+
+
+def _reports(root: Path, files: Iterable[str]) -> Iterator[AuditReport]:
+    for file in files:
+        yield read_report(root / file)
+
+
+def exit_code(row: TaskRow) -> int:
+    """A finished row's exit code: 3 if it could not be audited, whatever its own code. A failed gate would be 1."""
+    return 3 if row.state is TaskState.FAILED else 0
+
+
+def settle(rows: Sequence[TaskRow]) -> None:
+    """Raise what a batch with these rows ends in: a checkpoint that could not be audited outweighs all else.
+
+    Raises:
+        AuditError: some could not be audited.
+    """
+    bad = [row for row in rows if exit_code(row) == AuditError.exit_code]
+    if bad:
+        raise AuditError(f"{len(bad)} of {len(rows)} checkpoints could not be audited")

@@ -1,0 +1,44 @@
+"""What an audit's result depends on, as one key: two audits with equal keys find the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+from peelaudit.config import AuditConfig
+from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo, DataInfo
+
+__all__ = ["key_of", "key_of_report"]
+
+_PATHS = ("checkpoint", "data", "config", "tokenizer")  # told by their content
+
+
+def key_of(config: AuditConfig, checkpoint: CheckpointInfo, data: DataInfo, version: str) -> str:
+    """The key of the audit of this content under these resolved settings by this version of peelaudit.
+
+    The checkpoint counts by the bytes of its weights and configuration, the calibration data by their bytes and by the
+    tokens in the three splits (so that another tokenizer is another audit); where they lie makes no difference.
+    """
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    facts = {
+        "peelaudit": version,
+        "schema": SCHEMA_VERSION,
+        "checkpoint": checkpoint.sha256,
+        "training_step": checkpoint.training_step,
+        "data": data.sha256,
+        "tokens": data.tokens_sha256,
+        "settings": {name: value for name, value in settings.items() if name not in _PATHS},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def key_of_report(report: AuditReport) -> str:
+    """The key of the audit that gave this report, from what it says of itself.
+
+    Raises:
+        ConfigError: its settings aren't settings.
+        TypeError: likewise.
+    """
+    config = AuditConfig(**dict(report.settings))  # type: ignore[arg-type]  # checked by what is raised
+    return key_of(config, report.checkpoint, report.data, dict(report.versions).get("peelaudit", ""))
