@@ -6,10 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from peelaudit.cli.gate_options import Baseline, FailOn, FailOver, FailRegression, OnInconclusive
-from peelaudit.cli.options import OUTPUT, GroupedCommand, with_settings
+from peelaudit.cli.options import AUDIT, COMPARISON, GATE, OUTPUT, GroupedCommand, with_flags
 
 __all__ = ["app"]
+
+Output = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="[FORMAT=]PATH",
+        help="Write a file as well; .json, .csv, .md, .html, .xml (JUnit) and .txt tell the format. Repeatable.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 app = typer.Typer(
@@ -45,14 +55,9 @@ def _peelaudit(
 
 
 @app.command(cls=GroupedCommand)
-@with_settings
+@with_flags(AUDIT, GATE)
 def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint: a file or a directory.")],
-    fail_over: FailOver = None,
-    fail_on: FailOn = None,
-    fail_regression: FailRegression = None,
-    baseline: Baseline = None,
-    on_inconclusive: OnInconclusive = None,
     format_name: Annotated[
         str,
         typer.Option(
@@ -63,16 +68,7 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = "table",
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="[FORMAT=]PATH",
-            help="Write a file as well; .json, .csv, .md, .html, .xml (JUnit) and .txt tell the format. Repeatable.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    output: Output = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, no warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
@@ -85,24 +81,13 @@ def run(
     """
     from peelaudit.cli.commands import run_audit
 
-    gate_flags = {
-        "fail_over": fail_over,
-        "fail_on": fail_on,
-        "fail_regression": fail_regression,
-        "baseline": baseline,
-        "on_inconclusive": on_inconclusive,
-    }
-    run_audit(checkpoint, flags, gate_flags, format_name=format_name, outputs=output or (), quiet=quiet)
+    run_audit(checkpoint, flags, format_name=format_name, outputs=output or (), quiet=quiet)
 
 
 @app.command(cls=GroupedCommand)
+@with_flags(GATE)
 def check(
     reports: Annotated[list[str], typer.Argument(metavar="REPORT...", help="JSON reports of earlier runs.")],
-    fail_over: FailOver = None,
-    fail_on: FailOn = None,
-    fail_regression: FailRegression = None,
-    baseline: Baseline = None,
-    on_inconclusive: OnInconclusive = None,
     format_name: Annotated[
         str,
         typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=OUTPUT),
@@ -110,6 +95,7 @@ def check(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
+    **flags: Any,
 ) -> None:
     """Gate saved reports again, without the model.
 
@@ -118,17 +104,11 @@ def check(
     """
     from peelaudit.cli.gating import check_reports
 
-    flags = {
-        "fail_over": fail_over,
-        "fail_on": fail_on,
-        "fail_regression": fail_regression,
-        "baseline": baseline,
-        "on_inconclusive": on_inconclusive,
-    }
     check_reports(reports, flags, format_name=format_name, quiet=quiet)
 
 
 @app.command(cls=GroupedCommand)
+@with_flags(COMPARISON)
 def compare(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The JSON report of an earlier run.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The JSON report of a later run, on the same tokens.")],
@@ -136,8 +116,6 @@ def compare(
         str | None,
         typer.Option("--tolerance", metavar="X", help="nats/token that count as no change. Default: 0.001."),
     ] = None,
-    fail_regression: FailRegression = None,
-    on_inconclusive: OnInconclusive = None,
     format_name: Annotated[
         str,
         typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=OUTPUT),
@@ -145,6 +123,7 @@ def compare(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
+    **flags: Any,
 ) -> None:
     """Compare two reports, layer by layer, and say where the change begins.
 
@@ -152,7 +131,6 @@ def compare(
     """
     from peelaudit.cli.gating import compare_reports
 
-    flags = {"fail_regression": fail_regression, "on_inconclusive": on_inconclusive}
     compare_reports(base, new, flags, tolerance=tolerance, format_name=format_name, quiet=quiet)
 
 
@@ -164,7 +142,7 @@ def _fleet(flag: str, metavar: str, text: str) -> Any:
 
 
 @app.command(cls=GroupedCommand)
-@with_settings
+@with_flags(AUDIT, GATE)
 def batch(
     checkpoints: Annotated[
         list[str],
@@ -203,6 +181,11 @@ def batch(
     gpus_per_task: Annotated[
         str, _fleet("--gpus-per-task", "X", "Ray's share of a GPU for each audit, such as 0.5. Default: 0.")
     ] = "0",
+    stop_when: Annotated[
+        str | None,
+        _fleet("--stop-when", "green", "Say which checkpoint of a training run already met the tightest bound."),
+    ] = None,
+    output: Output = None,
     **flags: Any,
 ) -> None:
     """Audit many checkpoints, each in its own process; what is done is not done twice.
@@ -213,7 +196,11 @@ def batch(
     from peelaudit.cli.fleet import Wish, audit_fleet
 
     audit_fleet(
-        checkpoints, flags, Wish(out, jobs, threads, retries, shard, engine, gpus_per_task), format_name, quiet=quiet
+        checkpoints,
+        flags,
+        Wish(out, jobs, threads, retries, shard, engine, gpus_per_task, stop_when, output or ()),
+        format_name,
+        quiet=quiet,
     )
 
 
@@ -246,7 +233,7 @@ def inspect(
     inspect_checkpoint(checkpoint, config=config, format_name=format_name, tensors=tensors)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def convert(
     reports: Annotated[list[str], typer.Argument(metavar="REPORT…", help="Reports that `run` wrote as JSON.")],
     format_name: Annotated[
@@ -258,15 +245,7 @@ def convert(
             help="On stdout: table, csv, markdown, html, junit, github or json. Default: table, or nothing with -o.",
         ),
     ] = None,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="[FORMAT=]PATH",
-            help="Write a file; .csv, .md, .html, .xml (JUnit), .txt and .json tell the format. Repeatable.",
-        ),
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Write saved reports in other formats, without the checkpoint.
 

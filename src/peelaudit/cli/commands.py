@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from peelaudit.cli.gating import Gate, resolve_policy
+from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_policy
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
@@ -22,8 +22,7 @@ __all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]
 
 def run_audit(
     checkpoint: str,
-    flags: Mapping[str, str | Sequence[str] | None],
-    gate_flags: Mapping[str, str | Sequence[str] | None],
+    flags: Flags,
     *,
     format_name: str,
     outputs: Sequence[str],
@@ -36,9 +35,9 @@ def run_audit(
     with collecting(problems):
         targets = parse_targets(outputs)
     with collecting(problems):
-        config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd())
+        config = resolve(checkpoint, audit_flags(flags), environ=os.environ, directory=Path.cwd())
     with collecting(problems):
-        policy = resolve_policy(gate_flags)
+        policy = resolve_policy(gate_flags(flags))
     if problems:
         raise ConfigError(*problems)
     gate = Gate(policy, quiet=quiet)

@@ -5,25 +5,31 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_policy
 from peelaudit.cli.guard import say, write_out
-from peelaudit.cli.output import collecting, paper, parse_format
+from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
 from peelaudit.config import AuditConfig
-from peelaudit.errors import ConfigError, NothingToAudit
+from peelaudit.errors import ConfigError, NothingToAudit, PeelauditError, SeveralErrors
 from peelaudit.exports import Format
+from peelaudit.exports.files import check_writable
+from peelaudit.exports.json import read_report
 from peelaudit.fleet.batch import Batch, Engine, run_batch, settle, summarise
 from peelaudit.fleet.finding import find_checkpoints
 from peelaudit.fleet.processes import cores, cuda_devices
 from peelaudit.fleet.results import Results
 from peelaudit.fleet.sharding import Shard, parse_shard
 from peelaudit.fleet.status import read_status
-from peelaudit.records import TaskRow, TaskState
+from peelaudit.records import AuditReport, GateCheck, TaskRow, TaskState, Unaudited
 from peelaudit.settings import resolve
+from peelaudit.trajectory import Trajectory
 
 __all__ = ["Wish", "audit_fleet", "show_status"]
 
@@ -41,22 +47,21 @@ class Wish:
     shard: str | None
     engine: str
     gpus_per_task: str
+    stop_when: str | None
+    outputs: Sequence[str]
 
 
-def audit_fleet(
-    checkpoints: Sequence[str],
-    flags: Mapping[str, str | Sequence[str] | None],
-    wish: Wish,
-    format_name: str,
-    *,
-    quiet: bool,
-) -> None:
+def audit_fleet(checkpoints: Sequence[str], flags: Flags, wish: Wish, format_name: str, *, quiet: bool) -> None:
     """`peelaudit batch`."""
     problems: list[str] = []
     with collecting(problems):
         form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
     with collecting(problems):
-        settings = resolve("-", flags, environ=os.environ, directory=Path.cwd())
+        settings = resolve("-", audit_flags(flags), environ=os.environ, directory=Path.cwd())
+    with collecting(problems):
+        policy = resolve_policy(gate_flags(flags))
+    with collecting(problems):
+        targets = parse_targets(wish.outputs)
     plan = _plan(wish, problems)
     with collecting(problems):
         found = find_checkpoints(checkpoints, stdin=sys.stdin.buffer)
@@ -64,11 +69,83 @@ def audit_fleet(
         raise ConfigError(*problems)
     if not found:
         raise NothingToAudit(f"no checkpoint found in {', '.join(checkpoints)}")
+    gate = Gate(policy, quiet=quiet)
+    gate.foresee(settings)
+    for target in targets:
+        check_writable(target.path)
     batch = _batch(found, settings, plan, Results.create(Path(wish.out)))
     rows = _run(batch, quiet=quiet)
-    summarise(batch.results)
+    errors: list[PeelauditError] = []
+    reports = [read_report(batch.results.root / row.report) for row in rows if row.report is not None]
+    checks = _gated(gate, reports, errors) if policy.demands else ()
+    trajectory = summarise(batch.results)
     _deliver(rows, form)
-    settle(rows)
+    _tell(trajectory, checks, form)
+    if wish.stop_when is not None:
+        _tell_stop(trajectory, form)
+    deliver(reports, None, targets, checks=checks, failures=_unaudited(rows))
+    for finish in (partial(settle, rows), gate.finish):
+        try:
+            finish()
+        except PeelauditError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0] if len(errors) == 1 else SeveralErrors(*errors)
+
+
+def _gated(gate: Gate, reports: Sequence[AuditReport], errors: list[PeelauditError]) -> tuple[GateCheck, ...]:
+    """The checks of every report. One that can't be held against the policy doesn't keep the others from it."""
+    checks: list[GateCheck] = []
+    for report in reports:
+        try:
+            checks += gate.apply(report, report.checkpoint.path)
+        except PeelauditError as error:
+            errors.append(error)
+    return tuple(checks)
+
+
+def _unaudited(rows: Sequence[TaskRow]) -> tuple[Unaudited, ...]:
+    return tuple(
+        Unaudited(row.checkpoint, "AuditError", row.reason or "no reason is known")
+        for row in rows
+        if row.state is TaskState.FAILED
+    )
+
+
+def _tell(trajectory: Trajectory | str, checks: Sequence[GateCheck], form: Format) -> None:
+    """The gate, and the training run if the reports are one's, below the table."""
+    if form is not Format.TABLE:
+        return
+    from peelaudit.render import render_gate, render_trajectory
+
+    sheet = paper()
+    if checks:
+        text = render_gate(checks, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+        write_out(text, encoding=sheet.encoding)
+    if not isinstance(trajectory, str) and len(trajectory.steps) > 1:
+        text = render_trajectory(trajectory, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+        write_out("\n" + text, encoding=sheet.encoding)
+
+
+def _tell_stop(trajectory: Trajectory | str, form: Format) -> None:
+    """Which checkpoint already met the tightest bound: a line below the table, or on stderr beside JSON."""
+    words = f"stop when green: {_stop_words(trajectory)}"
+    if form is Format.TABLE:
+        write_out(f"\n{textwrap.fill(words, paper().width)}\n")
+    else:
+        say(words)
+
+
+def _stop_words(trajectory: Trajectory | str) -> str:
+    if isinstance(trajectory, str):
+        return f"these checkpoints are no training run: {trajectory}"
+    names = {step: report.checkpoint.path for step, report in zip(trajectory.steps, trajectory.reports, strict=True)}
+    if trajectory.met is None:
+        return "no checkpoint has met the tightest bound of the run"
+    words = f"step {trajectory.met} ({names[trajectory.met]}) already met the tightest bound of the run"
+    if trajectory.met_so_far is not None and trajectory.met_so_far != trajectory.met:
+        words += f"; going by the steps before it alone, step {trajectory.met_so_far} met the tightest bound so far"
+    return words
 
 
 def show_status(results: str, format_name: str) -> None:
@@ -104,6 +181,8 @@ def _plan(wish: Wish, problems: list[str]) -> _Plan:
     )
     if os.name != "posix":
         problems.append("batch needs a POSIX system, whose file locks end with the process that holds them")
+    if wish.stop_when not in (None, "green"):
+        problems.append(f"--stop-when is {wish.stop_when!r}: expected green")
     gpus = _share(wish.gpus_per_task, problems)
     if gpus and engine is Engine.LOCAL:
         problems.append("--gpus-per-task needs --engine ray: locally each audit has one device")

@@ -14,7 +14,7 @@ from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, paper, parse_format
 from peelaudit.errors import ConfigError, GateFailed, PeelauditError, SeveralErrors
 from peelaudit.exports import Format
-from peelaudit.settings import resolve_gate
+from peelaudit.settings import SETTINGS, resolve_gate
 
 if TYPE_CHECKING:
     from peelaudit.config import AuditConfig
@@ -22,10 +22,22 @@ if TYPE_CHECKING:
     from peelaudit.policy import GatePolicy
     from peelaudit.records import AuditReport, GateCheck
 
-__all__ = ["Gate", "check_reports", "compare_reports", "resolve_policy"]
+__all__ = ["Flags", "Gate", "audit_flags", "check_reports", "compare_reports", "gate_flags", "resolve_policy"]
 
 Flags = Mapping[str, str | Sequence[str] | None]
+"""The flags of a command by name, those of an audit's settings and of a gate together."""
+
 _FORMATS = (Format.TABLE, Format.JSON)
+
+
+def audit_flags(flags: Flags) -> Flags:
+    """Those of an audit's settings."""
+    return {name: value for name, value in flags.items() if name in SETTINGS}
+
+
+def gate_flags(flags: Flags) -> Flags:
+    """Those of a gate."""
+    return {name: value for name, value in flags.items() if name not in SETTINGS}
 
 
 class Gate:

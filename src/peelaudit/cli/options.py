@@ -1,4 +1,7 @@
-"""The flags that several commands share: those of an audit's settings, in groups."""
+"""The flags that several commands share: those of an audit's settings and of a gate, in groups.
+
+Texts alone: `settings` reads them and names every mistake.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from typer.core import TyperCommand
 
 from peelaudit.settings import default_of
 
-__all__ = ["OUTPUT", "GroupedCommand", "with_settings"]
+__all__ = ["AUDIT", "COMPARISON", "GATE", "OUTPUT", "GroupedCommand", "with_flags"]
 
-_DATA, _METHOD, _COMPUTE, OUTPUT = "Calibration data", "Method", "Computing", "Output"
+_DATA, _METHOD, _COMPUTE, _GATE, OUTPUT = "Calibration data", "Method", "Computing", "Gate", "Output"
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -34,8 +37,12 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl(records)
 
 
-_REPEATABLE = ("data", "schedules")
-_FLAGS: tuple[tuple[str, str, str, str], ...] = (
+Flags = tuple[tuple[str, str, str, str], ...]
+"""Name, metavar, group and help of each."""
+
+_REPEATABLE = ("data", "schedules", "fail_over", "fail_on", "fail_regression")
+
+AUDIT: Flags = (
     ("data", "PATH", _DATA, "Text or token files, or directories of them. Repeatable."),
     ("tokens", "N", _DATA, "Tokens to use at most, all splits together."),
     ("seq_len", "N", _DATA, "Tokens a sequence; chosen by --tokens and the context if not given."),
@@ -63,26 +70,70 @@ _FLAGS: tuple[tuple[str, str, str, str], ...] = (
     ("device", "NAME", _COMPUTE, "auto, cpu, cuda or mps."),
     ("dtype", "NAME", _COMPUTE, "What blocks compute in: float32 (auto), bfloat16, float16 or float64."),
 )
-"""Name, metavar, group and help of every setting's flag."""
+"""Of every setting of an audit."""
+
+GATE: Flags = (
+    (
+        "fail_over",
+        "RULE",
+        _GATE,
+        (
+            "Fail where a held-out figure is over its limit, interval and all: gap_layers=0.05, layer.gap=0.02, "
+            "layer[1-3,7].gap=0.02. In nats/token. Repeatable."
+        ),
+    ),
+    (
+        "fail_on",
+        "COLOUR",
+        _GATE,
+        "Fail where the held-out verdict is red, yellow (or worse) or grey. Repeatable.",
+    ),
+    (
+        "fail_regression",
+        "RULE",
+        _GATE,
+        (
+            "Fail where a figure has risen since the baseline by more than trained_loss=1% of it, or =0.01 nats/token, "
+            "paired on the same tokens. Repeatable."
+        ),
+    ),
+    ("baseline", "REPORT", _GATE, "The JSON report that --fail-regression compares with."),
+    (
+        "on_inconclusive",
+        "WHAT",
+        _GATE,
+        "What becomes of a check whose interval straddles its limit: warn, pass or fail. Default: warn.",
+    ),
+)
+"""Of a gate."""
+
+COMPARISON: Flags = tuple(flag for flag in GATE if flag[0] in ("fail_regression", "on_inconclusive"))
+"""Of a gate, where the baseline is an argument."""
+
+_AUDIT_NAMES = frozenset(name for name, *_ in AUDIT)
 
 
-def with_settings(command: _Command) -> _Command:
-    """Give a command the flags of an audit's settings, as its keywords: texts alone, which `settings` reads.
+def with_flags(*groups: Flags) -> Callable[[_Command], _Command]:
+    """Give a command these flags as its keywords, texts alone. Its `**flags` takes them.
 
-    They stand behind the command's arguments and before its own options. Its `**flags` takes them.
+    They stand behind the command's arguments and before its own options.
     """
-    signature = inspect.signature(command, eval_str=True)
-    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    arguments = [parameter for parameter in own if parameter.default is parameter.empty]
-    options = [parameter for parameter in own if parameter.default is not parameter.empty]
-    flags = [_parameter(*flag) for flag in _FLAGS]
-    command.__signature__ = signature.replace(parameters=[*arguments, *flags, *options])  # type: ignore[attr-defined]
-    return command
+
+    def decorate(command: _Command) -> _Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        arguments = [parameter for parameter in own if parameter.default is parameter.empty]
+        options = [parameter for parameter in own if parameter.default is not parameter.empty]
+        flags = [_parameter(*flag) for group in groups for flag in group]
+        command.__signature__ = signature.replace(parameters=[*arguments, *flags, *options])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def _parameter(name: str, metavar: str, panel: str, text: str) -> inspect.Parameter:
-    """The flag of a setting. Its default is shown, not given: a file or a variable may say otherwise."""
-    flag, default = "--" + name.replace("_", "-"), default_of(name)
+    """One flag. A setting's default is shown, not given: a file or a variable may say otherwise."""
+    flag, default = "--" + name.replace("_", "-"), default_of(name) if name in _AUDIT_NAMES else ""
     words = f"{text} Default: {default}." if default else text
     option = typer.Option(flag, metavar=metavar, help=words, rich_help_panel=panel, show_default=False)
     annotation: Any = Annotated[list[str] | None, option] if name in _REPEATABLE else Annotated[str | None, option]

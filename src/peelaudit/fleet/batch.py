@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import assert_never
 
 from peelaudit.config import AuditConfig
@@ -17,9 +16,10 @@ from peelaudit.fleet.results import Results
 from peelaudit.fleet.series import write_series
 from peelaudit.fleet.sharding import Shard
 from peelaudit.fleet.working import Task
-from peelaudit.records import AuditReport, TaskRow, TaskState
+from peelaudit.records import TaskRow, TaskState
+from peelaudit.trajectory import Trajectory
 
-__all__ = ["Batch", "Engine", "exit_code", "run_batch", "settle", "summarise"]
+__all__ = ["Batch", "Engine", "run_batch", "settle", "summarise"]
 
 
 class Engine(StrEnum):
@@ -98,8 +98,11 @@ def _rows(batch: Batch) -> Generator[TaskRow, None, None]:
             assert_never(batch.engine)
 
 
-def summarise(results: Results) -> None:
+def summarise(results: Results) -> Trajectory | str:
     """Write what the directory's done audits say together, those of other runs and shards too.
+
+    Returns:
+        Their trajectory, or why they have none.
 
     Raises:
         ReportError: a report was damaged meanwhile.
@@ -107,25 +110,15 @@ def summarise(results: Results) -> None:
     """
     done = sorted((row for row in results.rows() if row.report is not None), key=lambda row: natural(row.checkpoint))
     files = dict.fromkeys(row.report for row in done if row.report is not None)
-    write_series(results.root, _reports(results.root, files))
-
-
-def _reports(root: Path, files: Iterable[str]) -> Iterator[AuditReport]:
-    for file in files:
-        yield read_report(root / file)
-
-
-def exit_code(row: TaskRow) -> int:
-    """A finished row's exit code: 3 if it could not be audited, whatever its own code. A failed gate would be 1."""
-    return 3 if row.state is TaskState.FAILED else 0
+    return write_series(results.root, [read_report(results.root / file) for file in files])
 
 
 def settle(rows: Sequence[TaskRow]) -> None:
-    """Raise what a batch with these rows ends in: a checkpoint that could not be audited outweighs all else.
+    """Raise what a batch with these rows ends in, whatever each one's own code: 3 if one could not be audited.
 
     Raises:
         AuditError: some could not be audited.
     """
-    bad = [row for row in rows if exit_code(row) == AuditError.exit_code]
+    bad = sum(row.state is TaskState.FAILED for row in rows)
     if bad:
-        raise AuditError(f"{len(bad)} of {len(rows)} checkpoints could not be audited")
+        raise AuditError(f"{bad} of {len(rows)} checkpoints could not be audited")

@@ -1,0 +1,76 @@
+"""A batch as a whole: its gate, its reports, the training run that its checkpoints are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.support import NANOGPT, QUICK, peelaudit, write_model
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A batch over three steps of the fixture's run, with all that can be asked for."""
+    folder = tmp_path_factory.mktemp("series")
+    for name in ("ckpt-000000.pt", "ckpt-000600.pt", "ckpt.pt", "meta.pkl", "calibration.txt"):
+        (folder / "run").mkdir(exist_ok=True)
+        shutil.copy(NANOGPT / name, folder / "run" / name)
+    return folder
+
+
+def batch(folder: Path, *more: str):
+    return peelaudit("batch", folder / "run", "--out", folder / "out", *QUICK, *more)
+
+
+def test_a_training_run_is_told_and_drawn(results: Path) -> None:
+    done = batch(results, "--stop-when", "green", "-o", "github=" + str(results / "notes.txt"))
+    assert done.returncode == 0
+    assert "The YES cloud over 3 checkpoints" in done.stdout
+    words = " ".join(done.stdout.split())
+    assert "stop when green: step 2400" in words
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert (results / "out/cloud.svg").read_text().startswith("<svg")
+    assert "YES cloud" in (results / "out/series.html").read_text()
+    assert "ckpt-000000.pt::grey" in (results / "notes.txt").read_text()  # the greens need no note
+
+
+def test_a_gate_over_the_batch_is_exit_1_and_names_what_failed(results: Path) -> None:
+    done = batch(results, "--fail-over", "trained_loss=3", "-f", "json", "-o", str(results / "junit.xml"))
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "gate failed" in line]
+    assert "ckpt-000000.pt" in done.stderr
+    assert json.loads(done.stdout)[0]["state"] in ("done", "kept")
+    assert "<failure" in (results / "junit.xml").read_text()
+
+
+def test_an_error_outweighs_a_failed_gate(results: Path) -> None:
+    bad = results / "run/ckpt-000100.pt"
+    bad.write_bytes(b"not a checkpoint")
+    done = batch(results, "--fail-over", "trained_loss=3", "-o", str(results / "junit.xml"))
+    bad.unlink()
+    assert done.returncode == 3
+    assert "gate failed" in done.stderr
+    assert "<error" in (results / "junit.xml").read_text()
+
+
+def test_a_rule_that_fits_no_row_is_a_mistake(results: Path) -> None:
+    assert batch(results, "--fail-over", "layer[9].gap=3").returncode == 2
+
+
+def test_what_is_no_training_run_has_no_pictures(results: Path) -> None:
+    write_model(results / "run/other.pt", seed=3, layers=2)
+    done = batch(results, "--stop-when", "green", "-f", "json")
+    (results / "run/other.pt").unlink()
+    assert done.returncode == 0
+    assert "no training run" in done.stderr
+    assert not (results / "out/cloud.svg").exists()
+    assert not (results / "out/series.html").exists()
+
+
+def test_what_to_stop_for_is_checked_at_once(results: Path) -> None:
+    done = batch(results, "--stop-when", "red")
+    assert done.returncode == 2
+    assert "--stop-when" in done.stderr
