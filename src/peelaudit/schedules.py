@@ -171,7 +171,7 @@ def _waypoint_sets(spec: str, family: str, argument: str, n_layers: int) -> Iter
 def _default(n_layers: int) -> SchedulePlan:
     if n_layers <= _ALL_BY_DEFAULT:
         return _parse_one("all", n_layers)
-    prefixes = (n_layers // 2, 3 * n_layers // 4, n_layers - 2)
+    prefixes = (3 * n_layers // 4, n_layers - 2)
     named = ("final", "direct", *(f"prefix:{m}" for m in prefixes))
     plans = [_parse_one(spec, n_layers) for spec in named]
     return SchedulePlan(tuple(dict.fromkeys(s for plan in plans for s in plan.schedules)), (1,))

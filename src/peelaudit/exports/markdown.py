@@ -151,7 +151,7 @@ def _checks(checks: Sequence[GateCheck]) -> Iterator[str]:
     shown = [check for check in gravest_first(checks) if check.outcome is not Outcome.PASSED]
     yield "### Gate"
     yield ""
-    yield f"{count(len(checks))} checks: {_gate_words(checks)}."
+    yield f"{count(len(checks))} check{'s' * (len(checks) != 1)}: {_gate_words(checks)}."
     yield ""
     if shown:
         rows = (
