@@ -193,7 +193,9 @@ def test_signals(number: signal.Signals, code: int, word: str, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["inspect", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["run", "--help"], ["batch", "--help"], ["status", "--help"], ["--version"]]
+)
 def test_help_waits_for_no_heavy_library(arguments: list[str]) -> None:
     script = (
         "import sys; from peelaudit.cli import main; code = main(sys.argv[1:])\n"

@@ -1,0 +1,36 @@
+"""A batch's table: every state, hostile names, narrow and wide."""
+
+from __future__ import annotations
+
+import pytest
+
+from peelaudit.records import Estimate, TaskFigures, TaskRow, TaskState, Verdict
+from peelaudit.render import render_tasks
+
+FIGURES = TaskFigures(1200, Estimate(3.9, 3.8, 4.0), Estimate(3.7, 3.6, 3.8), Estimate(0.2, 0.1, 0.3), Verdict.RED)
+ROWS = (
+    TaskRow("runs/" + "deep/" * 30 + "ckpt-1200.pt", TaskState.DONE, 0, report="tasks/k/report.json", figures=FIGURES),
+    TaskRow("a\x1b[31m\n.pt", TaskState.FAILED, 3, reason="torn \x1b[1m"),
+    TaskRow("b.pt", TaskState.RUNNING),
+    TaskRow("c.pt", TaskState.PENDING),
+)
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_fits_and_hides_no_row(width: int) -> None:
+    text = render_tasks(ROWS, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.startswith("4 checkpoints: 1 done, 1 failed, 1 running, 1 pending\n")
+    assert "\x1b" not in text
+    assert r"failed a\x1b[31m\n.pt: torn \x1b[1m" in text
+    assert "✗ red" in text
+    assert "ckpt-1200.pt" in text
+    assert ("+0.100..+0.300" in text) == (width >= 100)
+
+
+def test_nothing() -> None:
+    assert render_tasks(()) == "0 checkpoints\n"
+
+
+def test_ascii() -> None:
+    render_tasks(ROWS, encoding="ascii").encode("ascii")
