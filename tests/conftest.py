@@ -15,6 +15,12 @@ from tests.checkpoints import models
 from tests.networks import Network, opened
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """On tiny models more threads are slower, many times on a busy machine."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Callable[..., Network]]:
     """Opens tiny networks, of a family or of a model that is given; they are closed after the test."""

@@ -19,6 +19,7 @@ from peelaudit.config import AuditConfig, Device, Dtype
 from peelaudit.decoder import Decoder
 from peelaudit.errors import ConfigError
 from peelaudit.hidden_states import StateStore
+from peelaudit.lowbit import Grids
 from peelaudit.measuring import measure
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport
@@ -81,7 +82,7 @@ def audit_prepared(audit: Prepared) -> AuditReport:
     """
     config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
-    checkpoint.check_weights(clock)
+    grids = Grids(checkpoint, clock)
     decoder = Decoder(checkpoint, seq_len=calibration.info.seq_len, device=device, dtype=dtype)
     measured = measure(decoder, calibration, audit.plan, config, store=StateStore(dtype=dtype), progress=clock)
     checkpoint.check_unchanged()
@@ -90,7 +91,7 @@ def audit_prepared(audit: Prepared) -> AuditReport:
     return AuditReport(
         schema_version=SCHEMA_VERSION,
         versions=_versions(),
-        checkpoint=checkpoint.info,
+        checkpoint=grids.info(),
         data=calibration.info,
         held_out_predictions=findings.held_out_predictions,
         settings=tuple((field.name, getattr(config, field.name)) for field in dataclasses.fields(config)),
@@ -100,7 +101,11 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         schedules=findings.schedules,
         yes=findings.yes,
         search=findings.search,
-        warnings=(*calibration.warnings, *calibration_warnings(calibration.info, measured.unknowns)),
+        warnings=(
+            *calibration.warnings,
+            *calibration_warnings(calibration.info, measured.unknowns),
+            *grids.warnings(decoder.family.blocks),
+        ),
         advice=findings.advice,
         timings=clock.seconds(),
     )

@@ -17,13 +17,13 @@ from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
 from peelaudit.records import AuditReport, ClusterSums, Estimate, LayerRow
 from peelaudit.stats import HELD_OUT, ClusterBootstrap
 
-__all__ = ["Change", "Pairing", "check_rows", "check_settings"]
+__all__ = ["INDIFFERENT", "Change", "Pairing", "check_rows", "check_settings"]
 
 _MOST_PREDICTIONS = 2**53
 _MOST_DRAWS = 10**8
 """Clusters times resamples: about a gigabyte, more than an audit needs, less than a hostile report could ask for."""
 
-_INDIFFERENT = frozenset(("checkpoint", "device", "data", "field", "separator", "config", "tokenizer"))
+INDIFFERENT = frozenset(("checkpoint", "device", "data", "field", "separator", "config", "tokenizer"))
 """Settings that may differ: the subject itself, where it ran, and what the digest of the tokens speaks for."""
 _TERMS: dict[str, tuple[str, str | None]] = {
     "trained_loss": ("own", None),
@@ -169,5 +169,5 @@ def _differences(base: AuditReport, new: AuditReport) -> Iterator[str]:
 
 def _differing(base: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:
     for name in dict.fromkeys((*base, *new)):
-        if name not in _INDIFFERENT and base.get(name) != new.get(name):
+        if name not in INDIFFERENT and base.get(name) != new.get(name):
             yield f"{name.replace('_', '-')} is {base.get(name)!r} in the base, {new.get(name)!r} in the new"

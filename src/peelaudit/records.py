@@ -18,9 +18,12 @@ __all__ = [
     "DataInfo",
     "Estimate",
     "GateCheck",
+    "Grid",
+    "GridKind",
     "LayerRow",
     "NetworkRow",
     "Outcome",
+    "ScaleLayout",
     "ScheduleBounds",
     "ScheduleResult",
     "ScheduleSearch",
@@ -265,14 +268,57 @@ class DataInfo:
     held_out: SplitInfo
 
 
+class GridKind(StrEnum):
+    """What a low-bit tensor's weights are."""
+
+    BINARY = "binary"
+    """-s and s."""
+    TERNARY = "ternary"
+    """-s, 0 and s."""
+    INTEGER = "int"
+    """At most 2^b evenly spaced values."""
+
+
+class ScaleLayout(StrEnum):
+    """Which weights share a scale."""
+
+    TENSOR = "tensor"
+    ROW = "row"
+    """An output channel."""
+    GROUP = "group"
+    """So many neighbouring inputs of an output channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The low-bit grid that a tensor's weights lie on. `bits` a weight, scales aside: 1, log2(3), or b. `group` is the
+    length of a group, in inputs, None where the layout isn't by group. `zero_fraction` is the share of zeros.
+    """
+
+    kind: GridKind
+    bits: float
+    layout: ScaleLayout
+    group: int | None
+    zero_fraction: float
+
+    @property
+    def name(self) -> str:
+        """`ternary per tensor`, `4-bit in groups of 32`."""
+        kind = f"{self.bits:g}-bit" if self.kind is GridKind.INTEGER else str(self.kind)
+        return f"{kind} per {self.layout}" if self.group is None else f"{kind} in groups of {self.group}"
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One stored tensor, as its file names it. `bytes` is its size in the file."""
+    """One stored tensor, as its file names it. `bytes` is its size in the file. `grid` is None where the weights lie on
+    none, and where only headers were read.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     bytes: int
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import Literal
 
 from peelaudit.bounds import paper_verdict
 from peelaudit.errors import ConfigError
+from peelaudit.pairing import INDIFFERENT
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.stats import RESOLUTION
 
@@ -27,8 +28,6 @@ __all__ = ["Cloud", "CloudPoint", "CloudSplit", "LayerHistory", "Trajectory", "o
 CloudSplit = Literal["held_out", "fit"]
 
 _SAME_NETWORK = ("family", "architecture", "layers", "width", "heads", "kv_heads", "mlp_width", "vocabulary")
-_FREE_SETTINGS = ("checkpoint", "data", "config", "tokenizer", "device")
-"""May differ within a run: where things lie, as long as the tokens are the same, and where it was computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,7 @@ def _differences(reports: Sequence[AuditReport]) -> Iterator[str]:
         yield from _differing(reports, name, [getattr(report.checkpoint, name) for report in reports])
     yield from _differing(reports, "the token digest", [report.data.tokens_sha256 for report in reports])
     settings = [dict(report.settings) for report in reports]
-    for name in sorted({name for each in settings for name in each} - set(_FREE_SETTINGS)):
+    for name in sorted({name for each in settings for name in each} - INDIFFERENT):
         yield from _differing(reports, name.replace("_", "-"), [each.get(name) for each in settings])
     if any(len(report.layers) != len(first.layers) for report in reports):
         yield from _differing(reports, "the number of layer rows", [len(report.layers) for report in reports])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from peelaudit.checkpoints.matching import Matched, Origin, tied_names
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
 from peelaudit.progress import SILENT, Progress
-from peelaudit.records import CheckpointInfo
+from peelaudit.records import CheckpointInfo, TensorInfo
 
 __all__ = ["Checkpoint", "gather_info"]
 
@@ -76,8 +76,14 @@ class Checkpoint:
         tensor = self._store.read(origin.stored)
         return tensor if origin.change is None else origin.change(tensor)
 
-    def check_weights(self, progress: Progress = SILENT) -> None:
+    def check_weights(
+        self, progress: Progress = SILENT, *, visit: Callable[[str, torch.Tensor, TensorInfo], None] | None = None
+    ) -> None:
         """Read every tensor once and refuse what isn't finite.
+
+        Args:
+            progress: told of each tensor.
+            visit: called with each tensor's name in the skeleton, its values, and what is stored.
 
         Raises:
             NonFiniteWeights: a tensor holds NaN or Inf.
@@ -87,7 +93,10 @@ class Checkpoint:
         names = [name for name in self.names() if self._tied[name] == name]
         progress.stage("check the weights", len(names))
         for name in names:
-            self._check_finite(name)
+            tensor = self._finite(name)
+            stored = self._matched.origins[name].stored
+            if visit is not None and stored is not None:
+                visit(name, tensor, self._store.tensors[stored])
             progress.advance()
         for name, copy in self._matched.copies.items():
             if not torch.equal(self.tensor(name), self._read(copy)):
@@ -96,7 +105,7 @@ class Checkpoint:
                     " other values"
                 )
 
-    def _check_finite(self, name: str) -> None:
+    def _finite(self, name: str) -> torch.Tensor:
         tensor = self.tensor(name)
         finite = torch.isfinite(tensor)
         if not finite.all():
@@ -106,6 +115,7 @@ class Checkpoint:
                 f"{self._where}: the tensor {quoted(name)} holds {count} NaN or Inf among {tensor.numel()} values,"
                 f" the first at {first}"
             )
+        return tensor
 
     def check_unchanged(self) -> None:
         """Raise MalformedCheckpoint if the files aren't those any more that were hashed when they were opened."""

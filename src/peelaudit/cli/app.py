@@ -222,7 +222,9 @@ def inspect(
         str | None, typer.Option("--config", metavar="FILE", help="A config.json for a checkpoint that has none.")
     ] = None,
     format_name: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="table or json.")] = "table",
-    tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors as well.")] = False,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="Read the weights, and list the tensors and their low-bit grids.")
+    ] = False,
 ) -> None:
     """Say what a checkpoint is, from its headers alone.
 

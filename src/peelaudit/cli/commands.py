@@ -78,6 +78,10 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
 
     with open_checkpoint(Path(checkpoint), config=settings.config) as opened:
         info = opened.info
+        if tensors:
+            from peelaudit.lowbit import Grids
+
+            info = Grids(opened).info()
     if form is Format.JSON:
         from peelaudit.exports.json import checkpoint_json
 

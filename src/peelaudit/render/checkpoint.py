@@ -56,7 +56,14 @@ def _tensors(info: CheckpointInfo) -> Table:
     grid.add_column("shape", no_wrap=True)
     grid.add_column("dtype", no_wrap=True)
     grid.add_column("bytes", justify="right", no_wrap=True)
+    low_bit = any(tensor.grid for tensor in info.tensors)
+    if low_bit:
+        grid.add_column("grid", overflow="fold")
+        grid.add_column("zeros", justify="right", no_wrap=True)
     for tensor in info.tensors:
         shape = "×".join(map(str, tensor.shape)) or "scalar"
-        grid.add_row(printable(tensor.name), shape, printable(tensor.dtype), count(tensor.bytes))
+        cells = [printable(tensor.name), shape, printable(tensor.dtype), count(tensor.bytes)]
+        if tensor.grid is not None:
+            cells += [tensor.grid.name, f"{tensor.grid.zero_fraction:.1%}"]
+        grid.add_row(*cells)
     return grid

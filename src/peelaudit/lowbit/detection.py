@@ -1,0 +1,119 @@
+"""Whether a matrix's weights lie on a low-bit grid, told by the values: at most 2, 3 or 2^b distinct ones in each
+scale group.
+
+A grid is a scale times whole numbers, one scale for the whole matrix, for each output channel, or for each group of
+neighbouring inputs of an output channel. Weights that share a code and a scale are equal to the last bit, or to
+float32's rounding where a file was dequantised, so that counting distinct values in a group finds the grid. It takes
+groups at least twice as long as the grid has levels: a shorter one holds few values in any case.
+
+Types whose grid can't be seen so (GGUF's 8-bit groups of 32) are told by the file's own type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from peelaudit.records import Grid, GridKind, ScaleLayout
+
+__all__ = ["GGUF_GRIDS", "find_grid"]
+
+GROUPS = (256, 128, 64, 32, 16)
+"""Group lengths that are tried, in inputs."""
+
+BITS = (2, 3, 4, 8)
+"""Widths of integer grids that are told apart."""
+
+GGUF_GRIDS: Mapping[str, tuple[int, int]] = {
+    "Q4_0": (4, 32),
+    "Q4_1": (4, 32),
+    "Q5_0": (5, 32),
+    "Q5_1": (5, 32),
+    "Q8_0": (8, 32),
+    "Q2_K": (2, 16),
+    "Q3_K": (3, 16),
+    "Q4_K": (4, 32),
+    "Q5_K": (5, 32),
+    "Q6_K": (6, 16),
+}
+"""ggml's integer types: bits, and the length of a group with a scale of its own (llama.cpp, ggml-common.h)."""
+
+_SAMPLE = 64
+_ROUNDING = 1e-6
+_OFF_GRID = 0.02
+_EXCEPTIONS = 0.1
+
+
+def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
+    """The grid that a matrix's weights lie on; None where there is none.
+
+    Args:
+        weight: [outputs, inputs], or the other way round; tensors of other ranks have no grid.
+        stored: the dtype in the file, of which GGUF's types are known.
+    """
+    if weight.ndim != 2 or weight.numel() == 0:
+        return None
+    zeros = float((weight == 0).double().mean())
+    if stored in GGUF_GRIDS:
+        bits, length = GGUF_GRIDS[stored]
+        return Grid(GridKind.INTEGER, float(bits), ScaleLayout.GROUP, length, zeros)
+    for matrix in (weight, weight.T):
+        for layout, group, rows in _layouts(matrix):
+            if (kind := _kind(rows)) is not None:
+                return Grid(kind[0], kind[1], layout, group, zeros)
+    return None
+
+
+def _layouts(matrix: Tensor) -> Iterator[tuple[ScaleLayout, int | None, Tensor]]:
+    """The matrix as [groups, weights in a group], the coarsest layout first."""
+    outputs, inputs = matrix.shape
+    yield ScaleLayout.TENSOR, None, matrix.reshape(1, -1)
+    if outputs > 1:
+        yield ScaleLayout.ROW, None, matrix
+    for group in GROUPS:
+        if inputs % group == 0 and inputs > group:
+            yield ScaleLayout.GROUP, group, matrix.reshape(-1, group)
+
+
+def _kind(rows: Tensor) -> tuple[GridKind, float] | None:
+    """What all groups agree on. A sample of them goes first: most matrices are on no grid, and that is soon seen."""
+    step = max(1, len(rows) // _SAMPLE)
+    sample = _kind_of(rows[::step, :: max(1, rows.shape[1] // 65_536)])
+    return None if sample is None else (sample if step == 1 and rows.shape[1] <= 65_536 else _kind_of(rows))
+
+
+def _kind_of(rows: Tensor) -> tuple[GridKind, float] | None:
+    values = rows.double().sort(dim=1).values
+    steps = values.diff(dim=1)
+    new = steps > _ROUNDING * values.abs().amax(dim=1, keepdim=True)
+    levels = int(new.sum(dim=1).max()) + 1
+    if levels < 2 or 2 * levels > rows.shape[1]:
+        return None
+    if levels <= 3 and _is_symmetric(values):
+        return (GridKind.BINARY, 1.0) if levels == 2 else (GridKind.TERNARY, math.log2(3))
+    bits = next((bits for bits in BITS if levels <= 2**bits and 2 * 2**bits <= rows.shape[1]), None)
+    if bits is None or not _is_lattice(values, steps, new, bits):
+        return None
+    return GridKind.INTEGER, float(bits)
+
+
+def _is_symmetric(values: Tensor) -> bool:
+    """Whether every group holds nothing but -s, 0 and s."""
+    scale = values.abs().amax(dim=1, keepdim=True)
+    return bool(((values.abs() <= _ROUNDING * scale) | (values.abs() >= (1 - _ROUNDING) * scale)).all())
+
+
+def _is_lattice(values: Tensor, steps: Tensor, new: Tensor, bits: int) -> bool:
+    """Whether the levels are evenly spaced in all groups but a few, whose codes may share a divisor."""
+    spacing = torch.where(new, steps, math.inf).amin(dim=1, keepdim=True)
+    usable = spacing[:, 0] < math.inf
+    if not bool(usable.any()):
+        return False
+    multiples = torch.where(new, steps / spacing, 0.0)[usable]
+    even = ((multiples - multiples.round()).abs() <= _OFF_GRID * multiples.clamp_min(1)).all(dim=1)
+    span = (values[usable, -1] - values[usable, 0]) / spacing[usable, 0]
+    fits = even & (span <= 2**bits - 1 + _OFF_GRID * 2**bits)
+    return float(fits.double().mean()) >= 1 - _EXCEPTIONS
