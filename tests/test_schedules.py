@@ -119,7 +119,7 @@ def test_the_default_suits_any_depth(n_layers: int) -> None:
     assert len(plan.schedules) <= 16
     assert len(set(plan.schedules)) == len(plan.schedules)
     assert {"final"} <= {schedule.name for schedule in plan.schedules}
-    assert plan.searches == (() if n_layers <= 5 else (1,))
+    assert plan.searches == (() if n_layers <= 5 else (n_layers - 2,))
 
 
 BAD = ("", "prefix:4", "prefix:-1", "every:0", "every:5", "via:", "via:4", "yes:4", "search:0", "search:4", "1,2,3")

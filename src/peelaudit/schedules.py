@@ -174,7 +174,8 @@ def _default(n_layers: int) -> SchedulePlan:
     prefixes = (3 * n_layers // 4, n_layers - 2)
     named = ("final", "direct", *(f"prefix:{m}" for m in prefixes))
     plans = [_parse_one(spec, n_layers) for spec in named]
-    return SchedulePlan(tuple(dict.fromkeys(s for plan in plans for s in plan.schedules)), (1,))
+    # One waypoint fewer than `direct`: the two layers whose work one block does best, a close rival for little work.
+    return SchedulePlan(tuple(dict.fromkeys(s for plan in plans for s in plan.schedules)), (n_layers - 2,))
 
 
 def _explicit(spec: str, n_layers: int) -> Schedule:
