@@ -75,6 +75,8 @@ def test_a_staircases_name_means_it_too(made: tuple[int, list[int]]) -> None:
         ("every:4", [(4, 4, 4, 4)]),
         ("via:3", [(3, 3, 3, 4)]),
         ("via:3,1", [(1, 3, 3, 4)]),
+        ("without:2", [(1, 3, 3, 4)]),
+        ("without:3,1", [(2, 2, 4, 4)]),
         ("yes:0", [(4, 4, 4, 4)]),
         ("yes:1", [(1, 4, 4, 4), (2, 2, 4, 4), (3, 3, 3, 4)]),
         ("yes:3", [(1, 2, 3, 4)]),
@@ -97,6 +99,7 @@ def test_each_spelling_of_the_docstring(spec: str, expected: list[tuple[int, ...
         ((2, 2, 4, 4, 6, 6), "every:2"),
         ((3, 3, 3, 4), "via:3"),
         ((1, 3, 3, 4), "via:1,3"),
+        ((1, 3, 3, 4, 5, 6), "without:2"),
         ((1, 1, 1, 4), "1,1,1,4"),
         ((4, 4, 4, 3), "4,4,4,3"),
         ((1,), "final"),
@@ -122,7 +125,21 @@ def test_the_default_suits_any_depth(n_layers: int) -> None:
     assert plan.searches == (() if n_layers <= 5 else (n_layers - 2,))
 
 
-BAD = ("", "prefix:4", "prefix:-1", "every:0", "every:5", "via:", "via:4", "yes:4", "search:0", "search:4", "1,2,3")
+BAD = (
+    "",
+    "without:",
+    "without:4",
+    "prefix:4",
+    "prefix:-1",
+    "every:0",
+    "every:5",
+    "via:",
+    "via:4",
+    "yes:4",
+    "search:0",
+    "search:4",
+    "1,2,3",
+)
 BAD += (
     "1,2,3,5",
     "0,1,2,4",

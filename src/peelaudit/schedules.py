@@ -8,6 +8,7 @@ A staircase has waypoints S ⊆ {1 … L-1} and targets π_k = min{s ∈ S ∪ {
     prefix:m        S = {1 … m}
     every:m         S = {m, 2m, …}
     via:a,b         S = {a, b}
+    without:a,b     S = {1 … L-1} less {a, b}
     yes:k           every S with |S| = k
     all             every S: 2^(L-1) of them
     search:k        the S with |S| = k of least estimated error (`search_staircase`)
@@ -68,7 +69,9 @@ class Schedule:
             return f"prefix:{len(waypoints)}"
         if len(waypoints) > 1 and waypoints == tuple(range(waypoints[0], n_layers, waypoints[0])):
             return f"every:{waypoints[0]}"
-        return "via:" + ",".join(map(str, waypoints))
+        missing = sorted({*range(1, n_layers)} - {*waypoints})
+        spellings = ("via:" + ",".join(map(str, waypoints)), "without:" + ",".join(map(str, missing)))
+        return min(spellings, key=len)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,8 @@ def _waypoint_sets(spec: str, family: str, argument: str, n_layers: int) -> Iter
             return [range(step, n_layers, step)]
         case "via":
             return [_numbers(spec, argument, n_layers - 1)]
+        case "without":
+            return [sorted({*inner} - {*_numbers(spec, argument, n_layers - 1)})]
         case "yes":
             size = _argument(spec, argument, 0, n_layers - 1)
             _refuse_many(spec, math.comb(n_layers - 1, size))
@@ -163,8 +168,8 @@ def _waypoint_sets(spec: str, family: str, argument: str, n_layers: int) -> Iter
             return (s for size in range(n_layers) for s in combinations(inner, size))
         case _:
             raise ConfigError(
-                f"schedule {spec!r}: expected default, direct, final, prefix:m, every:m, via:a,b, yes:k, all, search:k "
-                f"or {n_layers} targets like {','.join([str(n_layers)] * min(n_layers, 4))}"
+                f"schedule {spec!r}: expected default, direct, final, prefix:m, every:m, via:a,b, without:a,b, yes:k, "
+                f"all, search:k or {n_layers} targets like {','.join([str(n_layers)] * min(n_layers, 4))}"
             )
 
 

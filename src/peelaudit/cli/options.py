@@ -55,8 +55,8 @@ AUDIT: Flags = (
         "SPEC",
         _METHOD,
         (
-            "Which references to fit: direct, final, prefix:m, every:m, via:a,b, yes:k, search:k, all, default, or one "
-            "target a layer such as 1,1,1,4. Several are separated by ; or blanks. Repeatable."
+            "Which references to fit: direct, final, prefix:m, every:m, via:a,b, without:a,b, yes:k, search:k, all, "
+            "default, or one target a layer such as 1,1,1,4. Several are separated by ; or blanks. Repeatable."
         ),
     ),
     ("solver", "NAME", _METHOD, "ridge, adam or ridge+adam: how a block is fitted."),
