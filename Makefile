@@ -37,7 +37,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m tests.bench
 
 regression-gate: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.regression_gate

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import sys
 import time
-import types
 from pathlib import Path
-from typing import Self
 
 import pytest
+import torch
 
 from peelaudit.cli import main
 from peelaudit.cli.output import Target, paper, parse_targets
@@ -17,7 +16,9 @@ from peelaudit.cli.progress import BarProgress, LineProgress, progress_on
 from peelaudit.errors import ConfigError
 from peelaudit.exports import Format
 from peelaudit.progress import SILENT
-from tests.factories import make_checkpoint
+from tests.checkpoints import models
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
 
 class Terminal(io.StringIO):
@@ -122,30 +123,27 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "peelaudit: first\npeelaudit: second\n"
 
 
-@pytest.fixture
-def _checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Opened:
-        info = make_checkpoint(tensors=2)
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
-    stub = types.ModuleType("peelaudit.checkpoints")
-    stub.open_checkpoint = lambda path, config=None: Opened()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "peelaudit.checkpoints", stub)
-
-
-@pytest.mark.usefixtures("_checkpoints")
-def test_inspect(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["inspect", "ckpt.pt"]) == 0
+def test_inspect(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    fixture = str(FIXTURES / "nanogpt/ckpt.pt")
+    assert main(["inspect", fixture]) == 0
     text = capfdbinary.readouterr().out.decode()
-    assert "7,232,000 (7.23 M)" in text
+    assert "323 k" in text
     assert "c_attn" not in text
-    assert main(["inspect", "ckpt.pt", "--tensors"]) == 0
-    assert "384×128" in capfdbinary.readouterr().out.decode()
-    assert main(["inspect", "ckpt.pt", "-f", "json", "--tensors"]) == 0
-    assert b'"parameters": 7232000' in capfdbinary.readouterr().out
+    assert main(["inspect", fixture, "--tensors"]) == 0
+    text = capfdbinary.readouterr().out.decode()
+    assert "240×80" in text
+    assert "grid" not in text
+    assert main(["inspect", fixture, "-f", "json", "--tensors"]) == 0
+    assert b'"grid": null' in capfdbinary.readouterr().out
+
+
+def test_inspect_shows_the_grids_of_low_bit_tensors(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
+    model = models.model("llama")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.up_proj.weight.sign_().mul_(0.5)
+    models.save(model, tmp_path / "model")
+    assert main(["inspect", str(tmp_path / "model"), "--tensors"]) == 0
+    text = capfdbinary.readouterr().out.decode()
+    assert text.count("binary per tensor") == 2
+    assert "0.0%" in text

@@ -76,12 +76,15 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
         raise ConfigError(*problems)
     from peelaudit.checkpoints import open_checkpoint
 
-    with open_checkpoint(Path(checkpoint), config=settings.config) as opened:
+    with (
+        progress_on(sys.stderr, quiet=False) as progress,
+        open_checkpoint(Path(checkpoint), config=settings.config, progress=progress) as opened,
+    ):
         info = opened.info
         if tensors:
             from peelaudit.lowbit import Grids
 
-            info = Grids(opened).info()
+            info = Grids(opened, progress).info()
     if form is Format.JSON:
         from peelaudit.exports.json import checkpoint_json
 

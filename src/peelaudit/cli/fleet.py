@@ -124,7 +124,7 @@ def _tell(trajectory: Trajectory | str, checks: Sequence[GateCheck], form: Forma
         write_out(text, encoding=sheet.encoding)
     if not isinstance(trajectory, str) and len(trajectory.steps) > 1:
         text = render_trajectory(trajectory, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
-        write_out("\n" + text, encoding=sheet.encoding)
+        write_out(text, encoding=sheet.encoding)
 
 
 def _tell_stop(trajectory: Trajectory | str, form: Format) -> None:
