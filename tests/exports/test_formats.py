@@ -134,3 +134,12 @@ def test_markdown_says_the_verdicts() -> None:
     assert text.startswith("## peelaudit: yellow ! caution\n")
     assert "green ✓ effective" in text
     assert "| ---: |" in text
+
+
+@pytest.mark.parametrize("form", [Format.TABLE, Format.HTML, Format.MARKDOWN])
+def test_what_people_read_says_how_close_the_nearest_rival_is(form: Format) -> None:
+    text = export([make_report()], form)
+    assert "nearest rival" in text
+    assert "every:2" in text
+    alone = dataclasses.replace(make_report().network, rival=None, margin=None)
+    assert "nearest rival" not in export([make_report(network=alone)], form)

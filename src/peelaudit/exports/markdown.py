@@ -183,6 +183,9 @@ def _network(report: AuditReport) -> Iterator[str]:
         "gap_layers": "**gap_layers**, the layers' part",
     }
     rows = [_figure(network.held_out, network.fit, name, label) for name, label in labels.items()]
+    if network.rival is not None and network.margin is not None:
+        label, margin = f"nearest rival - trained ({_plain(network.rival)})", network.margin
+        rows.append((label, signed(margin.value), interval(margin, sign=True), ""))
     rows.append(("unigram baseline", number(base.unigram.value), interval(base.unigram), ""))
     rows.append(("uniform baseline", number(base.uniform), "", ""))
     yield from _table(("nats/token", "held-out", "95 %", "fit"), rows, right=(1, 2, 3))

@@ -152,6 +152,9 @@ def _network(report: AuditReport, level: int) -> Iterator[Markup]:
         ours, theirs = getattr(network.held_out, name), getattr(network.fit, name)
         form = signed if name.startswith("gap") else number
         rows.append([label, form(ours.value), interval(ours, sign=form is signed), form(theirs.value)])
+    if network.rival is not None and network.margin is not None:
+        label, margin = f"nearest rival − trained ({_name(network.rival)})", network.margin
+        rows.append([label, signed(margin.value), interval(margin, sign=True), ""])
     rows.append(["unigram baseline", number(base.unigram.value), interval(base.unigram), ""])
     rows.append(["uniform baseline", number(base.uniform), "", ""])
     columns = [Column("figure"), *(Column(title, right=True) for title in ("held-out", "95 %", "fit"))]
