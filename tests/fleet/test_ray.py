@@ -67,7 +67,7 @@ def test_a_signal_then_the_rest_but_a_bad_one(cluster: Any, run: Path, tmp_path:
         until(lambda: journal(results, "finish"))
         process.send_signal(signal.SIGTERM)
         out, errors = process.communicate(timeout=60)
-    assert (process.returncode, out) == (143, "")
+    assert (process.returncode, out) == (143, ""), errors
     assert errors.endswith("peelaudit: terminated\n")
     done = peelaudit("batch", run, *more, env=settings)
     assert done.returncode == 3
