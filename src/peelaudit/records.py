@@ -36,6 +36,7 @@ __all__ = [
     "Unaudited",
     "Verdict",
     "YesBound",
+    "ZeroPoint",
 ]
 
 SCHEMA_VERSION = 1
@@ -289,6 +290,17 @@ class ScaleLayout(StrEnum):
     """So many neighbouring inputs of an output channel."""
 
 
+class ZeroPoint(StrEnum):
+    """Where 0 lies among the values of an integer grid."""
+
+    SYMMETRIC = "symmetric"
+    """In the middle: a scale times -2^(b-1) … 2^(b-1) - 1."""
+    INTEGER = "integer"
+    """On one of the values, each group's own."""
+    FREE = "free"
+    """Anywhere: each group has a minimum."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """The low-bit grid that a tensor's weights lie on. `bits` a weight, scales aside: 1, log2(3), or b. `group` is the
@@ -300,6 +312,7 @@ class Grid:
     layout: ScaleLayout
     group: int | None
     zero_fraction: float
+    zero: ZeroPoint = ZeroPoint.SYMMETRIC
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from peelaudit.records import Grid, GridKind, ScaleLayout
+from peelaudit.records import Grid, GridKind, ScaleLayout, ZeroPoint
 
 __all__ = ["GGUF_GRIDS", "find_grid"]
 
@@ -27,19 +27,21 @@ GROUPS = (256, 128, 64, 32, 16)
 BITS = (2, 3, 4, 8)
 """Widths of integer grids that are told apart."""
 
-GGUF_GRIDS: Mapping[str, tuple[int, int]] = {
-    "Q4_0": (4, 32),
-    "Q4_1": (4, 32),
-    "Q5_0": (5, 32),
-    "Q5_1": (5, 32),
-    "Q8_0": (8, 32),
-    "Q2_K": (2, 16),
-    "Q3_K": (3, 16),
-    "Q4_K": (4, 32),
-    "Q5_K": (5, 32),
-    "Q6_K": (6, 16),
+GGUF_GRIDS: Mapping[str, tuple[int, int, ZeroPoint]] = {
+    "Q4_0": (4, 32, ZeroPoint.SYMMETRIC),
+    "Q4_1": (4, 32, ZeroPoint.FREE),
+    "Q5_0": (5, 32, ZeroPoint.SYMMETRIC),
+    "Q5_1": (5, 32, ZeroPoint.FREE),
+    "Q8_0": (8, 32, ZeroPoint.SYMMETRIC),
+    "Q2_K": (2, 16, ZeroPoint.FREE),
+    "Q3_K": (3, 16, ZeroPoint.SYMMETRIC),
+    "Q4_K": (4, 32, ZeroPoint.FREE),
+    "Q5_K": (5, 32, ZeroPoint.FREE),
+    "Q6_K": (6, 16, ZeroPoint.SYMMETRIC),
 }
-"""ggml's integer types: bits, and the length of a group with a scale of its own (llama.cpp, ggml-common.h)."""
+"""ggml's integer types: bits, the length of a group with a scale of its own, and whether it has a minimum too
+(llama.cpp, ggml-common.h).
+"""
 
 _SAMPLE = 64
 _ROUNDING = 1e-6
@@ -58,12 +60,13 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
         return None
     zeros = float((weight == 0).double().mean())
     if stored in GGUF_GRIDS:
-        bits, length = GGUF_GRIDS[stored]
-        return Grid(GridKind.INTEGER, float(bits), ScaleLayout.GROUP, length, zeros)
+        bits, length, zero = GGUF_GRIDS[stored]
+        return Grid(GridKind.INTEGER, float(bits), ScaleLayout.GROUP, length, zeros, zero)
     for matrix in (weight, weight.T):
         for layout, group, rows in _layouts(matrix):
             if (kind := _kind(rows)) is not None:
-                return Grid(kind[0], kind[1], layout, group, zeros)
+                zero = _zero_point(rows, int(kind[1])) if kind[0] is GridKind.INTEGER else ZeroPoint.SYMMETRIC
+                return Grid(kind[0], kind[1], layout, group, zeros, zero)
     return None
 
 
@@ -117,3 +120,21 @@ def _is_lattice(values: Tensor, steps: Tensor, new: Tensor, bits: int) -> bool:
     span = (values[usable, -1] - values[usable, 0]) / spacing[usable, 0]
     fits = even & (span <= 2**bits - 1 + _OFF_GRID * 2**bits)
     return float(fits.double().mean()) >= 1 - _EXCEPTIONS
+
+
+def _zero_point(rows: Tensor, bits: int) -> ZeroPoint:
+    """Where 0 lies in most groups: those whose codes share a divisor seem to have a wider spacing than they have."""
+    values = rows.double().sort(dim=1).values
+    steps = values.diff(dim=1)
+    spacing = torch.where(steps > _ROUNDING * values.abs().amax(dim=1, keepdim=True), steps, math.inf).amin(dim=1)
+    span = values[:, -1] - values[:, 0]
+    spacing = span / (span / spacing).round().clamp_min(1)  # of all steps together: known to more digits
+    low, high = (values[:, end] / spacing for end in (0, -1))
+    slack = _OFF_GRID + 2 * torch.finfo(rows.dtype).eps * torch.maximum(low.abs(), high.abs())
+    constant = span == 0
+    on_grid = ((low - low.round()).abs() <= slack) | constant
+    half = 2 ** (bits - 1)
+    centred = (torch.maximum(-low, high) <= half + slack) & (torch.minimum(-low, high) <= half - 1 + slack)
+    if float(on_grid.double().mean()) < 1 - _EXCEPTIONS:
+        return ZeroPoint.FREE
+    return ZeroPoint.SYMMETRIC if bool((centred | ~on_grid | constant).all()) else ZeroPoint.INTEGER

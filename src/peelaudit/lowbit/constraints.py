@@ -1,0 +1,239 @@
+"""The low-bit sets that a matrix can be held to: binary, ternary, integers of b bits.
+
+Every value is scale · (code - zero), the code a whole number from 0 to `levels` - 1. `zero` is what tells the sets
+apart: 1/2 for binary (-s, s), 1 for ternary (-s, 0, s), 2^(b-1) for symmetric integers, a whole number of each group
+where there is a zero point (GPTQ, AWQ), any number where a group has a minimum of its own (GGUF's Q4_1).
+
+A matrix is [..., outputs, inputs], as nn.Linear keeps it; leading dimensions are a batch. A scale is shared by the
+whole matrix, by an output, or by a group of neighbouring inputs of an output. Scales are not themselves quantised.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peelaudit.records import Grid, GridKind, ScaleLayout, ZeroPoint
+
+__all__ = ["Binary", "Constraint", "Integer", "Scales", "Ternary", "constraint_of"]
+
+_SHRINKAGES = tuple(1 - step / 20 for step in range(14))
+"""Shares of a group's range that its integer grid may span: the outermost weights are clipped where that is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """Of one matrix: `scale` and `zero`, each [..., outputs or 1, groups]."""
+
+    scale: Tensor
+    zero: Tensor
+
+    def spread(self, inputs: int) -> Scales:
+        """For each weight: [..., outputs or 1, inputs]."""
+        length = inputs // self.scale.shape[-1]
+        return Scales(self.scale.repeat_interleave(length, dim=-1), self.zero.repeat_interleave(length, dim=-1))
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint(ABC):
+    """A low-bit set. `group` is the length of a group in inputs, where `layout` is by group."""
+
+    layout: ScaleLayout
+    group: int | None = None
+
+    @property
+    def levels(self) -> int:
+        """How many values a weight can have, given its scale."""
+        return round(2**self.grid.bits)
+
+    @property
+    def grid(self) -> Grid:
+        """What the set is called in a report; the share of zeros is left at 0."""
+        return self._grid()
+
+    @property
+    def free_zero(self) -> bool:
+        """Whether a group's zero is any number, fitted with its scale."""
+        return self.grid.zero is ZeroPoint.FREE
+
+    def scales(self, weight: Tensor) -> Scales:
+        """Scales for float weights [..., outputs, inputs]."""
+        return self._scales(self.groups(weight))
+
+    def read(self, weight: Tensor) -> Scales:
+        """The scales of weights that are on the grid already, [..., outputs, inputs]."""
+        return self._read(self.groups(weight))
+
+    @abstractmethod
+    def _grid(self) -> Grid: ...
+
+    @abstractmethod
+    def _scales(self, groups: Tensor) -> Scales: ...
+
+    @abstractmethod
+    def _read(self, groups: Tensor) -> Scales: ...
+
+    def codes(self, weight: Tensor, scales: Scales) -> Tensor:
+        """The nearest codes, [..., outputs, inputs], as floats."""
+        spread = scales.spread(weight.shape[-1])
+        return nearest(weight, spread, self.levels)
+
+    def values(self, codes: Tensor, scales: Scales) -> Tensor:
+        """What the codes stand for, [..., outputs, inputs]."""
+        spread = scales.spread(codes.shape[-1])
+        return spread.scale * (codes - spread.zero)
+
+    def quantise(self, weight: Tensor) -> Tensor:
+        """Float weights rounded to the set with scales of their own, [..., outputs, inputs]."""
+        scales = self.scales(weight)
+        return self.values(self.codes(weight, scales), scales)
+
+    def straight_through(self, weight: Tensor, scales: Scales) -> Tensor:
+        """The rounded weights, with the gradient of the identity for weights within the range, and none beyond.
+
+        The scales' gradient is exact for the given codes (the straight-through estimator of Bengio et al.,
+        arXiv 1308.3432; with learned scales as in LSQ, arXiv 1902.08153).
+        """
+        spread = scales.spread(weight.shape[-1])
+        position = (weight / away_from_zero(spread.scale.detach()) + spread.zero.detach()).clamp(0, self.levels - 1)
+        codes = position + (position.round() - position).detach()
+        return spread.scale * (codes - spread.zero)
+
+    def groups(self, weight: Tensor) -> Tensor:
+        """The weights by scale: [..., outputs or 1, groups, weights in a group]."""
+        *batch, outputs, inputs = weight.shape
+        if self.layout is ScaleLayout.TENSOR:
+            return weight.reshape(*batch, 1, 1, outputs * inputs)
+        return weight.reshape(*batch, outputs, -1, self.group or inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Constraint):
+    """-s and s. For float weights s is their mean size (XNOR-Net, arXiv 1603.05279), by output by default."""
+
+    layout: ScaleLayout = ScaleLayout.ROW
+
+    def _grid(self) -> Grid:
+        return Grid(GridKind.BINARY, 1.0, self.layout, self.group, 0.0)
+
+    def _scales(self, groups: Tensor) -> Scales:
+        return _centred(2 * groups.abs().mean(dim=-1), 0.5)
+
+    def _read(self, groups: Tensor) -> Scales:
+        return _centred(2 * groups.abs().amax(dim=-1), 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Ternary(Constraint):
+    """-s, 0 and s. For float weights s is their mean size, over the matrix unless told otherwise (BitNet b1.58,
+    arXiv 2402.17764).
+    """
+
+    layout: ScaleLayout = ScaleLayout.TENSOR
+
+    def _grid(self) -> Grid:
+        return Grid(GridKind.TERNARY, 1.584962500721156, self.layout, self.group, 0.0)
+
+    def _scales(self, groups: Tensor) -> Scales:
+        return _centred(groups.abs().mean(dim=-1), 1.0)
+
+    def _read(self, groups: Tensor) -> Scales:
+        return _centred(groups.abs().amax(dim=-1), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Integer(Constraint):
+    """2^`bits` evenly spaced values: for float weights over the range that they span, or its share that rounds best."""
+
+    layout: ScaleLayout = ScaleLayout.ROW
+    bits: int = 4
+    zero: ZeroPoint = ZeroPoint.SYMMETRIC
+
+    def _grid(self) -> Grid:
+        return Grid(GridKind.INTEGER, float(self.bits), self.layout, self.group, 0.0, self.zero)
+
+    def _scales(self, groups: Tensor) -> Scales:
+        best = self._spanning(groups, 1.0)
+        least = self._error(groups, best)
+        for share in _SHRINKAGES[1:]:
+            tried = self._spanning(groups, share)
+            error = self._error(groups, tried)
+            better = error < least
+            least = torch.where(better, error, least)
+            best = Scales(torch.where(better, tried.scale, best.scale), torch.where(better, tried.zero, best.zero))
+        return best
+
+    def _spanning(self, groups: Tensor, share: float) -> Scales:
+        if self.zero is ZeroPoint.SYMMETRIC:
+            # The lowest code has no partner above: it goes to the side of the largest weight, by the scale's sign.
+            low, high = groups.amin(dim=-1), groups.amax(dim=-1)
+            largest = torch.where(high > -low, high, low)
+            return _centred(-share * largest / (self.levels / 2), self.levels / 2)
+        low, high = share * groups.amin(dim=-1), share * groups.amax(dim=-1)
+        if self.zero is ZeroPoint.INTEGER:
+            low, high = low.clamp_max(0), high.clamp_min(0)
+        scale = (high - low) / (self.levels - 1)
+        zero = -low / away_from_zero(scale)
+        return Scales(scale, zero.round() if self.zero is ZeroPoint.INTEGER else zero)
+
+    def _error(self, groups: Tensor, scales: Scales) -> Tensor:
+        each = Scales(scales.scale.unsqueeze(-1), scales.zero.unsqueeze(-1))
+        codes = nearest(groups, each, self.levels)
+        return (each.scale * (codes - each.zero) - groups).square().sum(dim=-1)
+
+    def _read(self, groups: Tensor) -> Scales:
+        values = groups.sort(dim=-1).values
+        steps = values.diff(dim=-1)
+        new = steps > 1e-6 * values.abs().amax(dim=-1, keepdim=True)
+        spacing = torch.where(new, steps, torch.inf).amin(dim=-1)
+        largest = values.abs().amax(dim=-1)
+        spacing = torch.where(spacing.isfinite(), spacing, largest)
+        lowest = values[..., 0]
+        # One spacing is known to a few digits only, the sum of all of them to more.
+        steps_up = ((values[..., -1] - lowest) / away_from_zero(spacing)).round()
+        scale = torch.where(steps_up > 0, (values[..., -1] - lowest) / steps_up.clamp_min(1), spacing)
+        if self.zero is ZeroPoint.FREE:
+            return Scales(scale, -lowest / away_from_zero(scale))
+        scale = _with_zero_on_grid(lowest, scale)
+        if self.zero is ZeroPoint.INTEGER:
+            return Scales(scale, (-lowest / away_from_zero(scale)).round().clamp(0, self.levels - 1))
+        mirrored = values[..., -1] > (self.levels / 2 - 0.5) * scale
+        return _centred(torch.where(mirrored, -scale, scale), self.levels / 2)
+
+
+def constraint_of(grid: Grid) -> Constraint:
+    """The set that a grid found in a checkpoint belongs to."""
+    match grid.kind:
+        case GridKind.BINARY:
+            return Binary(grid.layout, grid.group)
+        case GridKind.TERNARY:
+            return Ternary(grid.layout, grid.group)
+        case GridKind.INTEGER:
+            return Integer(grid.layout, grid.group, int(grid.bits), grid.zero)
+
+
+def nearest(weight: Tensor, scales: Scales, levels: int | Tensor) -> Tensor:
+    """The nearest codes of weights whose scales are of a shape that broadcasts with theirs."""
+    codes = (weight / away_from_zero(scales.scale) + scales.zero).round()
+    return codes.clamp_min(0).minimum(torch.as_tensor(levels, dtype=codes.dtype, device=codes.device) - 1)
+
+
+def away_from_zero(scale: Tensor) -> Tensor:
+    """The scale, but where it is zero (a group of zeros) one that can be divided by."""
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
+
+
+def _with_zero_on_grid(lowest: Tensor, scale: Tensor) -> Tensor:
+    """The scale, or a half or a third of it: codes that share a divisor seem to be further apart than they can be."""
+    result = scale
+    for divisor in (3, 2, 1):
+        position = lowest / away_from_zero(scale / divisor)
+        result = torch.where((position - position.round()).abs() < 0.02, scale / divisor, result)
+    return result
+
+
+def _centred(scale: Tensor, zero: float) -> Scales:
+    return Scales(scale, torch.full_like(scale, zero))
