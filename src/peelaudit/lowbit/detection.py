@@ -6,7 +6,8 @@ neighbouring inputs of an output channel. Weights that share a code and a scale 
 float32's rounding where a file was dequantised, so that counting distinct values in a group finds the grid. It takes
 groups at least twice as long as the grid has levels: a shorter one holds few values in any case.
 
-Types whose grid can't be seen so (GGUF's 8-bit groups of 32) are told by the file's own type.
+Where the file says how it is packed (GGUF's types, a quantization_config), that is taken instead: it knows grids that
+can't be seen so, as 8-bit groups of 32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from peelaudit.checkpoints.quantized import PackedType
 from peelaudit.records import Grid, GridKind, ScaleLayout
 
 __all__ = ["GGUF_GRIDS", "find_grid"]
@@ -41,6 +43,7 @@ GGUF_GRIDS: Mapping[str, tuple[int, int]] = {
 }
 """ggml's integer types: bits, and the length of a group with a scale of its own (llama.cpp, ggml-common.h)."""
 
+_SCALES = {"tensor": ScaleLayout.TENSOR, "row": ScaleLayout.ROW}
 _SAMPLE = 64
 _ROUNDING = 1e-6
 _OFF_GRID = 0.02
@@ -52,7 +55,7 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
 
     Args:
         weight: [outputs, inputs], or the other way round; tensors of other ranks have no grid.
-        stored: the dtype in the file, of which GGUF's types are known.
+        stored: the dtype in the file, of which GGUF's types and a `PackedType` are known.
     """
     if weight.ndim != 2 or weight.numel() == 0:
         return None
@@ -60,11 +63,28 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
     if stored in GGUF_GRIDS:
         bits, length = GGUF_GRIDS[stored]
         return Grid(GridKind.INTEGER, float(bits), ScaleLayout.GROUP, length, zeros)
+    if (declared := _declared(stored, zeros)) is not None:
+        return declared
     for matrix in (weight, weight.T):
         for layout, group, rows in _layouts(matrix):
             if (kind := _kind(rows)) is not None:
                 return Grid(kind[0], kind[1], layout, group, zeros)
     return None
+
+
+def _declared(stored: str, zeros: float) -> Grid | None:
+    """The grid of a `PackedType`; None for other dtypes, for codes that aren't evenly spaced (nf4, fp4, fp8), and where
+    those that share a scale are no neighbours.
+    """
+    packed = PackedType.parse(stored)
+    if packed is None or (packed.group is None and packed.scales not in _SCALES):
+        return None
+    layout = _SCALES.get(packed.scales, ScaleLayout.GROUP)
+    if packed.code == GridKind.TERNARY:
+        return Grid(GridKind.TERNARY, math.log2(3), layout, packed.group, zeros)
+    if packed.bits is None:
+        return None
+    return Grid(GridKind.INTEGER, float(packed.bits), layout, packed.group, zeros)
 
 
 def _layouts(matrix: Tensor) -> Iterator[tuple[ScaleLayout, int | None, Tensor]]:
