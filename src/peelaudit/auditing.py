@@ -104,6 +104,7 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         warnings=(
             *calibration.warnings,
             *calibration_warnings(calibration.info, measured.unknowns),
+            *checkpoint.notes,
             *grids.warnings(decoder.family.blocks),
         ),
         advice=findings.advice,

@@ -28,6 +28,7 @@ class Checkpoint:
         info: what it is, from headers and configuration alone.
         config: transformers' configuration of the text decoder.
         absent: parameters that the checkpoint does without and transformers' module has, as zeros (nanoGPT's biases).
+        notes: what of the network's quantisation an audit leaves out, each a sentence.
         ignored: stored tensors that the decoder has no use for (masks, rotary tables, a vision tower), as stored.
     """
 
@@ -39,12 +40,14 @@ class Checkpoint:
         store: Store,
         matched: Matched,
         snapshot: Snapshot,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Made by `open_checkpoint`, which has compared everything here."""
         self.info = info
         self.config = config
         self.absent = frozenset(name for name, origin in matched.origins.items() if origin.stored is None)
         self.ignored = matched.ignored
+        self.notes = notes
         self._skeleton = skeleton
         self._store = store
         self._matched = matched

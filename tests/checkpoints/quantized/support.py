@@ -33,7 +33,7 @@ def packed_bits(codes: np.ndarray[Any, Any], bits: int) -> Tensor:
     stream = (codes.astype(np.int64)[..., None] >> np.arange(bits)) & 1
     stream = stream.reshape(len(codes), -1).astype(np.uint8)
     stream = np.pad(stream, ((0, 0), (0, -stream.shape[1] % 32)))
-    return torch.from_numpy(np.packbits(stream, axis=1, bitorder="little").view("<i4").copy())
+    return torch.from_numpy(np.ascontiguousarray(np.packbits(stream, axis=1, bitorder="little")).view("<i4"))
 
 
 def linears(model: nn.Module) -> dict[str, nn.Module]:

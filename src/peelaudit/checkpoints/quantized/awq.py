@@ -27,6 +27,7 @@ class Awq(Method):
     """4-bit integers with a zero point, in groups of neighbouring inputs."""
 
     parts = ("qweight", "qzeros", "scales")
+    marks = ("qweight",)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -35,6 +35,7 @@ class BitNet(Method):
     """Ternary weights, one scale a matrix, and 8-bit activations, one scale a token."""
 
     parts = ("weight", "weight_scale")
+    marks = ("weight_scale",)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

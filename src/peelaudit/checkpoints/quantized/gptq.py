@@ -27,6 +27,7 @@ class Gptq(Method):
     """Integers in groups of neighbouring inputs, or in groups that `g_idx` lists (act-order)."""
 
     parts = ("qweight", "qzeros", "scales", "g_idx")
+    marks = ("qweight",)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -67,6 +67,10 @@ class Settings:
             if self.values.get(name):
                 raise self.unsupported(f"{name}, which isn't read")
 
+    def left_out(self, what: str) -> str:
+        """The sentence for something that the configuration asks for and an audit doesn't do."""
+        return f"the quantization_config asks for {what} as the network runs; the audit rounds the weights alone"
+
     def unsupported(self, what: str) -> UnsupportedCheckpoint:
         """The error for something that the configuration asks for."""
         return UnsupportedCheckpoint(f"{self.subject}: the quantization_config ({self.method}) asks for {what}")
@@ -137,10 +141,12 @@ class Method(ABC):
 
     Attributes:
         parts: the tensors that a packed layer may store besides its bias, as they follow the layer's name.
+        marks: those of them of which every packed layer has one.
         notes: what of the method an audit leaves out, each a sentence.
     """
 
     parts: ClassVar[tuple[str, ...]]
+    marks: ClassVar[tuple[str, ...]]
 
     def __init__(self, settings: Settings) -> None:
         """Read the settings.
@@ -188,6 +194,6 @@ class Method(ABC):
         if not packed:
             raise UnsupportedCheckpoint(
                 f"{self.settings.subject}: says that weights are packed by {quoted(self.settings.method, 40)}, but no"
-                f" layer is: none has {' or '.join(self.parts[:1])}"
+                f" layer has {' or '.join(self.marks)}"
             )
         return origins

@@ -8,6 +8,8 @@ from typing import Any
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.quantized.awq import Awq
 from peelaudit.checkpoints.quantized.bitnet import BitNet
+from peelaudit.checkpoints.quantized.bitsandbytes import BitsAndBytes
+from peelaudit.checkpoints.quantized.compressed_tensors import CompressedTensors
 from peelaudit.checkpoints.quantized.gptq import Gptq
 from peelaudit.checkpoints.quantized.method import Method, Settings
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
@@ -18,6 +20,8 @@ METHODS: Mapping[str, type[Method]] = {
     "bitnet": BitNet,
     "gptq": Gptq,
     "awq": Awq,
+    "compressed-tensors": CompressedTensors,
+    "bitsandbytes": BitsAndBytes,
 }
 """By transformers' `quant_method`. A method stands here when a test proves it against transformers' own loss."""
 
