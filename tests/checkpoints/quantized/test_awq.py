@@ -65,6 +65,7 @@ def test_the_loss_is_transformers_and_the_grid_the_configurations(group: int, gr
     [
         ({"bits": 3}, "bits '3': only 4 can be read"),
         ({"version": "gemv"}, "version 'gemv': only gemm"),
+        ({"checkpoint_format": "gemv_fast"}, "checkpoint_format 'gemv_fast': only gemm"),
         ({"backend": "llm-awq"}, "the backend llm-awq"),
         ({"group_size": 2.5}, "group_size is '2.5'"),
         ({"group_size": 64}, "in groups of 64"),

@@ -6,12 +6,14 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import peelaudit
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.checkpoints.quantized.bitnet import round_to_8_bits
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnsupportedCheckpoint
@@ -225,6 +227,18 @@ def test_settings_that_cannot_be_followed_are_refused(settings: dict[str, Any], 
     with pytest.raises((UnsupportedCheckpoint, MalformedCheckpoint), match=message) as caught:
         open_checkpoint(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("solver", ["ridge", "adam"])
+def test_a_whole_audit_runs_with_rounded_inputs(solver: str, tmp_path: Path) -> None:
+    own = bitnet(tmp_path / "model", linear_class="autobitlinear")
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 64, 2000).astype(np.uint16))
+    report = peelaudit.audit(
+        tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100, solver=solver, steps=4
+    )
+    grids = {tensor.grid.name for tensor in report.checkpoint.tensors if tensor.grid is not None}
+    assert grids == {"ternary per tensor"}
+    assert len(report.layers) == own.config.num_hidden_layers
 
 
 def test_gradients_pass_the_rounded_layers(tmp_path: Path) -> None:

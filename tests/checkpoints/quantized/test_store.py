@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,24 @@ def test_a_report_says_what_of_the_quantisation_is_left_out(tmp_path: Path) -> N
     report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
     assert any("the audit rounds the weights alone" in warning for warning in report.warnings)
     assert any("14 of 14 matrices 8-bit per row" in warning for warning in report.warnings)
+
+
+def test_the_parts_of_a_layer_may_be_in_two_shards(packed: Path) -> None:
+    state = load_file(packed / "model.safetensors")
+    (packed / "model.safetensors").unlink()
+    with_scales = {name: tensor for name, tensor in state.items() if name.endswith("scales")}
+    rest = {name: tensor for name, tensor in state.items() if name not in with_scales}
+    shards = {"a.safetensors": with_scales, "b.safetensors": rest}
+    for shard, tensors in shards.items():
+        save_file(tensors, packed / shard)
+    weight_map = {name: shard for shard, tensors in shards.items() for name in tensors}
+    (packed / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with open_checkpoint(packed) as checkpoint:
+        weight = checkpoint.tensor(f"{gptq.UP}.weight")
+    scale = state[f"{gptq.UP}.scales"].float()[state[f"{gptq.UP}.g_idx"].long()].T
+    codes = weight / scale + 8
+    torch.testing.assert_close(codes, codes.round().clamp(0, 15), atol=1e-4, rtol=0)
+    assert len(codes.round().unique()) == 16
 
 
 def test_damage_ends_in_one_sentence(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,8 @@ class Awq(Method):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         settings.choice("bits", (4,), 4)
-        settings.choice("version" if "version" in settings.values else "format", ("gemm", "GEMM"), "gemm")
+        for name in ("version", "format", "checkpoint_format"):
+            settings.choice(name, ("gemm", "GEMM"), "gemm")
         if settings.values.get("backend") == "llm-awq":
             raise settings.unsupported("the backend llm-awq, whose packing isn't read")
         self._group = settings.group_size()
