@@ -113,6 +113,7 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         warnings=(
             *calibration.warnings,
             *calibration_warnings(calibration.info, measured.unknowns),
+            *checkpoint.notes,
             *bits_warnings(holding.low_bit),
         ),
         advice=findings.advice,
