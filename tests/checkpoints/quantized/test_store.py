@@ -15,6 +15,7 @@ from peelaudit.checkpoints import open_checkpoint
 from peelaudit.checkpoints.quantized.packed_type import PackedType
 from peelaudit.cli import main
 from peelaudit.errors import UnsupportedCheckpoint
+from peelaudit.records import LowBit, LowBitSet
 from tests.checkpoints import models
 from tests.checkpoints.quantized import test_compressed_tensors as compressed
 from tests.checkpoints.quantized import test_gptq as gptq
@@ -42,7 +43,7 @@ def test_a_report_says_what_of_the_quantisation_is_left_out(tmp_path: Path) -> N
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 64, 4000).astype(np.uint16))
     report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
     assert any("the audit rounds the weights alone" in warning for warning in report.warnings)
-    assert any("14 of 14 matrices 8-bit per row" in warning for warning in report.warnings)
+    assert report.low_bit == LowBit((LowBitSet("8-bit per row", 14),), 14, held=True)
 
 
 def test_the_parts_of_a_layer_may_be_in_two_shards(packed: Path) -> None:
