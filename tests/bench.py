@@ -73,10 +73,9 @@ def compare(checkpoint: Path, **settings: Any) -> None:
     runs = {solver: run(config(solver)) for solver in SOLVERS}
     base = runs["ridge"]
     report = base.report
+    steps = settings["steps"]
     print(f"\n{checkpoint.name}: {report.checkpoint.layers} layers × {report.checkpoint.width}, ", end="")
-    print(
-        f"{report.data.fit.tokens} fit tokens, {len(report.schedules)} schedules, {settings['steps']} Adam steps a block"
-    )
+    print(f"{report.data.fit.tokens} fit tokens, {len(report.schedules)} schedules, {steps} Adam steps a block")
     print(bits_words(report) or "float")
     heads = ("solver", "peeling", "ratio", "audit", "ratio", "YES-0", "YES*", "rival")
     print("{:12}{:>10}{:>8}{:>10}{:>8}{:>9}{:>9}{:>9}".format(*heads))

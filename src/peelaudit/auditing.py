@@ -134,6 +134,7 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
         device=torch.device(config.device),
         dtype=getattr(torch, config.dtype),
         constraints=holding.constraints,
+        rounding=holding.rounding,
     )
     return decoder, holding.low_bit
 
