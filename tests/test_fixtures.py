@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 NANOGPT = FIXTURES / "nanogpt"
 LLAMA = FIXTURES / "llama"
+LLAMAS = [LLAMA, *sorted(FIXTURES.glob("llama-*"))]
 SERIES = [*sorted(NANOGPT.glob("ckpt-*.pt")), NANOGPT / "ckpt.pt"]
 MEBIBYTE = 2**20
 
@@ -164,7 +165,7 @@ def test_a_seed_decides_the_text(seed: int) -> None:
     assert grammar.calibration_text(seed, 500) != grammar.calibration_text(seed + 1, 500)
 
 
-@pytest.mark.parametrize("directory", [NANOGPT, LLAMA], ids=lambda path: path.name)
+@pytest.mark.parametrize("directory", [NANOGPT, *LLAMAS], ids=lambda path: path.name)
 def test_the_calibration_text_is_what_the_generator_writes(directory: Path) -> None:
     written = (directory / "calibration.txt").read_bytes().decode()
     assert written == grammar.calibration_text(seed=2, characters=200_000)
@@ -235,13 +236,16 @@ def characters() -> list[int]:
     return [stoi[character] for character in text]
 
 
-@pytest.mark.parametrize("path", sorted((*NANOGPT.iterdir(), *LLAMA.iterdir())), ids=lambda path: path.name)
+FILES = sorted(path for directory in (NANOGPT, *LLAMAS) for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_each_file_is_small(path: Path) -> None:
     assert path.stat().st_size < 2 * MEBIBYTE
 
 
 def test_the_files_are_small_together() -> None:
-    assert sum(path.stat().st_size for path in (*NANOGPT.iterdir(), *LLAMA.iterdir())) < 12 * MEBIBYTE
+    assert sum(path.stat().st_size for path in FILES) < 12 * MEBIBYTE
 
 
 def test_meta_is_nanogpts() -> None:
@@ -293,15 +297,18 @@ def test_the_recorded_loss_is_that_of_the_weights(characters: list[int]) -> None
     assert measured == pytest.approx(checkpoint["best_val_loss"], rel=0.05)  # the record is over twice as many windows
 
 
-def test_the_llama_directory_loads_and_has_learnt() -> None:
-    model = AutoModelForCausalLM.from_pretrained(LLAMA, local_files_only=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(LLAMA, local_files_only=True)
+@pytest.mark.parametrize(
+    "directory", [LLAMA, FIXTURES / "llama-ternary", FIXTURES / "llama-binary"], ids=lambda d: d.name
+)
+def test_a_llama_directory_loads_and_has_learnt(directory: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     config = model.config
     assert config.model_type == "llama"
     assert 4 <= config.num_hidden_layers <= 6
     assert config.num_key_value_heads < config.num_attention_heads
 
-    documents = (LLAMA / "calibration.txt").read_text(encoding="utf-8").split(f"{grammar.SEPARATOR}\n")
+    documents = (directory / "calibration.txt").read_text(encoding="utf-8").split(f"{grammar.SEPARATOR}\n")
     tokens = tokenizer(tokenizer.eos_token.join(documents))["input_ids"]
     assert tokenizer.decode(tokenizer(documents[0])["input_ids"]) == documents[0]
     assert mean_loss(model, torch.tensor(tokens), context=256) < 0.5 * unigram_entropy(tokens)
