@@ -7,10 +7,11 @@ from typing import Literal, get_args
 
 from peelaudit.errors import ConfigError
 
-__all__ = ["AuditConfig", "Device", "Dtype", "Initial", "ReadoutKind", "SolverKind"]
+__all__ = ["AuditConfig", "Device", "Dtype", "Initial", "ReadoutKind", "RepairKind", "SolverKind"]
 
 SolverKind = Literal["ridge", "adam", "ridge+adam"]
 ReadoutKind = Literal["own", "refit", "lens"]
+RepairKind = Literal["off", "cheap", "thorough"]
 Initial = Literal["trained", "random"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -38,6 +39,7 @@ class AuditConfig:
         steps: Adam steps per block.
         readout: the network row's readout.
         depth_readout: the readout of peel depths below the network's own.
+        repair: whether each block is repaired alone as well: one step, or until *select* stops improving.
         device: where it runs.
         dtype: what the blocks compute in; `auto` is float32.
         seed: of the splits, the minibatches and the bootstrap.
@@ -59,6 +61,7 @@ class AuditConfig:
     steps: int = 150
     readout: ReadoutKind = "refit"
     depth_readout: ReadoutKind = "lens"
+    repair: RepairKind = "off"
     device: Device = "auto"
     dtype: Dtype = "auto"
     seed: int = 0
@@ -76,6 +79,7 @@ class AuditConfig:
                 ("init", self.init, Initial),
                 ("readout", self.readout, ReadoutKind),
                 ("depth-readout", self.depth_readout, ReadoutKind),
+                ("repair", self.repair, RepairKind),
                 ("device", self.device, Device),
                 ("dtype", self.dtype, Dtype),
             )

@@ -130,6 +130,20 @@ class Block:
         parameter = next(self.module.parameters())
         return states.to(device=parameter.device, dtype=parameter.dtype)
 
+    def linears(self) -> dict[str, nn.Module]:
+        """The block's linear maps by path: every module whose weight is a matrix that multiplies hidden states."""
+        return {
+            path: module
+            for path, module in self.module.named_modules()
+            if isinstance(weight := getattr(module, "weight", None), Tensor)
+            and weight.ndim == 2
+            and not isinstance(module, nn.Embedding)
+        }
+
+    def has_bias(self, path: str) -> bool:
+        """Whether the linear map at `path` has a bias that the checkpoint has too."""
+        return getattr(self.module.get_submodule(path), "bias", None) is not None and f"{path}.bias" not in self._absent
+
     def copy(self) -> Block:
         """The same block with weights of its own."""
         return Block(self.layer, copy.deepcopy(self.module), self._family, self._arguments, self._absent)
@@ -141,6 +155,10 @@ class Block:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def present(self) -> dict[str, Tensor]:
+        """The weights and buffers that the checkpoint has, by name within the block."""
+        return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._absent}
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """The weights that a reference may change: all that the checkpoint has."""
@@ -180,6 +198,13 @@ class Decoder:
         self.vocabulary = self.head.out_features
         self._run_shell(torch.zeros(1, seq_len, dtype=torch.long, device=device))
         self._arguments = [recorder.arguments for recorder in self._recorders]
+        self._replaced: Mapping[int, Block] = {}
+
+    def replacing(self, block: Block) -> Decoder:
+        """The same network with another block in the place of the one of that layer."""
+        other = copy.copy(self)
+        other._replaced = {**self._replaced, block.layer: block}
+        return other
 
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
@@ -197,6 +222,8 @@ class Decoder:
 
     def block(self, layer: int) -> Block:
         """Block `layer`, 1 … L, freshly read from the checkpoint, its weights not requiring gradients."""
+        if layer in self._replaced:
+            return self._replaced[layer].copy()
         module = copy.deepcopy(self._blueprints[layer - 1])
         prefix = f"{self.family.blocks}.{layer - 1}."
         weights = {

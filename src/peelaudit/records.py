@@ -23,6 +23,7 @@ __all__ = [
     "LayerRow",
     "NetworkRow",
     "Outcome",
+    "RepairInfo",
     "ScaleLayout",
     "ScheduleBounds",
     "ScheduleResult",
@@ -130,6 +131,10 @@ class LayerRow:
     reading: str
     held_out_sums: ClusterSums
     weights_sha256: str
+    repair_gap: Estimate | None = None
+    """By how much the network's held-out loss falls, nats/token, when block `layer` alone is repaired; None where no
+    repair was asked for.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +379,21 @@ class AuditReport:
     warnings: tuple[str, ...]
     advice: str
     timings: tuple[tuple[str, float], ...]
+    repair: RepairInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepairInfo:
+    """How blocks were repaired for `LayerRow.repair_gap`, and which of them stand out.
+
+    `steps` are those that each block's repair took, `passes` the cost of all in forward passes over the calibration
+    tokens. `named` are the layers whose gap stands out from the others', the largest first.
+    """
+
+    mode: str
+    steps: tuple[int, ...]
+    passes: float
+    named: tuple[int, ...]
 
 
 class Outcome(StrEnum):

@@ -69,6 +69,15 @@ def run(
         ),
     ] = "table",
     output: Output = None,
+    save_repairs: Annotated[
+        str | None,
+        typer.Option(
+            "--save-repairs",
+            metavar="DIR",
+            help="Write each repaired block as safetensors; --repair has to be cheap or thorough.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, no warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
@@ -81,7 +90,14 @@ def run(
     """
     from peelaudit.cli.commands import run_audit
 
-    run_audit(checkpoint, flags, format_name=format_name, outputs=output or (), quiet=quiet)
+    run_audit(
+        checkpoint,
+        flags,
+        format_name=format_name,
+        outputs=output or (),
+        save_repairs=save_repairs,
+        quiet=quiet,
+    )
 
 
 @app.command(cls=GroupedCommand)

@@ -142,6 +142,7 @@ SETTINGS: Mapping[str, Kind] = {
     "steps": _WHOLE,
     "readout": _TEXT,
     "depth_readout": _TEXT,
+    "repair": _TEXT,
     "device": _TEXT,
     "dtype": _TEXT,
     "seed": _WHOLE,
