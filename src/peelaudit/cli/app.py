@@ -274,6 +274,43 @@ def convert(
     convert_reports(reports, format_name=format_name, outputs=output or ())
 
 
+@app.command(cls=GroupedCommand)
+@with_flags(AUDIT)
+def selftest(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A healthy checkpoint: a file or a directory.")],
+    faults: Annotated[
+        str | None,
+        typer.Option(
+            "--faults",
+            metavar="A,B",
+            help="Which to plant: reinitialised, noised, mlp-zeroed, attention-zeroed, head-scrambled, one-bit, "
+            "rolled-back. Default: all, the last with --earlier.",
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="1,3-5", help="The layers to damage. Default: all.")
+    ] = None,
+    redraws: Annotated[
+        str, typer.Option("--redraws", metavar="N", help="Draws of the text without a fault. Default: 10.")
+    ] = "10",
+    earlier: Annotated[
+        str | None, typer.Option("--earlier", metavar="CKPT", help="An earlier checkpoint of the run, to roll back to.")
+    ] = None,
+    format_name: Annotated[
+        str, typer.Option("--format", "-f", metavar="NAME", help="table or json.", rich_help_panel=OUTPUT)
+    ] = "table",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
+    **flags: Any,
+) -> None:
+    """Damage copies of a checkpoint, layer by layer, and say which figures of an audit would have told.
+
+    It says what the audit has the power to see on this model with this text. --repair is thorough if not given.
+    """
+    from peelaudit.cli.selftest import Wish, run_selftest
+
+    run_selftest(checkpoint, flags, Wish(faults, layers, redraws, earlier), format_name=format_name, quiet=quiet)
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON schema (draft 2020-12) of the JSON report."""
