@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from peelaudit.decoder import FAMILIES, Block
+from peelaudit.auditing import Prepared, prepared
+from peelaudit.config import AuditConfig
+from peelaudit.decoder import FAMILIES, Block, Decoder
 from peelaudit.downstream import Downstream
 from peelaudit.errors import OutputError
-from peelaudit.hidden_states import StateStore, TokenRows
-from peelaudit.readout import Readout, Unembedding
+from peelaudit.faults import damaged
+from peelaudit.hidden_states import StateStore, TokenRows, trained_states
+from peelaudit.readout import Readout, Unembedding, token_losses
+from peelaudit.records import FaultKind
 from peelaudit.repair import Repair, Repairer, RepairMode, changed, on_grid
 from peelaudit.repair_files import load_repair, repair_path, save_repair
+from peelaudit.stats import ClusterBootstrap
 from tests.networks import Network
 
 Opener = Callable[..., Network]
-LLAMA = Path(__file__).parent.parent / "fixtures" / "llama"
+NANOGPT = Path(__file__).parent.parent / "fixtures" / "nanogpt"
 
 
 def downstream(network: Network) -> Downstream:
@@ -156,3 +161,68 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(network: Opener, tmp_pa
     made = network("llama")
     with pytest.raises(OutputError, match="can't be written"):
         save_repair(tmp_path / "file" / "x", made.decoder, made.decoder.block(1), 0.0)
+
+
+def adam_repair(network: Network, layer: int, steps: int) -> Block:
+    """The block after Adam on the network's own loss, from the trained weights; the best of ten stops on *select*."""
+    block, rows, best = network.decoder.block(layer), network.rows, (np.inf, network.decoder.block(layer))
+    above = [network.decoder.block(k) for k in range(layer + 1, network.decoder.n_layers + 1)]
+    unembedding = Unembedding.of(network.decoder)
+    sizes = [(p.requires_grad_(), 0.003 * float(p.detach().square().mean().sqrt())) for p in block.parameters()]
+    optimizer = torch.optim.Adam([{"params": [p], "lr": lr or 1e-4} for p, lr in sizes], betas=(0.9, 0.95))
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, steps + 1):
+        chosen = torch.randint(rows.fit.stop, (16,), generator=generator)
+        state = block(network.states[layer - 1][chosen])
+        for other in above:
+            state = other(state)
+        loss = token_losses(unembedding.logits(state[:, :-1]), network.tokens[chosen, 1:]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        cosine.step()
+        if step % (steps // 10) == 0:
+            kept = block.copy()
+            kept.module.requires_grad_(requires_grad=False)
+            best = min(best, (float(loss_with(network, kept, rows.select).sum()), kept), key=lambda pair: pair[0])
+    return best[1]
+
+
+@pytest.mark.slow
+def test_a_repair_is_no_better_than_adam_for_long_and_at_least_half_as_good() -> None:
+    config = AuditConfig(checkpoint=str(NANOGPT / "ckpt-000600.pt"), seq_len=64)
+    with prepared(config) as audit:
+        made, layer = network_of(audit), 3
+        held_out = made.rows.held_out
+        repair = repairs(made, "thorough")[layer - 1]
+        own = own_losses(made)[held_out]
+        adam = loss_with(made, adam_repair(made, layer, 2000), held_out)
+        clusters = audit.calibration.held_out.clusters
+    bootstrap = ClusterBootstrap(clusters, resamples=1000, seed=0)
+    predictions = np.full(len(own), made.tokens.shape[1] - 1)
+    ours, theirs = (bootstrap.ratio(own - losses, predictions) for losses in (repair.losses, adam))
+    excess = bootstrap.ratio(adam - repair.losses, predictions)
+    assert excess.low <= 0
+    assert ours.value >= theirs.value / 2
+    assert theirs.low > 0
+
+
+@pytest.mark.parametrize("layer", [2, 4])
+def test_the_damaged_layer_gains_most(layer: int) -> None:
+    config = AuditConfig(checkpoint=str(NANOGPT / "ckpt.pt"), seq_len=64, tokens=8192)
+    with prepared(config) as audit:
+        made = network_of(audit, damaged_layer=layer)
+        own, held_out = own_losses(made), made.rows.held_out
+        gains = [float((own[held_out] - repair.losses).sum()) for repair in repairs(made, "thorough")]
+    assert int(np.argmax(gains)) == layer - 1
+
+
+def network_of(audit: Prepared, damaged_layer: int | None = None) -> Network:
+    positions = audit.calibration.info.seq_len
+    decoder = Decoder(audit.checkpoint, seq_len=positions, device=torch.device("cpu"), dtype=torch.float32)
+    if damaged_layer is not None:
+        block = decoder.block(damaged_layer)
+        decoder = decoder.replacing(damaged(block, FaultKind.MLP_ZEROED, heads=4, seed=0))
+    data = TokenRows.of(audit.calibration)
+    return Network(decoder, data.tokens, data.rows, trained_states(decoder, data.tokens, StateStore()))
