@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup audit test test-all lint format bench bench-batch bench-gpu regression-gate fixtures clean
+.PHONY: setup audit faults test test-all lint format bench bench-batch bench-gpu regression-gate fixtures clean
 
 setup: .venv/.installed
 
@@ -15,6 +15,10 @@ setup: .venv/.installed
 
 audit: setup
 	$(BIN)/peelaudit run fixtures/nanogpt/ckpt.pt
+
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/peelaudit selftest fixtures/llama
+	OMP_NUM_THREADS=1 $(BIN)/peelaudit selftest fixtures/nanogpt/ckpt.pt --earlier fixtures/nanogpt/ckpt-000600.pt
 
 test: setup lint
 	$(BIN)/pytest

@@ -17,7 +17,7 @@ from tests.factories import make_report
 HOSTILE = "no file \x1b[31m[bold]x"
 
 
-def audit_config(config: AuditConfig, *, progress: Any) -> AuditReport:
+def audit_config(config: AuditConfig, *, progress: Any, save_repairs: Any = None) -> AuditReport:
     """What `MODE` (the first argument) says."""
     progress.stage("fit", 10)
     progress.advance(3)

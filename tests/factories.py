@@ -21,6 +21,7 @@ from peelaudit.records import (
     Estimate,
     LayerRow,
     NetworkRow,
+    RepairInfo,
     ScheduleBounds,
     ScheduleResult,
     ScheduleSearch,
@@ -230,3 +231,13 @@ def make_report(
 def make_settings(path: str) -> tuple[tuple[str, object], ...]:
     config = AuditConfig(checkpoint=path, data=("wikitext.txt",))
     return tuple((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+
+
+def with_repairs(report: AuditReport, *gaps: float, named: tuple[int, ...] = ()) -> AuditReport:
+    """The report with a repair gap for each layer."""
+    rows = tuple(
+        dataclasses.replace(row, repair_gap=make_estimate(gap, 0.02))
+        for row, gap in zip(report.layers, gaps, strict=True)
+    )
+    info = RepairInfo("thorough", tuple(range(1, len(gaps) + 1)), 41.3, named)
+    return dataclasses.replace(report, layers=rows, repair=info)

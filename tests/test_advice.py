@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from peelaudit.advice import advise, calibration_warnings, read_layer
-from peelaudit.records import BaselineLosses, Estimate, NetworkRow, Verdict
+from peelaudit.records import BaselineLosses, Estimate, NetworkRow, RepairInfo, Verdict
 from tests.factories import make_data, make_estimate, make_figures, make_report, make_schedule
 
 BASELINES = BaselineLosses(10.8, make_estimate(7.2))
@@ -93,3 +93,19 @@ def test_a_grey_whose_gap_is_sure_does_not_deny_it() -> None:
     row = read_layer(3, sure.held_out, "via:2", 4, make_estimate(0.5, 0.01))
     assert "predicts 0.2000" in row
     assert "can't tell the trained blocks from" not in row
+
+
+@pytest.mark.parametrize(
+    ("named", "gaps", "words"),
+    [
+        ((3,), (0.1, 0.2, 0.9, 0.2), "Look at layer 3, whose repair alone gains 0.9000"),
+        ((3, 1), (0.8, 0.2, 0.9, 0.2), "Look at layer 3, whose repair alone gains"),
+        ((3, 1), (0.8, 0.2, 0.9, 0.2), "and layer 1, whose"),
+        ((), (0.1, 0.2, 0.3, 0.2), "No layer stands out: repaired alone, they gain 0.1000 to 0.3000"),
+        ((), (0.0, 0.0, 0.0, 0.0), "No layer's repair, alone, gains anything"),
+    ],
+)
+def test_the_layers_that_stand_out_are_named(named: tuple[int, ...], gaps: tuple[float, ...], words: str) -> None:
+    info = RepairInfo("cheap", (1,) * len(gaps), 9.5, named)
+    estimates = [make_estimate(gap, 0.01) for gap in gaps]
+    assert words in advise(network(), BASELINES, BEST, info, estimates)

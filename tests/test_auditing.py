@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import peelaudit
+from peelaudit.auditing import audit_config
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.config import AuditConfig
@@ -356,3 +357,20 @@ def test_the_rival_is_another_network_and_the_margin_its_distance() -> None:
     assert report.network.margin is not None
     expected = rival.held_out.bound.value - report.network.held_out.trained_readout_loss.value
     assert report.network.margin.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_repairs_are_measured_where_they_are_asked_for(tmp_path: Path) -> None:
+    plain = audited(schedules=("final",))
+    assert plain.repair is None
+    assert all(row.repair_gap is None for row in plain.layers)
+    config = AuditConfig(
+        checkpoint=str(FIXTURES / "nanogpt/ckpt-000250.pt"), repair="cheap", schedules=("final",), **SMALL
+    )
+    report = audit_config(config, save_repairs=tmp_path / "repairs")
+    assert json_export.parse_report(json_export.export(report)) == report
+    assert report.repair is not None
+    assert report.repair.steps == (1, 1, 1, 1)
+    assert report.repair.passes > 3
+    assert all(row.repair_gap is not None and row.repair_gap.low > 0 for row in report.layers)
+    assert len(list((tmp_path / "repairs").glob("layer-*.safetensors"))) == 4
+    assert "repaired" in report.advice

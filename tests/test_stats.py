@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from peelaudit.stats import ClusterBootstrap, _student_quantile
+from peelaudit.stats import ClusterBootstrap, student_quantile
 
 Array = NDArray[np.float64]
 SEQUENCES = 10
@@ -109,7 +109,7 @@ def test_the_expanded_interval_of_a_mean_is_students(count: int) -> None:
 @pytest.mark.parametrize("freedom", [*range(1, 12), 20, 50, 1000])
 def test_students_quantile_is_scipys(freedom: int) -> None:
     exact = scipy.stats.t.ppf(0.975, freedom)
-    assert _student_quantile(0.975, freedom) == pytest.approx(exact, rel=1e-9 if freedom < 3 else 7e-3)
+    assert student_quantile(0.975, freedom) == pytest.approx(exact, rel=1e-9 if freedom < 3 else 7e-3)
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0.5, 1e6)), min_size=2, max_size=30), st.integers(0, 99))

@@ -10,6 +10,7 @@ from peelaudit.records import (
     Estimate,
     LowBit,
     NetworkRow,
+    RepairInfo,
     ScheduleResult,
     SplitFigures,
     Verdict,
@@ -56,13 +57,21 @@ def read_layer(layer: int, figures: SplitFigures, schedule: str, target: int, re
     return f"Cut after layer {layer}, {words}" + (idle if redundancy.high < _IDLE else "")
 
 
-def advise(network: NetworkRow, baselines: BaselineLosses, best: ScheduleResult) -> str:
+def advise(
+    network: NetworkRow,
+    baselines: BaselineLosses,
+    best: ScheduleResult,
+    repair: RepairInfo | None = None,
+    repair_gaps: Sequence[Estimate | None] = (),
+) -> str:
     """What to make of the audit, in plain words.
 
     Args:
         network: the network's row.
         baselines: what needs no model.
         best: the schedule behind the held-out bound.
+        repair: how blocks were repaired, if they were.
+        repair_gaps: of each layer, then.
     """
     trained, uniform, unigram = network.held_out.trained_loss, baselines.uniform, baselines.unigram
     if trained.low > uniform:
@@ -75,7 +84,21 @@ def advise(network: NetworkRow, baselines: BaselineLosses, best: ScheduleResult)
             f"The network predicts this text worse ({trained.value:.2f}) than token frequencies alone do "
             f"({unigram.value:.2f}): it is untrained, damaged, or the tokenizer or text isn't its own."
         )
-    return " ".join((_on_layers(network, best), *_on_head(network)))
+    gaps = [gap for gap in repair_gaps if gap is not None]
+    on_repair = () if repair is None or not gaps else (_on_repair(repair, gaps),)
+    return " ".join((_on_layers(network, best), *_on_head(network), *on_repair))
+
+
+def _on_repair(repair: RepairInfo, gaps: Sequence[Estimate]) -> str:
+    """Which layers to look at, at most three, or that none stands out."""
+    least, most = min(gap.value for gap in gaps), max(gap.value for gap in gaps)
+    if not repair.named:
+        if all(gap.low <= _NOTHING for gap in gaps):
+            return "No layer's repair, alone, gains anything that this text can tell."
+        return f"No layer stands out: repaired alone, they gain {least:.4f} to {most:.4f} nats/token."
+    words = " and ".join(f"layer {layer}, whose repair alone gains {_nats(gaps[layer - 1])}" for layer in repair.named)
+    rest = [gap.value for layer, gap in enumerate(gaps, 1) if layer not in repair.named]
+    return f"Look at {words}; that of the others gains {min(rest):.4f} to {max(rest):.4f}."
 
 
 def _on_layers(network: NetworkRow, best: ScheduleResult) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from peelaudit.advice import bits_warnings, calibration_warnings
@@ -18,12 +20,15 @@ from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.config import AuditConfig, Device, Dtype
 from peelaudit.decoder import Decoder, family_of
-from peelaudit.errors import ConfigError
+from peelaudit.downstream import Downstream
+from peelaudit.errors import ConfigError, OutputError
 from peelaudit.hidden_states import StateStore
 from peelaudit.lowbit import Grids
 from peelaudit.measuring import measure
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
+from peelaudit.repair import Repair
+from peelaudit.repair_files import load_repair, repair_path, save_repair
 from peelaudit.reporting import conclude
 from peelaudit.schedules import SchedulePlan, parse_schedules
 
@@ -45,18 +50,19 @@ class Prepared:
     clock: Clock
 
 
-def audit_config(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
+def audit_config(config: AuditConfig, *, save_repairs: Path | None = None, progress: Progress = SILENT) -> AuditReport:
     """Audit one checkpoint.
 
     Args:
         config: the settings.
+        save_repairs: a directory for the repaired blocks, which `config.repair` has to ask for.
         progress: told of each stage.
 
     Raises:
         PeelauditError: see `peelaudit.errors` for what can go wrong.
     """
     with prepared(config, progress=progress) as audit:
-        return audit_prepared(audit)
+        return audit_prepared(audit, save_repairs=save_repairs)
 
 
 @contextlib.contextmanager
@@ -75,7 +81,7 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
         yield Prepared(resolved, checkpoint, plan, calibration, clock)
 
 
-def audit_prepared(audit: Prepared) -> AuditReport:
+def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> AuditReport:
     """The rest of the audit.
 
     Raises:
@@ -84,7 +90,15 @@ def audit_prepared(audit: Prepared) -> AuditReport:
     config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
     grids = Grids(checkpoint, clock)
     decoder, low_bit = held_decoder(audit, grids)
-    measured = measure(decoder, calibration, audit.plan, config, store=StateStore(dtype=decoder.dtype), progress=clock)
+    measured = measure(
+        decoder,
+        calibration,
+        audit.plan,
+        config,
+        store=StateStore(dtype=decoder.dtype),
+        keep_repair=None if save_repairs is None else partial(_keep_repair, save_repairs),
+        progress=clock,
+    )
     checkpoint.check_unchanged()
     clock.stage("intervals", 1)
     findings = conclude(measured, config, checkpoint.info.vocabulary)
@@ -110,6 +124,7 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         ),
         advice=findings.advice,
         timings=clock.seconds(),
+        repair=findings.repair,
     )
 
 
@@ -137,6 +152,22 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
         rounding=holding.rounding,
     )
     return decoder, holding.low_bit
+
+
+def _keep_repair(
+    directory: Path, downstream: Downstream, states: Sequence[torch.Tensor], repair: Repair, gap: float
+) -> None:
+    """Save a repaired block, and hold the file to the loss that is reported.
+
+    Raises:
+        OutputError: it couldn't be written, or the block that is read back has another loss.
+    """
+    save_repair(directory, downstream.decoder, repair.block, gap)
+    loaded = load_repair(directory, downstream.decoder, repair.layer)
+    rows, what = downstream.data.rows.held_out, f"layer {repair.layer} as saved"
+    state = downstream.apply(loaded, states[repair.layer - 1][rows], what)
+    if not np.allclose(downstream.losses(repair.layer, state, rows, what), repair.losses, rtol=1e-6):
+        raise OutputError(f"{repair_path(directory, repair.layer)}, read back, has another loss than was measured")
 
 
 def _device(config: AuditConfig) -> Device:

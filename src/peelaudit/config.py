@@ -8,10 +8,11 @@ from typing import Literal, get_args
 from peelaudit.bits import parse_bits
 from peelaudit.errors import ConfigError
 
-__all__ = ["AuditConfig", "BitsOn", "Device", "Dtype", "Initial", "ReadoutKind", "SolverKind"]
+__all__ = ["AuditConfig", "BitsOn", "Device", "Dtype", "Initial", "ReadoutKind", "RepairKind", "SolverKind"]
 
 SolverKind = Literal["ridge", "adam", "ridge+adam"]
 ReadoutKind = Literal["own", "refit", "lens"]
+RepairKind = Literal["off", "cheap", "thorough"]
 Initial = Literal["trained", "random"]
 BitsOn = Literal["all", "mlp-and-output"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -45,6 +46,7 @@ class AuditConfig:
         float_reference: fit float references too, beside low-bit ones, to tell what the bits cost.
         readout: the network row's readout.
         depth_readout: the readout of peel depths below the network's own.
+        repair: whether each block is repaired alone as well: one step, or until *select* stops improving.
         device: where it runs.
         dtype: what the blocks compute in; `auto` is float32.
         seed: of the splits, the minibatches and the bootstrap.
@@ -69,6 +71,7 @@ class AuditConfig:
     float_reference: bool = False
     readout: ReadoutKind = "refit"
     depth_readout: ReadoutKind = "lens"
+    repair: RepairKind = "off"
     device: Device = "auto"
     dtype: Dtype = "auto"
     seed: int = 0
@@ -87,6 +90,7 @@ class AuditConfig:
                 ("bits-on", self.bits_on, BitsOn),
                 ("readout", self.readout, ReadoutKind),
                 ("depth-readout", self.depth_readout, ReadoutKind),
+                ("repair", self.repair, RepairKind),
                 ("device", self.device, Device),
                 ("dtype", self.dtype, Dtype),
             )

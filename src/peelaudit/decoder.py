@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
-from peelaudit.lowbit.constraints import Constraint, Held
+from peelaudit.lowbit.constraints import Constraint, Held, Scales
 
 __all__ = ["FAMILIES", "Block", "Decoder", "Family", "Writer", "family_of"]
 
@@ -151,6 +151,20 @@ class Block:
         parameter = next(self.module.parameters())
         return states.to(device=parameter.device, dtype=parameter.dtype)
 
+    def linears(self) -> dict[str, nn.Module]:
+        """The block's linear maps by path: every module whose weight is a matrix that multiplies hidden states."""
+        return {
+            path: module
+            for path, module in self.module.named_modules()
+            if isinstance(weight := getattr(module, "weight", None), Tensor)
+            and weight.ndim == 2
+            and not isinstance(module, nn.Embedding)
+        }
+
+    def has_bias(self, path: str) -> bool:
+        """Whether the linear map at `path` has a bias that the checkpoint has too."""
+        return getattr(self.module.get_submodule(path), "bias", None) is not None and f"{path}.bias" not in self._absent
+
     def copy(self) -> Block:
         """The same block with weights of its own."""
         module = copy.deepcopy(self.module)
@@ -159,6 +173,21 @@ class Block:
     def unconstrained(self) -> Block:
         """The same block, its weights shared, whose references may be floats."""
         return Block(self.layer, self.module, self._family, self._arguments, self._absent)
+
+    def scales(self) -> dict[str, Scales]:
+        """Those of the low-bit parameters, which are of their sets."""
+        parameters = dict(self.module.named_parameters())
+        return {name: held.scales(parameters[name]) for name, held in self.held.items()}
+
+    @torch.no_grad()
+    def rounded(self, scales: Mapping[str, Scales]) -> Block:
+        """A copy whose low-bit parameters are rounded to their sets, with these scales."""
+        copied = self.copy()
+        copied.module.requires_grad_(requires_grad=False)
+        parameters = dict(copied.module.named_parameters())
+        for name, held in self.held.items():
+            parameters[name].copy_(held.rounded(parameters[name], scales[name]))
+        return copied
 
     def writer_held(self, index: int) -> Held | None:
         """What holds the weight of a writer, None where it is float."""
@@ -172,6 +201,10 @@ class Block:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def present(self) -> dict[str, Tensor]:
+        """The weights and buffers that the checkpoint has, by name within the block."""
+        return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._absent}
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """The weights that a reference may change: all that the checkpoint has."""
@@ -225,6 +258,13 @@ class Decoder:
         self.vocabulary = self.head.out_features
         self._run_shell(torch.zeros(1, seq_len, dtype=torch.long, device=device))
         self._arguments = [recorder.arguments for recorder in self._recorders]
+        self._replaced: Mapping[int, Block] = {}
+
+    def replacing(self, block: Block) -> Decoder:
+        """The same network with another block in the place of the one of that layer."""
+        other = copy.copy(self)
+        other._replaced = {**self._replaced, block.layer: block}
+        return other
 
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
@@ -242,6 +282,8 @@ class Decoder:
 
     def block(self, layer: int) -> Block:
         """Block `layer`, 1 … L, freshly read from the checkpoint, its weights not requiring gradients."""
+        if layer in self._replaced:
+            return self._replaced[layer].copy()
         module = copy.deepcopy(self._blueprints[layer - 1])
         prefix = f"{self.family.blocks}.{layer - 1}."
         held = self._held(module, prefix)

@@ -9,7 +9,7 @@ computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,14 +22,16 @@ from peelaudit.bounds import Losses, Panel, Split
 from peelaudit.calibration import Calibration
 from peelaudit.config import AuditConfig, ReadoutKind
 from peelaudit.decoder import Decoder
+from peelaudit.downstream import Downstream
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
 from peelaudit.peel import Peeler, ProjectionRow, SolverSettings, deviation, projection_map
 from peelaudit.progress import SILENT, Progress
 from peelaudit.readout import ReadoutFactory
 from peelaudit.records import BlockFit
+from peelaudit.repair import Repair, Repairer
 from peelaudit.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 
-__all__ = ["Measurements", "ScheduleLosses", "measure"]
+__all__ = ["Measurements", "RepairLosses", "ScheduleLosses", "measure"]
 
 LEAST_FIT = 8
 """Sequences of *fit* on which the depths below the last are read out at least; half as many as *select* has otherwise.
@@ -46,6 +48,17 @@ class ScheduleLosses:
     own: Losses
     readout: Losses
     blocks: tuple[BlockFit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepairLosses:
+    """The repairs of all blocks: `gains` are [L] arrays on the panel of the nats that each saves on *held-out*, zero on
+    the other splits; `steps` those that each took; `passes` the cost in forward passes.
+    """
+
+    gains: tuple[Losses, ...]
+    steps: tuple[int, ...]
+    passes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,7 @@ class Measurements:
         unknowns: of a block's regression, per output; 0 if the peel map has none.
         float_nodes: as `nodes`, of references without bits, by every prefix down to the whole schedules; None where
             they weren't asked for or the network is float.
+        repairs: None where none was asked for.
     """
 
     panel: Panel
@@ -82,6 +96,7 @@ class Measurements:
     searched: int
     unknowns: int
     float_nodes: Mapping[tuple[int, ...], Losses] | None
+    repairs: RepairLosses | None = None
 
 
 def measure(
@@ -91,14 +106,24 @@ def measure(
     config: AuditConfig,
     *,
     store: StateStore,
+    keep_repair: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None = None,
     progress: Progress = SILENT,
 ) -> Measurements:
     """Run the trained network and every reference over the calibration tokens.
 
+    Args:
+        decoder: the network.
+        calibration: the tokens.
+        plan: the schedules.
+        config: the settings.
+        store: where states go.
+        keep_repair: is given the network, the states, each repair and the held-out nats/token that it gains.
+        progress: told of each stage.
+
     Raises:
         NonFiniteResult: a state or a loss became NaN or Inf; names the layer and the schedule.
     """
-    return _Measurer(decoder, calibration, plan, config, store, progress).run()
+    return _Measurer(decoder, calibration, plan, config, store, progress).run(keep_repair)
 
 
 class _Measurer:
@@ -126,7 +151,9 @@ class _Measurer:
         self.states = trained_states(decoder, self.data.tokens, store, progress=progress)
         self.readouts = ReadoutFactory(decoder, self.data, self.states[-1], seed=config.seed)
 
-    def run(self) -> Measurements:
+    def run(
+        self, keep_repair: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None = None
+    ) -> Measurements:
         rows, n_layers = self.data.rows, self.decoder.n_layers
         own, readout = self._trained()
         peel_map = projection_map(self.decoder, self.states, rows, progress=self.progress)
@@ -136,6 +163,7 @@ class _Measurer:
         if self.config.float_reference and self.decoder.low_bit:
             float_nodes, whole = self._references(schedules, own, readout, low_bit=False)
             float_nodes |= {targets: result.readout for targets, result in whole.items()}
+        repairs = self._repairs(own[-1], keep_repair)
         return Measurements(
             panel=self.panel,
             depth_panel=self.depth_panel,
@@ -150,7 +178,25 @@ class _Measurer:
             searched=searched,
             unknowns=peel_map[0].unknowns,
             float_nodes=float_nodes,
+            repairs=repairs,
         )
+
+    def _repairs(
+        self, own: Losses, keep: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None
+    ) -> RepairLosses | None:
+        """What each block's repair gains, if that was asked for."""
+        if self.config.repair == "off":
+            return None
+        downstream = Downstream(self.decoder, self.data, self.readouts.own, self.store)
+        repairer = Repairer(downstream, self.states, own)
+        held_out, n_layers = self.data.rows.held_out, self.decoder.n_layers
+        gains, steps = [np.zeros_like(own) for _ in range(n_layers)], [0] * n_layers
+        for repair in repairer.run(self.config.repair, progress=self.progress):
+            gain, steps[repair.layer - 1] = gains[repair.layer - 1], repair.steps
+            gain[held_out] = own[held_out] - repair.losses
+            if keep is not None:
+                keep(downstream, self.states, repair, self.panel.mean(gain, "held_out"))
+        return RepairLosses(tuple(gains), tuple(steps), repairer.passes)
 
     def _trained(self) -> tuple[tuple[Losses, ...], tuple[Losses, ...]]:
         """The trained states' losses at every depth, under the own head and under the row's readout."""

@@ -91,8 +91,7 @@ class Readout:
             NonFiniteResult: if a loss is NaN or Inf.
         """
         result = np.empty(len(index))
-        size = max(1, LOGIT_BYTES // (4 * len(self.unembedding.weight)))
-        for part in batches(slice(0, len(index)), tokens.shape[1], size):
+        for part in batches(slice(0, len(index)), tokens.shape[1], self.batch_tokens):
             chosen = index[part]
             logits = self._logits(state[chosen, :-1])
             losses = token_losses(logits, tokens[chosen, 1:].to(logits.device)).cpu().double()
@@ -100,6 +99,24 @@ class Readout:
         if not np.isfinite(result).all():
             raise NonFiniteResult(f"{what}: the loss is NaN or Inf under the readout {self.kind!r}")
         return result
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens' logits are made at once."""
+        return max(1, LOGIT_BYTES // (4 * len(self.unembedding.weight)))
+
+    def gradient(self, state: Tensor, tokens: Tensor) -> Tensor:
+        """The gradient at a state, [sequences, positions, d_model], of the cross-entropy summed over all predictions.
+
+        Args:
+            state: [sequences, positions, d_model]
+            tokens: [sequences, positions]
+        """
+        hidden = state.detach().to(self.unembedding.weight.device).requires_grad_()
+        with torch.enable_grad():
+            logits = self._logits(hidden[:, :-1])
+            loss = token_losses(logits, tokens[:, 1:].to(logits.device)).sum()
+            return torch.autograd.grad(loss, hidden)[0]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         hidden = hidden.to(self.unembedding.weight.device)

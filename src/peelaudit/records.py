@@ -17,6 +17,8 @@ __all__ = [
     "ClusterSums",
     "DataInfo",
     "Estimate",
+    "FaultKind",
+    "FaultResult",
     "GateCheck",
     "Grid",
     "GridKind",
@@ -25,10 +27,13 @@ __all__ = [
     "LowBitSet",
     "NetworkRow",
     "Outcome",
+    "RepairInfo",
     "ScaleLayout",
     "ScheduleBounds",
     "ScheduleResult",
     "ScheduleSearch",
+    "Score",
+    "Selftest",
     "SplitFigures",
     "SplitInfo",
     "TaskFigures",
@@ -139,6 +144,10 @@ class LayerRow:
     reading: str
     held_out_sums: ClusterSums
     weights_sha256: str
+    repair_gap: Estimate | None = None
+    """By how much the network's held-out loss falls, nats/token, when block `layer` alone is repaired; None where no
+    repair was asked for.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +426,21 @@ class AuditReport:
     warnings: tuple[str, ...]
     advice: str
     timings: tuple[tuple[str, float], ...]
+    repair: RepairInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepairInfo:
+    """How blocks were repaired for `LayerRow.repair_gap`, and which of them stand out.
+
+    `steps` are those that each block's repair took, `passes` the cost of all in forward passes over the calibration
+    tokens. `named` are the layers whose gap stands out from the others', the largest first.
+    """
+
+    mode: str
+    steps: tuple[int, ...]
+    passes: float
+    named: tuple[int, ...]
 
 
 class Outcome(StrEnum):
@@ -504,3 +528,70 @@ class TaskRow:
     reason: str | None = None
     report: str | None = None
     figures: TaskFigures | None = None
+
+
+class FaultKind(StrEnum):
+    """What `selftest` does to a block."""
+
+    REINITIALISED = "reinitialised"
+    """Matrices drawn anew, with the spread that they had."""
+    NOISED = "noised"
+    """Noise of 0.3 of each matrix' spread is added."""
+    MLP_ZEROED = "mlp-zeroed"
+    """The MLP's output matrix is zero."""
+    ATTENTION_ZEROED = "attention-zeroed"
+    """The attention's output matrix is zero."""
+    HEAD_SCRAMBLED = "head-scrambled"
+    """One head's part of the attention's output matrix is shuffled."""
+    ONE_BIT = "one-bit"
+    """Matrices rounded to their signs, times a scale for each output."""
+    ROLLED_BACK = "rolled-back"
+    """The block of an earlier checkpoint."""
+
+
+class Score(StrEnum):
+    """A figure of each layer that might tell which one is damaged."""
+
+    REPAIR = "repair gap"
+    DEPTH_GAP = "depth gap"
+    PROJECTION = "projection error"
+    REDUNDANCY = "redundancy"
+    INFLUENCE = "block influence"
+    NORM = "weight norm"
+
+
+@dataclass(frozen=True, slots=True)
+class FaultResult:
+    """What an audit made of one planted fault.
+
+    `rise` is by how much the held-out loss rose with it, nats/token. `ranks` are the damaged layer's, 1 the first, by
+    score. `named` are the layers that the audit named.
+    """
+
+    kind: FaultKind
+    layer: int
+    rise: float
+    ranks: tuple[tuple[str, int], ...]
+    named: tuple[int, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether the damaged layer was named."""
+        return self.layer in self.named
+
+
+@dataclass(frozen=True, slots=True)
+class Selftest:
+    """What the audit sees of planted faults on this checkpoint with this text.
+
+    `loss` is the undamaged network's on *held-out*, nats/token. `undamaged` are the layers that were named without any
+    fault, for each draw of the text; the first is the draw that the faults were audited on.
+    """
+
+    checkpoint: str
+    source: str
+    fit_tokens: int
+    layers: int
+    loss: float
+    faults: tuple[FaultResult, ...]
+    undamaged: tuple[tuple[int, ...], ...]

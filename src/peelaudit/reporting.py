@@ -11,12 +11,14 @@ from peelaudit.bounds import Losses, Panel, Reference, Split, best, figures, pap
 from peelaudit.config import AuditConfig
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
+from peelaudit.outliers import standing_out
 from peelaudit.records import (
     BaselineLosses,
     ClusterSums,
     Estimate,
     LayerRow,
     NetworkRow,
+    RepairInfo,
     ScheduleBounds,
     ScheduleResult,
     ScheduleSearch,
@@ -39,6 +41,7 @@ class Findings:
     yes: tuple[YesBound, ...]
     search: ScheduleSearch
     advice: str
+    repair: RepairInfo | None
 
 
 def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Findings:
@@ -53,11 +56,13 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     schedules = tuple(_schedule(measured, result) for result in measured.schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), measured.panel.estimate(measured.unigram, "held_out"))
     chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
+    rows = (*layers, _last_layer(measured, network, chosen, sums))
+    repair = _repair(measured, config)
     return Findings(
         held_out_predictions=measured.panel.cluster_predictions("held_out"),
         baselines=baselines,
         network=network,
-        layers=(*layers, _last_layer(measured, network, chosen, sums)),
+        layers=rows,
         schedules=schedules,
         yes=yes_bounds(
             measured.panel,
@@ -65,8 +70,22 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
             [result.readout for result in measured.schedules],
         ),
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), measured.searched, len(schedules)),
-        advice=advise(network, baselines, chosen),
+        advice=advise(network, baselines, chosen, repair, tuple(row.repair_gap for row in rows)),
+        repair=repair,
     )
+
+
+def _repair(measured: Measurements, config: AuditConfig) -> RepairInfo | None:
+    repairs = measured.repairs
+    if repairs is None:
+        return None
+    return RepairInfo(config.repair, repairs.steps, repairs.passes, standing_out(measured.panel, repairs.gains))
+
+
+def _repair_gap(measured: Measurements, layer: int) -> Estimate | None:
+    if measured.repairs is None:
+        return None
+    return measured.panel.estimate(measured.repairs.gains[layer - 1], "held_out")
 
 
 def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, ClusterSums]:
@@ -173,6 +192,7 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int) -> LayerRow:
         reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy),
         held_out_sums=_sums(panel, own=own, trained=trained, yes0=yes0, bound=chosen.losses),
         weights_sha256=measured.digests[depth - 1],
+        repair_gap=_repair_gap(measured, depth),
     )
 
 
@@ -192,6 +212,7 @@ def _last_layer(measured: Measurements, network: NetworkRow, chosen: ScheduleRes
         reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy),
         held_out_sums=sums,
         weights_sha256=measured.digests[-1],
+        repair_gap=_repair_gap(measured, n_layers),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from peelaudit.records import Estimate
 
-__all__ = ["CONFIDENCE", "FEW_CLUSTERS", "HELD_OUT", "RESOLUTION", "ClusterBootstrap"]
+__all__ = ["CONFIDENCE", "FEW_CLUSTERS", "HELD_OUT", "RESOLUTION", "ClusterBootstrap", "student_quantile"]
 
 CONFIDENCE = 0.95
 FEW_CLUSTERS = 20
@@ -85,11 +85,11 @@ class ClusterBootstrap:
 
 def _expanded_tail(n: int) -> float:
     """The share to cut from each end of the draws of `n` clusters: Φ(-sqrt(n/(n-1)) · t_{n-1}), below (1 - 0.95)/2."""
-    quantile = _student_quantile((1 + CONFIDENCE) / 2, n - 1)
+    quantile = student_quantile((1 + CONFIDENCE) / 2, n - 1)
     return NormalDist().cdf(-math.sqrt(n / (n - 1)) * quantile)
 
 
-def _student_quantile(probability: float, freedom: int) -> float:
+def student_quantile(probability: float, freedom: int) -> float:
     """Student's t quantile: closed forms for 1 and 2 degrees of freedom, else the Cornish-Fisher series in 1/freedom.
 
     Abramowitz and Stegun 26.7.5; at 97.5 % off by under 0.7 % from 3 degrees on.

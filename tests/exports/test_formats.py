@@ -14,7 +14,7 @@ from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.exports import Format, export
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, Unaudited, Verdict
 from tests.exports.support import make_check
-from tests.factories import make_estimate, make_report
+from tests.factories import make_estimate, make_report, with_repairs
 
 HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
 
@@ -143,3 +143,23 @@ def test_what_people_read_says_how_close_the_nearest_rival_is(form: Format) -> N
     assert "every:2" in text
     alone = dataclasses.replace(make_report().network, rival=None, margin=None)
     assert "nearest rival" not in export([make_report(network=alone)], form)
+
+
+@pytest.mark.parametrize("form", [Format.TABLE, Format.MARKDOWN, Format.HTML, Format.CSV])
+def test_repair_gaps_are_shown_where_there_are_some(form: Format) -> None:
+    report = make_report()
+    repaired = with_repairs(report, 0.123, 0.234, 0.345, 0.456, named=(4,))
+    words = "repair_gap" if form is Format.CSV else "epair gap"
+    assert words in export([repaired], form)
+    assert all(f"0.{gap}" in export([repaired], form) for gap in ("123", "234", "345", "456"))
+    if form is not Format.CSV:
+        assert "epair gap" not in export([report], form)
+
+
+def test_the_table_ranks_repair_gaps() -> None:
+    text = export([with_repairs(make_report(), 0.1, 0.4, 0.3, 0.2, named=(2,))], Format.TABLE)
+    section = text[text.index("Repair gaps") : text.index("forward passes")]
+    rows = [line.split() for line in section.splitlines() if re.match(r"\s*\d", line)]
+    assert [row[1] for row in rows] == ["2", "3", "4", "1"]
+    assert [" ".join(row).endswith("stands out") for row in rows] == [True, False, False, False]
+    assert "thorough; it took 41" in text

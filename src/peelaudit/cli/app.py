@@ -69,6 +69,15 @@ def run(
         ),
     ] = "table",
     output: Output = None,
+    save_repairs: Annotated[
+        str | None,
+        typer.Option(
+            "--save-repairs",
+            metavar="DIR",
+            help="Write each repaired block as safetensors; --repair has to be cheap or thorough.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, no warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
@@ -81,7 +90,14 @@ def run(
     """
     from peelaudit.cli.commands import run_audit
 
-    run_audit(checkpoint, flags, format_name=format_name, outputs=output or (), quiet=quiet)
+    run_audit(
+        checkpoint,
+        flags,
+        format_name=format_name,
+        outputs=output or (),
+        save_repairs=save_repairs,
+        quiet=quiet,
+    )
 
 
 @app.command(cls=GroupedCommand)
@@ -256,6 +272,43 @@ def convert(
     from peelaudit.cli.commands import convert_reports
 
     convert_reports(reports, format_name=format_name, outputs=output or ())
+
+
+@app.command(cls=GroupedCommand)
+@with_flags(AUDIT)
+def selftest(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A healthy checkpoint: a file or a directory.")],
+    faults: Annotated[
+        str | None,
+        typer.Option(
+            "--faults",
+            metavar="A,B",
+            help="Which to plant: reinitialised, noised, mlp-zeroed, attention-zeroed, head-scrambled, one-bit, "
+            "rolled-back. Default: all, the last with --earlier.",
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="1,3-5", help="The layers to damage. Default: all.")
+    ] = None,
+    redraws: Annotated[
+        str, typer.Option("--redraws", metavar="N", help="Draws of the text without a fault. Default: 10.")
+    ] = "10",
+    earlier: Annotated[
+        str | None, typer.Option("--earlier", metavar="CKPT", help="An earlier checkpoint of the run, to roll back to.")
+    ] = None,
+    format_name: Annotated[
+        str, typer.Option("--format", "-f", metavar="NAME", help="table or json.", rich_help_panel=OUTPUT)
+    ] = "table",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
+    **flags: Any,
+) -> None:
+    """Damage copies of a checkpoint, layer by layer, and say which figures of an audit would have told.
+
+    It says what the audit has the power to see on this model with this text. --repair is thorough if not given.
+    """
+    from peelaudit.cli.selftest import Wish, run_selftest
+
+    run_selftest(checkpoint, flags, Wish(faults, layers, redraws, earlier), format_name=format_name, quiet=quiet)
 
 
 @app.command()

@@ -26,6 +26,7 @@ def run_audit(
     *,
     format_name: str,
     outputs: Sequence[str],
+    save_repairs: str | None,
     quiet: bool,
 ) -> None:
     """`peelaudit run`."""
@@ -38,6 +39,8 @@ def run_audit(
         config = resolve(checkpoint, audit_flags(flags), environ=os.environ, directory=Path.cwd())
     with collecting(problems):
         policy = resolve_policy(gate_flags(flags))
+    if save_repairs is not None and not problems and config.repair == "off":
+        problems.append("--save-repairs needs --repair cheap or thorough")
     if problems:
         raise ConfigError(*problems)
     gate = Gate(policy, quiet=quiet)
@@ -48,7 +51,8 @@ def run_audit(
         progress.stage("starting", 1)
         from peelaudit.auditing import audit_config
 
-        report = audit_config(config, progress=progress)
+        folder = None if save_repairs is None else Path(save_repairs)
+        report = audit_config(config, save_repairs=folder, progress=progress)
     if form is not Format.TABLE and not quiet:
         for warning in report.warnings:
             say(f"warning: {warning}")

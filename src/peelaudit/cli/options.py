@@ -76,6 +76,12 @@ AUDIT: Flags = (
     ("float_reference", "", _METHOD, "Fit float references too, beside low-bit ones: what the bits cost."),
     ("readout", "NAME", _METHOD, "own, refit or lens: how the network's states become predictions."),
     ("depth_readout", "NAME", _METHOD, "The same, for the layers below the last."),
+    (
+        "repair",
+        "NAME",
+        _METHOD,
+        "off, cheap (one step) or thorough: how far each block alone is repaired, to name the layers that gain most.",
+    ),
     ("resamples", "N", _METHOD, "Bootstrap draws for the intervals."),
     ("seed", "N", _METHOD, "Of splits, minibatches and bootstrap."),
     ("config", "FILE", _COMPUTE, "A config.json for a checkpoint that has none."),

@@ -121,7 +121,8 @@ def _lines(report: AuditReport, checks: Sequence[GateCheck]) -> Iterator[str]:
     yield "Held-out tokens; blocks 1 to k alone, read out at once. Losses and gaps in nats/token."
     yield ""
     header = ("k", "trained", "YES-0", "bound", "gap", "95 %", "best schedule", "target", "redundancy", "verdict")
-    yield from _table(header, map(_layer, report.layers), right=(0, 1, 2, 3, 4, 5, 7, 8))
+    repair = ("repair gap", "95 %") if report.repair else ()
+    yield from _table((*header, *repair), map(_layer, report.layers), right=(0, 1, 2, 3, 4, 5, 7, 8, 10, 11))
     yield ""
     yield from _schedules(report)
     if report.warnings:
@@ -214,6 +215,7 @@ def _layer(row: LayerRow) -> tuple[str, ...]:
         str(row.best_target),
         number(row.redundancy.value),
         verdict_text(figures.verdict),
+        *(() if row.repair_gap is None else (signed(row.repair_gap.value), interval(row.repair_gap, sign=True))),
     )
 
 

@@ -22,6 +22,8 @@ __all__ = ["Binary", "Constraint", "Held", "Integer", "Scales", "Ternary", "cons
 
 _SHRINKAGES = tuple(1 - step / 20 for step in range(14))
 """Shares of a group's range that its integer grid may span: the outermost weights are clipped where that is better."""
+_MOST_APART = 7
+"""Steps that neighbouring values of a group are apart at most, where scales are read from the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +199,13 @@ class Integer(Constraint):
         spacing = torch.where(new, steps, torch.inf).amin(dim=-1)
         largest = values.abs().amax(dim=-1)
         spacing = torch.where(spacing.isfinite(), spacing, largest)
-        lowest = values[..., 0]
+        lowest, span = values[..., 0], values[..., -1] - values[..., 0]
+        spacing = _divided(spacing, values - lowest.unsqueeze(-1) if self.zero is ZeroPoint.FREE else values)
         # One spacing is known to a few digits only, the sum of all of them to more.
-        steps_up = ((values[..., -1] - lowest) / away_from_zero(spacing)).round()
-        scale = torch.where(steps_up > 0, (values[..., -1] - lowest) / steps_up.clamp_min(1), spacing)
+        steps_up = (span / away_from_zero(spacing)).round()
+        scale = torch.where(steps_up > 0, span / steps_up.clamp_min(1), spacing)
         if self.zero is ZeroPoint.FREE:
             return Scales(scale, -lowest / away_from_zero(scale))
-        scale = _with_zero_on_grid(lowest, scale)
         if self.zero is ZeroPoint.INTEGER:
             return Scales(scale, (-lowest / away_from_zero(scale)).round().clamp(0, self.levels - 1))
         mirrored = values[..., -1] > (self.levels / 2 - 0.5) * scale
@@ -223,8 +225,17 @@ class Held:
         """[outputs, inputs] of the parameter, or the parameter of [outputs, inputs]."""
         return weight.mT if self.transposed else weight
 
+    def scales(self, weight: Tensor) -> Scales:
+        """Those of a parameter that is of the set."""
+        return self.constraint.read(self.matrix(weight.detach()))
+
+    def rounded(self, weight: Tensor, scales: Scales) -> Tensor:
+        """The parameter rounded to the set with these scales."""
+        matrix = self.matrix(weight)
+        return self.matrix(self.constraint.values(self.constraint.codes(matrix, scales), scales)).contiguous()
+
     def quantise(self, weight: Tensor) -> Tensor:
-        """The parameter rounded to the set, unless it is of the set already."""
+        """The parameter rounded to the set with scales of its own, unless it is of the set already."""
         matrix = self.matrix(weight)
         return weight if self.constraint.holds(matrix) else self.matrix(self.constraint.quantise(matrix)).contiguous()
 
@@ -251,12 +262,16 @@ def away_from_zero(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
-def _with_zero_on_grid(lowest: Tensor, scale: Tensor) -> Tensor:
-    """The scale, or a half or a third of it: codes that share a divisor seem to be further apart than they can be."""
-    result = scale
-    for divisor in (3, 2, 1):
-        position = lowest / away_from_zero(scale / divisor)
-        result = torch.where((position - position.round()).abs() < 0.02, scale / divisor, result)
+def _divided(spacing: Tensor, values: Tensor) -> Tensor:
+    """The spacing of each group, or the largest whole part of it of which all of its values are multiples.
+
+    Codes that aren't neighbours seem to be further apart than they can be.
+    """
+    result = spacing
+    for divisor in range(_MOST_APART, 0, -1):
+        multiples = values / away_from_zero(spacing / divisor).unsqueeze(-1)
+        fits = ((multiples - multiples.round()).abs() < 0.02).all(dim=-1)
+        result = torch.where(fits, spacing / divisor, result)
     return result
 
 

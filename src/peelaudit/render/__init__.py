@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peelaudit.compare import Comparison
-    from peelaudit.records import AuditReport, CheckpointInfo, GateCheck, TaskRow
+    from peelaudit.records import AuditReport, CheckpointInfo, GateCheck, Selftest, TaskRow
     from peelaudit.trajectory import Trajectory
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "render_comparison",
     "render_gate",
     "render_report",
+    "render_selftest",
     "render_tasks",
     "render_trajectory",
 ]
@@ -77,3 +78,10 @@ def render_tasks(rows: Sequence[TaskRow], *, width: int = 80, colour: bool = Fal
     from peelaudit.render import tasks as page
 
     return page.render(rows, width=width, colour=colour, encoding=encoding)
+
+
+def render_selftest(result: Selftest, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
+    """What the audit made of planted faults, as text ending in a newline."""
+    from peelaudit.render import selftest as page
+
+    return page.render(result, width=width, colour=colour, encoding=encoding)

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from peelaudit.records import AuditReport, LayerRow, Verdict
+from peelaudit.records import AuditReport, LayerRow, RepairInfo, Verdict
 from peelaudit.render import schedules
 from peelaudit.render.page import STYLES, heading, pairs, prose, table
 from peelaudit.render.text import VERDICT_WORDS, interval, number, signed, verdict_text
@@ -37,9 +37,27 @@ def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
     if not wide:
         signs = ", ".join(f"{sign} {verdict} {word}" for verdict, (sign, word) in VERDICT_WORDS.items())
         yield prose((f"{signs}.", "dim"))
+    if report.repair is not None:
+        yield from _repair(report, report.repair)
     if worst := notable(report):
         yield Text("")
         yield pairs((f"layer {row.layer}", prose(row.reading)) for row in worst)
+
+
+def _repair(report: AuditReport, info: RepairInfo) -> Iterator[RenderableType]:
+    """What each block's repair gains, the most first."""
+    yield heading("Repair gaps, held-out: what the network gains when block k alone is repaired")
+    grid = table()
+    for name in ("rank", "k", "gap", "95 %", "steps"):
+        grid.add_column(name, justify="right", no_wrap=True, min_width=6)
+    grid.add_column("", no_wrap=True)
+    gaps = [(row.layer, row.repair_gap) for row in report.layers if row.repair_gap is not None]
+    for rank, (layer, gap) in enumerate(sorted(gaps, key=lambda item: -item[1].value), 1):
+        words = "stands out" if layer in info.named else ""
+        steps = str(info.steps[layer - 1])
+        grid.add_row(str(rank), str(layer), signed(gap.value), interval(gap, sign=True), steps, words)
+    yield grid
+    yield prose((f"{info.mode}; it took {info.passes:.0f} forward passes over the calibration tokens.", "dim"))
 
 
 def _readout_words(report: AuditReport) -> str:

@@ -161,6 +161,7 @@ SETTINGS: Mapping[str, Kind] = {
     "float_reference": _SWITCH,
     "readout": _TEXT,
     "depth_readout": _TEXT,
+    "repair": _TEXT,
     "device": _TEXT,
     "dtype": _TEXT,
     "seed": _WHOLE,

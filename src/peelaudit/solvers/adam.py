@@ -75,9 +75,7 @@ class _Latent:
         self._block = block
         named = dict(block.module.named_parameters())
         self._matrices = {name: (held, named[name]) for name, held in block.held.items()}
-        self._scales = {
-            name: held.constraint.read(held.matrix(weight.detach())) for name, (held, weight) in self._matrices.items()
-        }
+        self._scales = block.scales()
         latent = {id(weight) for _, weight in self._matrices.values()}
         trained = [*block.parameters(), *(scales.scale for scales in self._scales.values())]
         self.parameters = [(p.requires_grad_(), LATENT_STEP if id(p) in latent else RELATIVE_STEP) for p in trained]
@@ -89,17 +87,9 @@ class _Latent:
             for name, (held, weight) in self._matrices.items()
         }
 
-    @torch.no_grad()
     def rounded(self) -> Block:
         """A copy of the block as it is now, in its low-bit sets."""
-        kept = self._block.copy()
-        kept.module.requires_grad_(requires_grad=False)
-        parameters = dict(kept.module.named_parameters())
-        for name, (held, weight) in self._matrices.items():
-            scales, matrix = self._scales[name], held.matrix(weight)
-            values = held.constraint.values(held.constraint.codes(matrix, scales), scales)
-            parameters[name].copy_(held.matrix(values))
-        return kept
+        return self._block.rounded(self._scales)
 
 
 def _size(parameter: Tensor) -> float:

@@ -171,13 +171,15 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
         Column("verdict"),
         Column("best reference"),
         *(Column(title, right=True) for title in ("target", "redundancy", "next block")),
+        *((Column("repair gap (95 %)", right=True),) if report.repair else ()),
         Column("in words", wide=True),
     ]
     yield heading(level, "Layers")
     yield element(
         "p",
         "Blocks 1 to k alone, read out at once. Redundancy and next block are errors without unit: of leaving the "
-        "block out, and of this block, refitted, at the next one's job.",
+        "block out, and of this block, refitted, at the next one's job."
+        + (" Repair gap: what the network gains when this block alone is repaired." if report.repair else ""),
         class_="soft",
     )
     yield table(
@@ -201,6 +203,7 @@ def _layer_cells(row: LayerRow) -> list[Cell | str]:
         Cell(str(row.best_target), str(row.best_target)),
         number_cell(row.redundancy.value),
         number_cell(errors[1].value) if len(errors) > 1 else "",
+        *(() if row.repair_gap is None else (signed_cell(row.repair_gap),)),
         row.reading,
     ]
 

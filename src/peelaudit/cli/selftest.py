@@ -1,0 +1,89 @@
+"""What `selftest` does. The computing half is imported once the flags are read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from peelaudit.cli.gating import Flags
+from peelaudit.cli.guard import write_out
+from peelaudit.cli.output import collecting, paper, parse_format
+from peelaudit.cli.progress import progress_on
+from peelaudit.errors import ConfigError
+from peelaudit.exports import Format
+from peelaudit.policy import Selector, parse_selector
+from peelaudit.records import FaultKind
+from peelaudit.settings import resolve
+
+__all__ = ["Wish", "run_selftest"]
+
+_MOST_REDRAWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The command's own flags, as they were given."""
+
+    faults: str | None
+    layers: str | None
+    redraws: str
+    earlier: str | None
+
+    def kinds(self) -> tuple[FaultKind, ...]:
+        """The faults to plant. Raises ConfigError."""
+        rolled = FaultKind.ROLLED_BACK
+        if self.faults is None:
+            return tuple(kind for kind in FaultKind if kind is not rolled or self.earlier is not None)
+        names = [name.strip() for name in self.faults.split(",")]
+        unknown = [name for name in names if name not in list(FaultKind)]
+        if unknown:
+            raise ConfigError(f"--faults has {unknown[0]!r}: expected {', '.join(FaultKind)}")
+        if rolled in names and self.earlier is None:
+            raise ConfigError("--faults has rolled-back: that needs --earlier")
+        return tuple(FaultKind(name) for name in dict.fromkeys(names))
+
+    def draws(self) -> int:
+        """How many draws of the text. Raises ConfigError."""
+        if not self.redraws.isascii() or not self.redraws.isdigit() or int(self.redraws[:9]) > _MOST_REDRAWS:
+            raise ConfigError(f"--redraws is {self.redraws!r}: expected a number from 0 to {_MOST_REDRAWS}")
+        return int(self.redraws)
+
+    def selector(self) -> Selector | None:
+        """The layers to damage. Raises ConfigError."""
+        return None if self.layers is None else parse_selector(self.layers)
+
+
+def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str, quiet: bool) -> None:
+    """`peelaudit selftest`."""
+    problems: list[str] = []
+    with collecting(problems):
+        form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
+    with collecting(problems):
+        config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd())
+    with collecting(problems):
+        kinds = wish.kinds()
+    with collecting(problems):
+        redraws = wish.draws()
+    with collecting(problems):
+        layers = wish.selector()
+    if problems:
+        raise ConfigError(*problems)
+    with progress_on(sys.stderr, quiet=quiet) as progress:
+        progress.stage("starting", 1)
+        from peelaudit.selftest import Plan, selftest
+
+        earlier = None if wish.earlier is None else Path(wish.earlier)
+        result = selftest(config, Plan(kinds, layers, redraws, earlier), progress=progress)
+    if form is Format.JSON:
+        from peelaudit.exports.json import dump
+        from peelaudit.records import Selftest
+
+        write_out(dump(result, Selftest))
+        return
+    from peelaudit.render import render_selftest
+
+    sheet = paper()
+    text = render_selftest(result, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+    write_out(text, encoding=sheet.encoding)

@@ -1,0 +1,163 @@
+"""The network above a block: its losses and its gradients, one real block read at a time.
+
+A block's candidate output goes up through the blocks above it; the loss's gradient comes down through them. Going down,
+a block is run again on the state it had, so that no more than one block's activations are held at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from peelaudit.decoder import Block, Decoder
+from peelaudit.errors import NonFiniteResult
+from peelaudit.hidden_states import StateStore, TokenRows, apply_block, batches
+from peelaudit.readout import Readout
+from peelaudit.solvers.kronecker import Factors
+
+__all__ = ["Downstream", "linear_size"]
+
+
+class Downstream:
+    """Runs states up, and gradients down, through a decoder's blocks.
+
+    Attributes:
+        work: blocks' forward passes over one sequence, a backward pass counted as two; the readout isn't counted.
+
+    Args:
+        decoder: where the blocks come from.
+        data: the tokens and the splits.
+        readout: of the network.
+        store: where states and gradients go.
+    """
+
+    def __init__(self, decoder: Decoder, data: TokenRows, readout: Readout, store: StateStore) -> None:
+        self.decoder, self.data = decoder, data
+        self._readout, self._store = readout, store
+        self.work = 0
+
+    def apply(self, block: Block, state: Tensor, what: str, *, into: Tensor | None = None) -> Tensor:
+        """The block's output for [sequences, positions, d_model], in a new state or `into` that one.
+
+        Raises:
+            NonFiniteResult: naming `what`.
+        """
+        self.work += len(state)
+        output = self._store.empty(*state.shape) if into is None else into
+        return apply_block(block, state, output, device=self.decoder.device, dtype=self.decoder.dtype, what=what)
+
+    def losses(self, layer: int, state: Tensor, rows: slice, what: str) -> NDArray[np.float64]:
+        """[sequences] nats of the sequences `rows`, whose states after block `layer` are `state`, which is overwritten.
+
+        Raises:
+            NonFiniteResult: naming `what`.
+        """
+        for above in range(layer + 1, self.decoder.n_layers + 1):
+            self.apply(self.decoder.block(above), state, what, into=state)
+        return self._readout.losses(state, self.data.tokens[rows], torch.arange(len(state)), what)
+
+    def rise(self, layer: int, state: Tensor, what: str) -> list[Tensor]:
+        """The states after blocks `layer` … L, the first as given. Raises NonFiniteResult naming `what`."""
+        states = [state]
+        for above in range(layer + 1, self.decoder.n_layers + 1):
+            states.append(self.apply(self.decoder.block(above), states[-1], what))
+        return states
+
+    def top(self, final: Tensor, rows: slice) -> Tensor:
+        """The gradient at h_L of the summed loss of the sequences `rows`, whose last states are `final`.
+
+        Raises:
+            NonFiniteResult: it holds NaN or Inf.
+        """
+        gradient, tokens = self._store.empty(*final.shape), self.data.tokens[rows]
+        for part in batches(slice(0, len(final)), tokens.shape[1], self._readout.batch_tokens):
+            gradient[part] = self._readout.gradient(final[part], tokens[part]).to(gradient.dtype)
+        return _checked(gradient, "the last state")
+
+    def descend(self, inputs: Sequence[Tensor], lowest: int, gradient: Tensor) -> Iterator[int]:
+        """Bring `gradient`, at block L's output, down to that of block `lowest`, in place.
+
+        Args:
+            inputs: of the blocks `lowest` + 1 … L.
+            lowest: the block to stop above.
+            gradient: [sequences, positions, d_model]
+
+        Yields:
+            L … `lowest`: the block that the gradient is at the output of.
+
+        Raises:
+            NonFiniteResult: naming the layer.
+        """
+        for layer in range(self.decoder.n_layers, lowest, -1):
+            yield layer
+            self._pass(self.decoder.block(layer), inputs[layer - lowest - 1], gradient)
+        yield lowest
+
+    def _pass(self, block: Block, inputs: Tensor, gradient: Tensor) -> None:
+        self.work += 3 * len(inputs)
+        for part in batches(slice(0, len(inputs)), inputs.shape[1]):
+            hidden = block.take(inputs[part]).requires_grad_()
+            with torch.enable_grad():
+                down = torch.autograd.grad(block(hidden), hidden, block.take(gradient[part]))[0]
+            gradient[part] = down.to(gradient.dtype)
+        _checked(gradient, f"the input of layer {block.layer}")
+
+    def factors(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Factors]:
+        """The curvature factors of the block's maps, by path, from the gradient at its output."""
+        self.work += 3 * len(inputs)
+        found = {
+            path: Factors(*linear_size(linear), biased=block.has_bias(path), device=self.decoder.device)
+            for path, linear in block.linears().items()
+        }
+        for part in batches(slice(0, len(inputs)), inputs.shape[1]):
+            for path, (seen, pulled) in _tapped(block, block.take(inputs[part]), gradient[part]).items():
+                found[path].add(seen, pulled)
+        return found
+
+
+def _checked(gradient: Tensor, where: str) -> Tensor:
+    if not bool(torch.isfinite(gradient).all()):
+        raise NonFiniteResult(f"the gradient of the loss at {where} holds NaN or Inf")
+    return gradient
+
+
+def _tapped(block: Block, hidden: Tensor, gradient: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Each map's inputs and the gradient at its output, both [tokens, …], from the gradient at the block's output."""
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
+    handles = []
+    for path, linear in block.linears().items():
+
+        def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> Tensor:
+            # A leaf of its own where the weights need no gradient: the first maps' outputs would have no history.
+            output = output if output.requires_grad else output.requires_grad_()
+            calls[path] = (args[0], output)
+            return output
+
+        handles.append(linear.register_forward_hook(keep))
+    try:
+        with torch.enable_grad():
+            output = block(hidden)
+            pulled = torch.autograd.grad(
+                output, [call[1] for call in calls.values()], block.take(gradient), allow_unused=True
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        path: (_rows(seen.detach()), _rows(torch.zeros_like(made) if pull is None else pull))
+        for (path, (seen, made)), pull in zip(calls.items(), pulled, strict=True)
+    }
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def linear_size(linear: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs: nn.Linear keeps [out, in], transformers' Conv1D [in, out]."""
+    rows, columns = linear.weight.shape  # type: ignore[misc]
+    return (int(columns), int(rows)) if isinstance(linear, nn.Linear) else (int(rows), int(columns))

@@ -1,0 +1,291 @@
+"""Which layer? How much held-out loss falls when one block alone is repaired (METHOD.md section 2, "Repair gap").
+
+Block k is moved along natural-gradient steps (`solvers.kronecker`) of the network's own loss, taken through the real
+blocks above it; every other block is left as it is. Each step is conjugate to the one before it (Polak and Ribière).
+Without that a badly damaged block is repaired more slowly than its neighbours learn to make up for it: of the planted
+faults that cost over 4 nats, a neighbour was then ranked first. Damping and step length are found by the real loss on
+*select*: there is no learning rate, and nothing is random.
+
+The first step is shared work: one sweep down has the gradients of all blocks. `cheap` stops there. `thorough` goes on
+until a step gains less than a share of what *select* has gained, and longer with the blocks that gained most, since it
+is among them that the order matters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from peelaudit.decoder import Block
+from peelaudit.downstream import Downstream
+from peelaudit.errors import NonFiniteResult
+from peelaudit.lowbit.constraints import Scales
+from peelaudit.progress import SILENT, Progress
+from peelaudit.solvers.kronecker import DAMPINGS
+
+__all__ = ["Repair", "RepairMode", "Repairer", "changed"]
+
+RepairMode = Literal["cheap", "thorough"]
+
+FIRST_DAMPINGS = (1, 2, 3)
+"""Of `DAMPINGS`, those that a first step is tried with."""
+FIRST_GAIN = 1.0
+"""nats/token that the first probe would gain if the loss were linear: far, for near a damaged block's weights the loss
+may curve more than it does further on."""
+PROBES = 3
+"""Looks at *select* along one direction, at most."""
+FURTHEST, NEAREST = 4.0, 0.125
+"""How far beyond a probe, and short of it, the next may lie."""
+LEAST_GAIN = 0.02
+"""Share of the select gain so far that a step must add to be followed by another one."""
+LEAST_GAIN_OF_CONTENDERS = 0.005
+CONTENDER = 0.7
+"""Share of the largest select gain from which on a block may be the one with the largest."""
+MOST_STEPS, MOST_STEPS_OF_CONTENDERS = 6, 16
+
+Changes = Mapping[str, Tensor]
+"""Of linear maps, by path: [inputs, outputs], with a last row for the bias where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One block's repair: `block` is the trained one where no step helps on *select*.
+
+    Attributes:
+        layer: 1 … L.
+        block: with its new weights.
+        steps: that were taken.
+        select_gain: nats/token.
+        losses: [sequences] nats of *held-out*, with this block in the network.
+    """
+
+    layer: int
+    block: Block
+    steps: int
+    select_gain: float
+    losses: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A change that was probed: the loss on *select* with it, and what it would have gained if the loss were linear."""
+
+    loss: float
+    changes: Changes
+    expected: float
+    damping: int
+    natural: Changes
+
+
+@dataclass
+class _Course:
+    """How far a block's repair is."""
+
+    layer: int
+    block: Block
+    start: float
+    loss: float
+    expected: float
+    steps: int = 0
+    dampings: tuple[int, ...] = FIRST_DAMPINGS
+    previous: tuple[Changes, Changes, Changes] | None = None
+    """The gradient, the natural-gradient direction and the change of the last step."""
+
+    @property
+    def gain(self) -> float:
+        return self.start - self.loss
+
+
+class Repairer:
+    """Repairs each block of a network alone.
+
+    Args:
+        downstream: the network.
+        states: h_0 … h_L, each [sequences, positions, d_model].
+        own: [sequences] the network's own losses in nats, of all sequences.
+    """
+
+    def __init__(self, downstream: Downstream, states: Sequence[Tensor], own: NDArray[np.float64]) -> None:
+        self._down, self._states, self._own = downstream, states, own
+        self._rows = downstream.data.rows
+        self._predicted = int(downstream.data.tokens.shape[1]) - 1
+        self._scales: dict[int, Mapping[str, Scales]] = {}
+
+    @property
+    def passes(self) -> float:
+        """The cost so far, in forward passes of all blocks over all calibration tokens."""
+        return self._down.work / ((len(self._states) - 1) * len(self._own))
+
+    def run(self, mode: RepairMode, *, progress: Progress = SILENT) -> Iterator[Repair]:
+        """Repair every block. `cheap` yields the last first and holds one of them; `thorough` has to hold them all.
+
+        Raises:
+            NonFiniteResult: naming the layer.
+        """
+        n_layers = len(self._states) - 1
+        progress.stage("repair: first steps", n_layers)
+        if mode == "cheap":
+            for course in self._first_steps():
+                progress.advance()
+                yield self._judged(course)
+            return
+        courses = []
+        for course in self._first_steps():
+            courses.append(course)
+            progress.advance()
+        progress.stage("repair: further steps", 2 * n_layers)
+        for course in courses:
+            self._proceed(course, LEAST_GAIN, MOST_STEPS)
+            progress.advance()
+        most = max(course.gain for course in courses)
+        for course in courses:
+            if course.gain >= CONTENDER * most:
+                self._proceed(course, LEAST_GAIN_OF_CONTENDERS, MOST_STEPS_OF_CONTENDERS)
+            progress.advance()
+            yield self._judged(course)
+
+    def _judged(self, course: _Course) -> Repair:
+        rows = self._rows.held_out
+        losses = self._losses(course.layer, course.block, rows) if course.steps else self._own[rows].copy()
+        return Repair(course.layer, self._held(course.block), course.steps, course.gain, losses)
+
+    def _first_steps(self) -> Iterator[_Course]:
+        """A step of every block, the last block's first, by one sweep down."""
+        fit = self._rows.fit
+        start = float(self._own[self._rows.select].sum()) / self._predictions(self._rows.select)
+        gradient = self._down.top(self._states[-1][fit], fit)
+        for layer in self._down.descend([state[fit] for state in self._states[1:-1]], 1, gradient):
+            course = _Course(layer, self._down.decoder.block(layer), start, start, FIRST_GAIN)
+            self._step(course, gradient)
+            yield course
+
+    def _proceed(self, course: _Course, least_gain: float, most_steps: int) -> None:
+        """Steps until one gains little; each looks at the gradient anew, through the block as it is then."""
+        fit, finished = self._rows.fit, course.steps == 0
+        while not finished and course.steps < most_steps:
+            what = f"the network with layer {course.layer} repaired"
+            states = self._down.rise(course.layer, self._output(course.layer, course.block, fit), what)
+            gradient = self._down.top(states[-1], fit)
+            for _ in self._down.descend(states[:-1], course.layer, gradient):
+                pass
+            before = course.loss
+            self._step(course, gradient)
+            finished = before - course.loss < least_gain * course.gain
+
+    def _step(self, course: _Course, gradient: Tensor) -> None:
+        """Take the best of a few directions; none, if none helps on *select*."""
+        inputs = self._states[course.layer - 1][self._rows.fit]
+        factors = self._down.factors(self._held(course.block), inputs, gradient)
+        curvatures = {path: factor.curvature() for path, factor in factors.items()}
+        slopes = {path: curvature.gradient for path, curvature in curvatures.items()}
+        best: _Move | None = None
+        for damping in course.dampings:
+            natural = {path: curvature.direction(DAMPINGS[damping]) for path, curvature in curvatures.items()}
+            for move in self._search(course, slopes, natural, damping):
+                if move.loss < (course.loss if best is None else best.loss):
+                    best = move
+        if best is None:
+            course.previous = None
+            return
+        course.block = changed(course.block, best.changes)
+        course.loss, course.steps = best.loss, course.steps + 1
+        course.previous = (slopes, best.natural, best.changes)
+        course.expected = min(best.expected, FIRST_GAIN)
+        other = best.damping + (1 if course.steps % 2 else -1)
+        course.dampings = (best.damping, *(() if not 0 <= other < len(DAMPINGS) else (other,)))
+
+    def _search(self, course: _Course, slopes: Changes, natural: Changes, damping: int) -> list[_Move]:
+        """Probes along a direction: parabolas through the slope at 0 and the last probe."""
+        direction = natural if course.previous is None else _conjugate(slopes, natural, *course.previous)
+        slope = _dot(slopes, direction)
+        if not slope < 0:
+            return []
+        moves: list[_Move] = []
+        step = course.expected / -slope
+        for _ in range(PROBES):
+            changes = {path: step * change for path, change in direction.items()}
+            loss = self._loss(course.layer, changed(course.block, changes))
+            expected = -slope * step
+            moves.append(_Move(loss, changes, expected, damping, natural))
+            shortfall = expected - (course.loss - loss)
+            factor = expected / (2 * shortfall) if shortfall > 0 else FURTHEST
+            factor = min(max(factor, NEAREST), FURTHEST)
+            if 0.7 < factor < 1.4:
+                break
+            step *= factor
+        return moves
+
+    def _held(self, block: Block) -> Block:
+        """The block with its low-bit weights rounded, with the trained scales: what the network would have.
+
+        Steps add up in the unrounded weights; the gradient at the rounded ones is taken for theirs (straight-through).
+        """
+        if not block.held:
+            return block
+        if block.layer not in self._scales:
+            self._scales[block.layer] = self._down.decoder.block(block.layer).scales()
+        return block.rounded(self._scales[block.layer])
+
+    def _loss(self, layer: int, block: Block) -> float:
+        """The loss on *select*, nats/token, with this block in the network; infinite where it overflows."""
+        rows = self._rows.select
+        try:
+            losses = self._losses(layer, block, rows)
+        except NonFiniteResult:
+            return math.inf
+        return float(losses.sum()) / self._predictions(rows)
+
+    def _losses(self, layer: int, block: Block, rows: slice) -> NDArray[np.float64]:
+        what = f"the network with layer {layer} repaired"
+        return self._down.losses(layer, self._output(layer, block, rows), rows, what)
+
+    def _output(self, layer: int, block: Block, rows: slice) -> Tensor:
+        return self._down.apply(self._held(block), self._states[layer - 1][rows], f"layer {layer}, repaired")
+
+    def _predictions(self, rows: slice) -> int:
+        return int(rows.stop - rows.start) * self._predicted
+
+
+def _dot(one: Changes, other: Changes) -> float:
+    return sum(float((one[path] * other[path]).sum()) for path in one)
+
+
+def _conjugate(
+    slopes: Changes, natural: Changes, slopes_before: Changes, natural_before: Changes, change_before: Changes
+) -> Changes:
+    """The natural-gradient direction plus as much of the last change as Polak and Ribière say.
+
+    The last change is a step times its direction, which is what it is a multiple of.
+    """
+    size = _dot(slopes_before, natural_before)
+    share = (_dot(slopes, natural) - _dot(slopes_before, natural)) / size if size < 0 else 0.0
+    step = _dot(slopes_before, change_before) / size if size < 0 else 0.0
+    if not share > 0 or not step > 0:
+        return natural
+    return {path: direction + share / step * change_before[path] for path, direction in natural.items()}
+
+
+@torch.no_grad()
+def changed(block: Block, changes: Changes) -> Block:
+    """A copy of the block with the changes added to its maps."""
+    copy = block.copy()
+    for path, change in changes.items():
+        linear = copy.module.get_submodule(path)
+        weight, bias = (change[:-1], change[-1]) if block.has_bias(path) else (change, None)
+        _add(linear, "weight", weight.T if isinstance(linear, nn.Linear) else weight)
+        if bias is not None:
+            _add(linear, "bias", bias)
+    return copy
+
+
+def _add(linear: nn.Module, name: str, change: Tensor) -> None:
+    old: Tensor = getattr(linear, name)
+    new = (old.to(change) + change).to(old)
+    setattr(linear, name, nn.Parameter(new, requires_grad=False))

@@ -1,0 +1,177 @@
+"""Planted faults: does the audit name the layer that was damaged, on this checkpoint and with this text?
+
+One block at a time is damaged in memory and the network audited. For every score that a layer has, the damaged layer's
+rank among all is noted, and whether the advice names it. Draws of the text on the undamaged network tell how often a
+layer is named for nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peelaudit.auditing import Prepared, prepared
+from peelaudit.checkpoints import open_checkpoint
+from peelaudit.config import AuditConfig
+from peelaudit.decoder import Block, Decoder
+from peelaudit.errors import ConfigError
+from peelaudit.faults import damaged
+from peelaudit.hidden_states import StateStore, TokenRows, trained_states
+from peelaudit.measuring import measure
+from peelaudit.policy import Selector
+from peelaudit.progress import SILENT, Progress
+from peelaudit.records import FaultKind, FaultResult, Score, Selftest
+from peelaudit.reporting import Findings, conclude
+from peelaudit.schedules import parse_schedules
+
+__all__ = ["Plan", "selftest"]
+
+Scores = Mapping[Score, NDArray[np.float64]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What is planted.
+
+    Attributes:
+        kinds: of faults; ROLLED_BACK only with `earlier`.
+        layers: that are damaged; None for all.
+        redraws: of the text, on the undamaged network.
+        earlier: an earlier checkpoint of the same run.
+    """
+
+    kinds: tuple[FaultKind, ...]
+    layers: Selector | None = None
+    redraws: int = 10
+    earlier: Path | None = None
+
+
+def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) -> Selftest:
+    """Audit the checkpoint with one fault after another.
+
+    The references are those of the schedule `final` alone, and the readout is the model's own: the other figures need
+    no more. `repair` is `thorough` unless the settings say `cheap`.
+
+    Raises:
+        PeelauditError: as `audit_config`.
+    """
+    repair = "thorough" if config.repair == "off" else config.repair
+    config = dataclasses.replace(config, schedules=("final",), readout="own", repair=repair)
+    with prepared(config) as audit, ExitStack() as stack:
+        bench = _Bench(audit)
+        chosen = [k for k in range(1, bench.decoder.n_layers + 1) if plan.layers is None or k in plan.layers]
+        if not chosen:
+            raise ConfigError(f"--layers names none of the {bench.decoder.n_layers} layers")
+        earlier = None if plan.earlier is None else bench.decoder_of(plan.earlier, stack)
+        progress.stage("planted faults", len(plan.kinds) * len(chosen))
+        healthy = bench.audit(bench.decoder)
+        loss = healthy.network.held_out.trained_loss.value
+        faults = []
+        for kind in plan.kinds:
+            for layer in chosen:
+                faults.append(bench.planted(kind, layer, loss, earlier))
+                progress.advance()
+        undamaged = [_named(healthy)]
+        info, data = audit.checkpoint.info, audit.calibration.info
+    progress.stage("draws of the text", plan.redraws)
+    for draw in range(plan.redraws):
+        with prepared(dataclasses.replace(config, seed=config.seed + 1 + draw)) as audit:
+            again = _Bench(audit)
+            undamaged.append(_named(again.audit(again.decoder)))
+        progress.advance()
+    return Selftest(info.path, data.source, data.fit.tokens, info.layers, loss, tuple(faults), tuple(undamaged))
+
+
+class _Bench:
+    """A checkpoint open for audits of damaged copies."""
+
+    def __init__(self, audit: Prepared) -> None:
+        self._config, self._calibration = audit.config, audit.calibration
+        self._info = audit.checkpoint.info
+        self._device, self._dtype = torch.device(audit.config.device), getattr(torch, audit.config.dtype)
+        self.decoder = self._open(audit)
+
+    def _open(self, audit: Prepared) -> Decoder:
+        positions = self._calibration.info.seq_len
+        return Decoder(audit.checkpoint, seq_len=positions, device=self._device, dtype=self._dtype)
+
+    def decoder_of(self, path: Path, stack: ExitStack) -> Decoder:
+        """Another checkpoint's network, open as long as `stack`. Raises ConfigError where it isn't alike."""
+        checkpoint = stack.enter_context(open_checkpoint(path, config=self._config.config))
+        info = checkpoint.info
+        if (info.family, info.layers, info.width) != (self._info.family, self._info.layers, self._info.width):
+            raise ConfigError(f"--earlier is {path}: not a checkpoint of the same network")
+        return Decoder(checkpoint, seq_len=self._calibration.info.seq_len, device=self._device, dtype=self._dtype)
+
+    def planted(self, kind: FaultKind, layer: int, loss: float, earlier: Decoder | None) -> FaultResult:
+        """What the audit makes of a fault; `loss` is the undamaged network's."""
+        if kind is FaultKind.ROLLED_BACK and earlier is not None:
+            block = earlier.block(layer)
+        else:
+            seed = self._config.seed + layer
+            block = damaged(self.decoder.block(layer), kind, heads=self._info.heads, seed=seed)
+        decoder = self.decoder.replacing(block)
+        findings = self.audit(decoder)
+        ranks = tuple((str(score), _rank(values, layer)) for score, values in self._scores(decoder, findings).items())
+        rise = findings.network.held_out.trained_loss.value - loss
+        return FaultResult(kind, layer, rise, ranks, _named(findings))
+
+    def audit(self, decoder: Decoder) -> Findings:
+        """The figures of this network."""
+        plan, store = parse_schedules(self._config.schedules, decoder.n_layers), StateStore(dtype=self._dtype)
+        measured = measure(decoder, self._calibration, plan, self._config, store=store)
+        return conclude(measured, self._config, self._info.vocabulary)
+
+    def _scores(self, decoder: Decoder, findings: Findings) -> Scores:
+        """Of each layer, what is largest where damage is thought to be."""
+        rows = findings.layers
+        gaps = [row.repair_gap.value if row.repair_gap else 0.0 for row in rows]
+        errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in rows]
+        blocks = [decoder.block(row.layer) for row in rows]
+        return {
+            Score.REPAIR: np.array(gaps),
+            Score.DEPTH_GAP: np.array([row.gap.value for row in rows]),
+            Score.PROJECTION: np.array(errors),
+            Score.REDUNDANCY: _oddity([row.redundancy.value for row in rows]),
+            Score.INFLUENCE: _oddity(list(self._influences(decoder))),
+            Score.NORM: _oddity([_norm(block) for block in blocks]),
+        }
+
+    def _influences(self, decoder: Decoder) -> Iterator[float]:
+        """1 - the mean cosine of a block's input and output, over *held-out* (Men et al., arXiv 2403.03853)."""
+        data = TokenRows.of(self._calibration)
+        states = trained_states(decoder, data.tokens[data.rows.held_out], StateStore(dtype=self._dtype))
+        for before, after in pairwise(states):
+            cosine = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
+            yield 1 - float(cosine.mean())
+
+
+def _norm(block: Block) -> float:
+    """The root mean square of the block's matrices."""
+    weights = [weight.double() for name, weight in block.module.named_parameters() if weight.ndim == 2]
+    count = sum(weight.numel() for weight in weights)
+    return math.sqrt(sum(float(weight.square().sum()) for weight in weights) / count)
+
+
+def _oddity(values: Sequence[float]) -> NDArray[np.float64]:
+    """How many times over or under the layers' median: damage moves such a figure either way."""
+    logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
+    oddity: NDArray[np.float64] = np.abs(logs - np.median(logs))
+    return oddity
+
+
+def _rank(values: NDArray[np.float64], layer: int) -> int:
+    """1 for the largest; a tie counts against the layer."""
+    return int((values >= values[layer - 1]).sum())
+
+
+def _named(findings: Findings) -> tuple[int, ...]:
+    return findings.repair.named if findings.repair else ()

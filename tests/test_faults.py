@@ -1,0 +1,68 @@
+"""Planted faults do what they say, to a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from peelaudit.decoder import Block
+from peelaudit.faults import damaged
+from peelaudit.records import FaultKind
+from tests.networks import Network
+
+Opener = Callable[..., Network]
+PLANTED = [kind for kind in FaultKind if kind is not FaultKind.ROLLED_BACK]
+
+
+def matrices(block: Block) -> dict[str, torch.Tensor]:
+    return {path: linear.weight.detach().clone() for path, linear in block.linears().items()}  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi"])
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_fault_changes_a_copy_the_same_way_every_time(network: Opener, family: str, kind: FaultKind) -> None:
+    made = network(family)
+    block = made.decoder.block(1)
+    before = block.digest()
+    one, again = (damaged(block, kind, heads=4, seed=5) for _ in range(2))
+    assert block.digest() == before
+    assert one.digest() == again.digest() != before
+    assert torch.isfinite(one(made.states[0])).all()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_each_fault_touches_what_it_names(network: Opener, family: str) -> None:
+    block = network(family).decoder.block(1)
+    old = matrices(block)
+    names = [next(path for path, linear in block.linears().items() if linear is writer) for writer in block.writers]
+
+    def changed(kind: FaultKind) -> dict[str, torch.Tensor]:
+        new = matrices(damaged(block, kind, heads=4, seed=5))
+        return {path: weight for path, weight in new.items() if not torch.equal(weight, old[path])}
+
+    for kind, name in zip((FaultKind.ATTENTION_ZEROED, FaultKind.MLP_ZEROED), names, strict=True):
+        assert changed(kind).keys() == {name}
+        assert not changed(kind)[name].any()
+    for kind in (FaultKind.REINITIALISED, FaultKind.NOISED, FaultKind.ONE_BIT):
+        assert changed(kind).keys() == old.keys()
+    for path, weight in changed(FaultKind.REINITIALISED).items():
+        assert float(weight.std() / old[path].std()) == pytest.approx(1, rel=0.2)
+    for path, weight in changed(FaultKind.NOISED).items():
+        assert float((weight - old[path]).std() / old[path].std()) == pytest.approx(0.3, rel=0.2)
+    for path, weight in changed(FaultKind.ONE_BIT).items():
+        by_output = weight.T if family == "gpt2" else weight
+        assert all(len(row.abs().unique()) == 1 for row in by_output)
+        assert torch.equal(weight.sign(), old[path].sign())
+    scrambled = changed(FaultKind.HEAD_SCRAMBLED)
+    assert scrambled.keys() == {names[0]}
+    moved = (scrambled[names[0]] != old[names[0]]).any(dim=1 if family == "gpt2" else 0).nonzero().flatten()
+    assert 1 < len(moved) <= 8
+    assert moved[0] // 8 == moved[-1] // 8
+    assert torch.equal(scrambled[names[0]].flatten().sort().values, old[names[0]].flatten().sort().values)
+
+
+def test_rolling_back_takes_another_checkpoint(network: Opener) -> None:
+    with pytest.raises(ValueError, match="earlier checkpoint"):
+        damaged(network("llama").decoder.block(1), FaultKind.ROLLED_BACK, heads=4, seed=0)

@@ -1,0 +1,50 @@
+"""Which layers stand out of their gaps' spread."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from peelaudit.bounds import Panel
+from peelaudit.outliers import standing_out
+
+PANEL = Panel.of(
+    {"fit": np.arange(3), "select": np.arange(3), "held_out": np.arange(40)}, positions=11, resamples=500, seed=0
+)
+
+
+def gains(*gaps: float, noise: float = 0.0, seed: int = 0) -> list[np.ndarray]:
+    """[sequences] nats that these gaps, nats/token, are the means of."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=46)
+    return [10 * (gap + noise * (shared + rng.normal(size=46))) for gap in gaps]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "named"),
+    [
+        ((0.15, 0.15, 0.16, 0.15, 0.15), ()),
+        ((0.166, 0.155, 0.155, 0.150, 0.128), ()),
+        ((0.62, 0.38, 0.29, 0.25, 0.23), (1,)),
+        ((0.18, 0.18, 0.22, 0.26, 0.32), (5,)),
+        ((0.0, 0.0, 0.0, 0.0, 0.0), ()),
+        ((0.0, 0.0, 5e-5, 0.0, 0.0), ()),
+        ((0.0, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0, 0.4, 0.0, 0.0), (8, 4)),
+        ((0.4, 0.1), ()),
+        ((0.4,), ()),
+    ],
+)
+def test_layers_are_named_for_standing_out_of_the_spread(gaps: tuple[float, ...], named: tuple[int, ...]) -> None:
+    assert standing_out(PANEL, gains(*gaps)) == named
+
+
+def test_at_most_three_are_named() -> None:
+    assert len(standing_out(PANEL, gains(*([0.0] * 9 + [0.5]) * 4))) == 3
+
+
+def test_healthy_layers_are_hardly_ever_named() -> None:
+    rng = np.random.default_rng(1)
+    draws = [
+        standing_out(PANEL, gains(*(0.2 * (1 + 0.1 * rng.normal(size=12))), noise=0.1, seed=i)) for i in range(100)
+    ]
+    assert sum(map(bool, draws)) <= 5

@@ -1,0 +1,83 @@
+"""The planted-fault benchmark on a fixture: the damaged layer first, and what the command says and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peelaudit.cli import main
+from peelaudit.exports.json import dump, load
+from peelaudit.records import FaultKind, FaultResult, Score, Selftest
+from peelaudit.render import render_selftest
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+NANOGPT = str(FIXTURES / "nanogpt" / "ckpt.pt")
+SMALL = ["--tokens", "4096", "--seq-len", "64", "--resamples", "200", "-q"]
+
+
+def fault(layer: int, rank: int, rise: float, *named: int, kind: FaultKind = FaultKind.NOISED) -> FaultResult:
+    return FaultResult(kind, layer, rise, tuple((str(score), rank) for score in Score), named)
+
+
+RESULT = Selftest(
+    "runs/x.pt",
+    "text.txt",
+    9000,
+    3,
+    1.5,
+    (fault(1, 1, 0.4, 1), fault(2, 2, 0.1), fault(3, 3, 0.3, 2), fault(1, 1, 0.2, 1, 3, kind=FaultKind.ONE_BIT)),
+    ((), (2,), (), ()),
+)
+
+
+def test_the_page_counts_first_places_and_names() -> None:
+    text = render_selftest(RESULT)
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line[:3] in ("noi", "one", "all")}
+    assert rows["noised"][1:9] == ["3", *["1/2"] * 6, "1"]
+    assert rows["one-bit"][1:9] == ["1", *["1/1"] * 6, "1"]
+    assert rows["all"][1:9] == ["4", *["2/3"] * 6, "2"]
+    assert "least damage that was named: layer 1 one-bit, +0.200" in text
+    assert "most damage that was not named: layer 3 noised, +0.300" in text
+    assert "named as well or instead: 2 of 4" in text
+    assert "1 of 4 draws" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_result_comes_back_from_json() -> None:
+    assert load(dump(RESULT, Selftest), Selftest) == RESULT
+
+
+def test_the_damaged_layer_of_a_fixture_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = str(FIXTURES / "nanogpt" / "ckpt-000250.pt")
+    wish = ["--faults", "attention-zeroed,rolled-back", "--layers", "3", "--redraws", "0", "--earlier", earlier]
+    assert main(["selftest", NANOGPT, *wish, "-f", "json", *SMALL]) == 0
+    result = load(capsys.readouterr().out, Selftest)
+    expected = [(FaultKind.ATTENTION_ZEROED, 3), (FaultKind.ROLLED_BACK, 3)]
+    assert [(fault.kind, fault.layer) for fault in result.faults] == expected
+    assert [dict(fault.ranks)[Score.REPAIR] for fault in result.faults] == [1, 1]
+    assert all(fault.rise > 0.05 for fault in result.faults)
+    assert result.undamaged == ((),)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--faults", "magic"], "--faults has 'magic': expected reinitialised"),
+        (["--faults", "rolled-back"], "rolled-back: that needs --earlier"),
+        (["--redraws", "-1"], "--redraws is '-1'"),
+        (["--redraws", "99999999999"], "--redraws is '99999999999'"),
+        (["--layers", "0"], "[0] names no layers"),
+        (["--layers", "9"], "--layers names none of the 4 layers"),
+        (["--earlier", str(FIXTURES / "llama")], "not a checkpoint of the same network"),
+        (["--format", "html"], "--format is 'html'"),
+    ],
+)
+def test_mistakes_are_sentences(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", NANOGPT, *flags, *SMALL]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_json_has_the_records_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(dump(RESULT, Selftest))["faults"][0]["ranks"]["repair gap"] == 1
