@@ -1,9 +1,9 @@
 """`make bench`: the solvers against each other on the fixtures, every staircase, in one run on one machine.
 
 Low-bit networks have low-bit references: `adam` is then the straight-through one. Other checkpoints:
-`python -m tests.bench CKPT --data TEXT --schedules "final direct prefix:6 without:1"` (a search isn't timed).
+`python -m tests.bench CKPT --data TEXT --schedules default`.
 
-Times are of fitting the reference blocks alone (the peeling recursion, no readout) and of the whole audit, with their
+Times are CPU seconds, which other work on the machine moves little: of fitting the reference blocks alone (the peeling recursion, no readout) and of the whole audit, with their
 ratios to `ridge`. Bounds are held-out, in nats/token, under the network row's readout; beside each is its difference
 from `ridge`'s, negative where the solver's bound is tighter. Errors are of the last block: how near the reference comes
 to h_L on *select*, as a share of its spread.
@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
-from peelaudit.auditing import audit_config, held_decoder, prepared
+from peelaudit.auditing import audit_config
 from peelaudit.config import AuditConfig, SolverKind
-from peelaudit.hidden_states import StateStore, TokenRows, trained_states
-from peelaudit.lowbit import Grids
-from peelaudit.peel import Peeler, SolverSettings
+from peelaudit.peel import Peeled, Peeler
+from peelaudit.progress import SILENT, Progress
 from peelaudit.records import AuditReport, ScheduleResult
 from peelaudit.render.words import bits_words
-from peelaudit.schedules import prefix_tree
+from peelaudit.schedules import PrefixNode
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 DEFAULT = [FIXTURES / name for name in ("nanogpt/ckpt.pt", "llama", "llama-ternary")]
@@ -40,25 +41,28 @@ class Run:
     peel_seconds: float
 
 
-def peel_seconds(config: AuditConfig) -> float:
-    """Seconds to fit every reference block of the schedules, shared prefixes once."""
-    with prepared(config) as audit:
-        decoder, _ = held_decoder(audit, Grids(audit.checkpoint))
-        data, store = TokenRows.of(audit.calibration), StateStore()
-        states = trained_states(decoder, data.tokens, store)
-        tree = prefix_tree(audit.plan.schedules)
-        settings = SolverSettings(config.solver, config.init, config.steps, config.seed)
-        start = time.perf_counter()
-        for _ in Peeler(decoder, states, data.rows, settings, store).peel(tree):
-            pass
-        return time.perf_counter() - start
+class TimedPeeler(Peeler):
+    """A peeler that knows how long it has fitted reference blocks: readouts between two of them aren't counted."""
+
+    seconds = 0.0
+
+    def peel(self, root: PrefixNode, *, progress: Progress = SILENT) -> Iterator[Peeled]:
+        nodes = super().peel(root, progress=progress)
+        while True:
+            start = time.process_time()
+            node = next(nodes, None)
+            TimedPeeler.seconds += time.process_time() - start
+            if node is None:
+                return
+            yield node
 
 
 def run(config: AuditConfig) -> Run:
-    peeling = peel_seconds(config)
-    start = time.perf_counter()
-    report = audit_config(config)
-    return Run(report, time.perf_counter() - start, peeling)
+    TimedPeeler.seconds = 0.0
+    with mock.patch("peelaudit.measuring.Peeler", TimedPeeler):
+        start = time.process_time()
+        report = audit_config(config)
+    return Run(report, time.process_time() - start, TimedPeeler.seconds)
 
 
 def bound(schedule: ScheduleResult) -> float:
@@ -69,7 +73,7 @@ def compare(checkpoint: Path, **settings: Any) -> None:
     def config(solver: SolverKind) -> AuditConfig:
         return AuditConfig(checkpoint=str(checkpoint), solver=solver, **settings)
 
-    peel_seconds(config("ridge"))  # imports and caches
+    run(config("ridge"))  # imports and caches
     runs = {solver: run(config(solver)) for solver in SOLVERS}
     base = runs["ridge"]
     report = base.report
