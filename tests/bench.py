@@ -3,10 +3,10 @@
 Low-bit networks have low-bit references: `adam` is then the straight-through one. Other checkpoints:
 `python -m tests.bench CKPT --data TEXT --schedules default`.
 
-Times are CPU seconds, which other work on the machine moves little: of fitting the reference blocks alone (the peeling recursion, no readout) and of the whole audit, with their
-ratios to `ridge`. Bounds are held-out, in nats/token, under the network row's readout; beside each is its difference
-from `ridge`'s, negative where the solver's bound is tighter. Errors are of the last block: how near the reference comes
-to h_L on *select*, as a share of its spread.
+Times are CPU seconds, which other work on the machine moves little: of fitting the reference blocks alone (the peeling
+recursion, no readout) and of the whole audit, with their ratios to `ridge`. Bounds are held-out, in nats/token, under
+the network row's readout; beside each is its difference from `ridge`'s, negative where the solver's bound is tighter.
+Errors are of the last block: how near the reference comes to h_L on *select*, as a share of its spread.
 """
 
 from __future__ import annotations
