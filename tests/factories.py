@@ -205,6 +205,7 @@ def make_report(
         versions=(("peelaudit", "0.1.0"), ("torch", "2.13.0"), ("python", "3.11.7")),
         checkpoint=make_checkpoint(n_layers, path=path),
         data=make_data(),
+        low_bit=None,
         held_out_predictions=HELD_OUT_PREDICTIONS,
         settings=make_settings(path),
         baselines=BaselineLosses(uniform=10.826, unigram=make_estimate(7.214)),

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.decoder import Decoder
+from peelaudit.decoder import Decoder, family_of
 from peelaudit.hidden_states import Rows, StateStore, trained_states
+from peelaudit.lowbit.constraints import Constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,27 @@ ROWS = splits(24, 8, 6)
 
 @contextmanager
 def opened(
-    path: Path, *, rows: Rows = ROWS, positions: int = 12, dtype: torch.dtype = torch.float64
+    path: Path,
+    *,
+    rows: Rows = ROWS,
+    positions: int = 12,
+    dtype: torch.dtype = torch.float64,
+    bits: Constraint | None = None,
 ) -> Iterator[Network]:
-    """The network of a checkpoint over random tokens, in float64 unless told: what is exact can then be held to it."""
+    """The network of a checkpoint over random tokens, in float64 unless told: what is exact can then be held to it.
+
+    With `bits` every matrix of its blocks is rounded to that set, and held to it.
+    """
     with open_checkpoint(path) as checkpoint:
-        decoder = Decoder(checkpoint, seq_len=positions, device=torch.device("cpu"), dtype=dtype)
+        blocks = family_of(checkpoint).blocks
+        held = [name for name in checkpoint.names() if name.startswith(blocks) and checkpoint.tensor(name).ndim == 2]
+        decoder = Decoder(
+            checkpoint,
+            seq_len=positions,
+            device=torch.device("cpu"),
+            dtype=dtype,
+            constraints=dict.fromkeys(held, bits) if bits else None,
+        )
         generator = torch.Generator().manual_seed(1)
         tokens = torch.randint(3, decoder.vocabulary, (rows.held_out.stop, positions), generator=generator)
         yield Network(decoder, tokens, rows, trained_states(decoder, tokens, StateStore(dtype=dtype)))

@@ -25,12 +25,15 @@ def pairs(config: AuditConfig) -> tuple[tuple[str, Any], ...]:
 
 
 def read_back(words: list[str]) -> AuditConfig:
-    """As the command line takes them: flags with a value each, the checkpoint last."""
+    """As the command line takes them: switches, flags with a value each, the checkpoint last."""
     assert words[:2] == ["peelaudit", "run"]
-    flags: dict[str, list[str]] = {}
+    flags: dict[str, Any] = {}
     rest = words[2:]
     while len(rest) > 1 and rest[0] != "--":
         flag, equals, value = rest.pop(0).partition("=")
+        if flag.endswith("float-reference"):
+            flags["float_reference"] = flag == "--float-reference"
+            continue
         flags.setdefault(flag.removeprefix("--").replace("-", "_"), []).append(value if equals else rest.pop(0))
     return resolve(rest[-1], flags, environ={}, directory=Path("/"))
 
@@ -46,6 +49,7 @@ def read_back(words: list[str]) -> AuditConfig:
             "tokenizer": "t.json",
             "config": "c.json",
         },
+        {"bits": "int4:g32:free", "bits_on": "mlp-and-output", "float_reference": True},
         {"solver": "adam", "init": "random", "steps": 7, "seed": 3, "split": (1 / 3, 1 / 3, 1 / 3)},
     ],
 )

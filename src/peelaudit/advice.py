@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peelaudit.records import BaselineLosses, DataInfo, Estimate, NetworkRow, ScheduleResult, SplitFigures, Verdict
+from peelaudit.records import (
+    BaselineLosses,
+    DataInfo,
+    Estimate,
+    LowBit,
+    NetworkRow,
+    ScheduleResult,
+    SplitFigures,
+    Verdict,
+)
 
-__all__ = ["TOKENS_PER_UNKNOWN", "advise", "calibration_warnings", "read_layer"]
+__all__ = ["TOKENS_PER_UNKNOWN", "advise", "bits_warnings", "calibration_warnings", "read_layer"]
 
 TOKENS_PER_UNKNOWN = 10
 """Fit tokens that a block's closed form wants for each unknown of an output."""
@@ -146,5 +155,17 @@ def calibration_warnings(data: DataInfo, unknowns: int) -> tuple[str, ...]:
     words = (
         f"{data.fit.tokens} fit tokens for {unknowns} unknowns per output of a block: references over-fit and bounds "
         f"come out high; about {enough} tokens in all (--tokens) would give {TOKENS_PER_UNKNOWN} for each"
+    )
+    return (words,)
+
+
+def bits_warnings(low_bit: LowBit | None) -> tuple[str, ...]:
+    """What float references of low-bit blocks mean; nothing for references of the same bits, or a float network."""
+    if low_bit is None or low_bit.held:
+        return ()
+    found = ", ".join(f"{found.matrices} of {low_bit.matrices} matrices {found.name}" for found in low_bit.sets)
+    words = (
+        f"the blocks are low-bit ({found}) and the references are float: where one beats this network, the price of "
+        "the bits may be why; that none does says all the more"
     )
     return (words,)

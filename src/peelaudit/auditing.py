@@ -12,14 +12,15 @@ from pathlib import Path
 
 import torch
 
-from peelaudit.advice import calibration_warnings
+from peelaudit.advice import bits_warnings, calibration_warnings
+from peelaudit.bits import parse_bits
 from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.config import AuditConfig, Device, Dtype
-from peelaudit.decoder import Decoder
+from peelaudit.decoder import Decoder, family_of
 from peelaudit.errors import ConfigError
 from peelaudit.hidden_states import StateStore
-from peelaudit.lowbit import Grids
+from peelaudit.lowbit import Grids, Holding
 from peelaudit.measuring import measure
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport
@@ -83,7 +84,14 @@ def audit_prepared(audit: Prepared) -> AuditReport:
     config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     grids = Grids(checkpoint, clock)
-    decoder = Decoder(checkpoint, seq_len=calibration.info.seq_len, device=device, dtype=dtype)
+    holding = _holding(config, checkpoint, grids)
+    decoder = Decoder(
+        checkpoint,
+        seq_len=calibration.info.seq_len,
+        device=device,
+        dtype=dtype,
+        constraints=holding.constraints,
+    )
     measured = measure(decoder, calibration, audit.plan, config, store=StateStore(dtype=dtype), progress=clock)
     checkpoint.check_unchanged()
     clock.stage("intervals", 1)
@@ -93,6 +101,7 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         versions=_versions(),
         checkpoint=grids.info(),
         data=calibration.info,
+        low_bit=holding.low_bit,
         held_out_predictions=findings.held_out_predictions,
         settings=tuple((field.name, getattr(config, field.name)) for field in dataclasses.fields(config)),
         baselines=findings.baselines,
@@ -104,11 +113,19 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         warnings=(
             *calibration.warnings,
             *calibration_warnings(calibration.info, measured.unknowns),
-            *grids.warnings(decoder.family.blocks),
+            *bits_warnings(holding.low_bit),
         ),
         advice=findings.advice,
         timings=clock.seconds(),
     )
+
+
+def _holding(config: AuditConfig, checkpoint: Checkpoint, grids: Grids) -> Holding:
+    """What the blocks are held to, from the checkpoint or from the settings."""
+    family = family_of(checkpoint)
+    matrices = grids.matrices(family.blocks)
+    wanted = [name for name in matrices if config.bits_on == "all" or family.is_mlp_or_output(name)]
+    return grids.holding(parse_bits(config.bits), matrices, wanted)
 
 
 def _device(config: AuditConfig) -> Device:

@@ -133,7 +133,16 @@ def best(panel: Panel, references: Sequence[Reference], split: Split) -> Referen
     return min(references, key=lambda reference: panel.mean(reference.losses, split))
 
 
-def figures(panel: Panel, split: Split, *, own: Losses, trained: Losses, yes0: Losses, bound: Losses) -> SplitFigures:
+def figures(
+    panel: Panel,
+    split: Split,
+    *,
+    own: Losses,
+    trained: Losses,
+    yes0: Losses,
+    bound: Losses,
+    float_bound: Losses | None = None,
+) -> SplitFigures:
     """One network's figures on one split.
 
     Args:
@@ -143,6 +152,7 @@ def figures(panel: Panel, split: Split, *, own: Losses, trained: Losses, yes0: L
         trained: of the trained states under the row's readout.
         yes0: of the schedule `final`, under the row's readout.
         bound: of the reference chosen for this split, under the row's readout.
+        float_bound: of the float reference chosen for this split, where there are float ones beside.
     """
     excess0, excess = panel.estimate(trained - yes0, split), panel.estimate(trained - bound, split)
     return SplitFigures(
@@ -154,6 +164,8 @@ def figures(panel: Panel, split: Split, *, own: Losses, trained: Losses, yes0: L
         gap_head=panel.estimate(own - trained, split),
         gap_layers=excess,
         verdict=verdict(excess0, excess),
+        float_bound=None if float_bound is None else panel.estimate(float_bound, split),
+        distortion=None if float_bound is None else panel.estimate(bound - float_bound, split),
     )
 
 

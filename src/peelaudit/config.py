@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from peelaudit.bits import parse_bits
 from peelaudit.errors import ConfigError
 
-__all__ = ["AuditConfig", "Device", "Dtype", "Initial", "ReadoutKind", "SolverKind"]
+__all__ = ["AuditConfig", "BitsOn", "Device", "Dtype", "Initial", "ReadoutKind", "SolverKind"]
 
 SolverKind = Literal["ridge", "adam", "ridge+adam"]
 ReadoutKind = Literal["own", "refit", "lens"]
 Initial = Literal["trained", "random"]
+BitsOn = Literal["all", "mlp-and-output"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
@@ -36,6 +38,11 @@ class AuditConfig:
         solver: how reference blocks are fitted.
         init: where `adam` starts.
         steps: Adam steps per block.
+        bits: what the blocks' weights are held to, and those of references: `auto` for what the checkpoint has,
+            `float` for references without bits, or a set (`peelaudit.bits`), to which weights that aren't of it are
+            rounded first: the network that latent weights stand for.
+        bits_on: which matrices such a set is for: all, or the MLP's and the attention's output.
+        float_reference: fit float references too, beside low-bit ones, to tell what the bits cost.
         readout: the network row's readout.
         depth_readout: the readout of peel depths below the network's own.
         device: where it runs.
@@ -57,6 +64,9 @@ class AuditConfig:
     solver: SolverKind = "ridge"
     init: Initial = "trained"
     steps: int = 150
+    bits: str = "auto"
+    bits_on: BitsOn = "all"
+    float_reference: bool = False
     readout: ReadoutKind = "refit"
     depth_readout: ReadoutKind = "lens"
     device: Device = "auto"
@@ -74,6 +84,7 @@ class AuditConfig:
             for name, value, kind in (
                 ("solver", self.solver, SolverKind),
                 ("init", self.init, Initial),
+                ("bits-on", self.bits_on, BitsOn),
                 ("readout", self.readout, ReadoutKind),
                 ("depth-readout", self.depth_readout, ReadoutKind),
                 ("device", self.device, Device),
@@ -98,6 +109,10 @@ class AuditConfig:
             problems.append(f"split is {self.split}: expected three shares above 0 that add up to 1")
         if not self.schedules:
             problems.append("schedules is empty")
+        try:
+            parse_bits(self.bits)
+        except ConfigError as error:
+            problems += error.problems
         if self.init == "random" and self.solver != "adam":
             problems.append("init random needs solver adam: a ridge solution is a change from the trained weights")
         if problems:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
+from peelaudit.lowbit.constraints import Constraint, Held
 
-__all__ = ["FAMILIES", "Block", "Decoder", "Family", "Writer"]
+__all__ = ["FAMILIES", "Block", "Decoder", "Family", "Writer", "family_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,12 @@ class Family:
     norm: str
     attention: Writer
     mlp: Writer
+
+    def is_mlp_or_output(self, name: str) -> bool:
+        """Whether a parameter of a block, by its path in the skeleton, is the MLP's or the attention's output."""
+        path = name.removeprefix(f"{self.blocks}.").partition(".")[2]
+        attention = self.attention.path.rpartition(".")[0]
+        return not path.startswith(f"{attention}.") or path == f"{self.attention.path}.weight"
 
 
 _LLAMA = Family("model.layers", "model.norm", Writer("self_attn.o_proj"), Writer("mlp.down_proj"))
@@ -74,6 +81,9 @@ FAMILIES: Mapping[str, Family] = {
 """By transformers' `model_type`. A family stands here when a test proves it against transformers' own loss."""
 
 
+NOTHING_HELD: Mapping[str, Held] = {}
+
+
 class _Recorder(nn.Module):
     """Stands where a block was: remembers what it was called with and passes the hidden states on."""
 
@@ -96,6 +106,7 @@ class Block:
         writers: the modules of the attention output and of the MLP down projection.
         norms: what each writer's product passes before it is added to the residual stream, or None.
         biased: whether each writer has a bias of its own.
+        held: the parameters that are low-bit, by name: a reference block's must be too.
     """
 
     def __init__(
@@ -105,9 +116,11 @@ class Block:
         family: Family,
         arguments: tuple[tuple[Any, ...], dict[str, Any]],
         absent: frozenset[str] = frozenset(),
+        held: Mapping[str, Held] = NOTHING_HELD,
     ) -> None:
         self.layer = layer
         self.module = module
+        self.held = held
         self.writers = tuple(module.get_submodule(writer.path) for writer in (family.attention, family.mlp))
         self.norms = tuple(
             None if writer.norm is None else module.get_submodule(writer.norm)
@@ -119,10 +132,18 @@ class Block:
         )
         self._family, self._arguments, self._absent = family, arguments, absent
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """The block's output, [sequences, positions, d_model], for hidden states of that shape."""
+    def __call__(self, hidden: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The block's output, [sequences, positions, d_model], for hidden states of that shape.
+
+        Args:
+            hidden: the block's input.
+            weights: parameters by name that stand in for the block's own in this call.
+        """
         args, kwargs = self._arguments
-        output = self.module(hidden, *args, **kwargs)
+        if weights is None:
+            output = self.module(hidden, *args, **kwargs)
+        else:
+            output = torch.func.functional_call(self.module, dict(weights), (hidden, *args), kwargs)
         return cast("Tensor", output[0] if isinstance(output, tuple) else output)
 
     def take(self, states: Tensor) -> Tensor:
@@ -132,7 +153,17 @@ class Block:
 
     def copy(self) -> Block:
         """The same block with weights of its own."""
-        return Block(self.layer, copy.deepcopy(self.module), self._family, self._arguments, self._absent)
+        module = copy.deepcopy(self.module)
+        return Block(self.layer, module, self._family, self._arguments, self._absent, self.held)
+
+    def unconstrained(self) -> Block:
+        """The same block, its weights shared, whose references may be floats."""
+        return Block(self.layer, self.module, self._family, self._arguments, self._absent)
+
+    def writer_held(self, index: int) -> Held | None:
+        """What holds the weight of a writer, None where it is float."""
+        writer = (self._family.attention, self._family.mlp)[index]
+        return self.held.get(f"{writer.path}.weight")
 
     def digest(self) -> str:
         """SHA-256 of the weights and their names: equal where two checkpoints have the same block, in any format."""
@@ -155,14 +186,26 @@ class Decoder:
         seq_len: positions of every sequence that will be run.
         device: where blocks compute.
         dtype: what they compute in; the readout's losses are always summed in float64.
+        constraints: of the low-bit matrices, by their names in the checkpoint. A matrix that isn't low-bit yet (the
+            latent weights of quantisation-aware training) is rounded when it is read: the network that it stands for.
 
     Raises:
         UnsupportedCheckpoint: if the family is not in `FAMILIES` or this variant of it can't be peeled.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, seq_len: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        seq_len: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        constraints: Mapping[str, Constraint] | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
-        self.family = _family_of(checkpoint)
+        self._constraints = constraints or {}
+        self.low_bit = bool(self._constraints)
+        self.family = family_of(checkpoint)
         self.device, self.dtype = device, dtype
         shell = checkpoint.skeleton()
         self.config = shell.config
@@ -199,18 +242,33 @@ class Decoder:
         """Block `layer`, 1 … L, freshly read from the checkpoint, its weights not requiring gradients."""
         module = copy.deepcopy(self._blueprints[layer - 1])
         prefix = f"{self.family.blocks}.{layer - 1}."
-        weights = {
-            name: self._checkpoint.tensor(prefix + name).to(device=self.device, dtype=self.dtype)
-            for name in module.state_dict()
-        }
+        held = self._held(module, prefix)
+        weights = {}
+        for name in module.state_dict():
+            weight = self._checkpoint.tensor(prefix + name)
+            weight = held[name].quantise(weight.float()) if name in held else weight
+            weights[name] = weight.to(device=self.device, dtype=self.dtype)
         module.load_state_dict(weights, strict=True, assign=True)
         module.requires_grad_(requires_grad=False).eval()
         absent = frozenset(name for name in weights if prefix + name in self._checkpoint.absent)
-        return Block(layer, module, self.family, self._arguments[layer - 1], absent)
+        return Block(layer, module, self.family, self._arguments[layer - 1], absent, held)
+
+    def _held(self, module: nn.Module, prefix: str) -> dict[str, Held]:
+        """The block's low-bit parameters."""
+        held = {}
+        for name, _ in module.named_parameters():
+            if (constraint := self._constraints.get(prefix + name)) is not None:
+                owner = module.get_submodule(name.rpartition(".")[0])
+                held[name] = Held(constraint, transposed=not isinstance(owner, nn.Linear))
+        return held
 
 
-def _family_of(checkpoint: Checkpoint) -> Family:
-    """The table's entry, after the variants that can't be peeled are refused."""
+def family_of(checkpoint: Checkpoint) -> Family:
+    """The table's entry.
+
+    Raises:
+        UnsupportedCheckpoint: there is none, or this variant of the family can't be peeled.
+    """
     config = checkpoint.config
     family = FAMILIES.get(config.model_type)
     name = checkpoint.info.path

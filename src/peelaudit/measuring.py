@@ -65,6 +65,8 @@ class Measurements:
         unigram: on `panel`, the losses of guessing by the fit tokens' frequencies.
         searched: how many staircases were compared by estimate.
         unknowns: of a block's regression, per output; 0 if the peel map has none.
+        float_nodes: as `nodes`, of references without bits, by every prefix down to the whole schedules; None where
+            they weren't asked for or the network is float.
     """
 
     panel: Panel
@@ -79,6 +81,7 @@ class Measurements:
     unigram: Losses
     searched: int
     unknowns: int
+    float_nodes: Mapping[tuple[int, ...], Losses] | None
 
 
 def measure(
@@ -128,7 +131,11 @@ class _Measurer:
         own, readout = self._trained()
         peel_map = projection_map(self.decoder, self.states, rows, progress=self.progress)
         schedules, searched = self._schedules(peel_map)
-        nodes, leaves = self._references(schedules, own, readout)
+        nodes, leaves = self._references(schedules, own, readout, low_bit=True)
+        float_nodes = None
+        if self.config.float_reference and self.decoder.low_bit:
+            float_nodes, whole = self._references(schedules, own, readout, low_bit=False)
+            float_nodes |= {targets: result.readout for targets, result in whole.items()}
         return Measurements(
             panel=self.panel,
             depth_panel=self.depth_panel,
@@ -142,6 +149,7 @@ class _Measurer:
             unigram=_unigram(self.data.tokens, rows.fit, self.decoder.vocabulary),
             searched=searched,
             unknowns=peel_map[0].unknowns,
+            float_nodes=float_nodes,
         )
 
     def _trained(self) -> tuple[tuple[Losses, ...], tuple[Losses, ...]]:
@@ -183,18 +191,18 @@ class _Measurer:
         return tuple(dict.fromkeys((*self.plan.schedules, *found, final))), searched
 
     def _references(
-        self, schedules: Sequence[Schedule], own: Sequence[Losses], readout: Sequence[Losses]
+        self, schedules: Sequence[Schedule], own: Sequence[Losses], readout: Sequence[Losses], *, low_bit: bool
     ) -> tuple[dict[tuple[int, ...], Losses], dict[tuple[int, ...], ScheduleLosses]]:
         n_layers = self.decoder.n_layers
         config = self.config
-        settings = SolverSettings(config.solver, config.init, config.steps, config.seed)
+        settings = SolverSettings(config.solver, config.init, config.steps, config.seed, low_bit)
         peeler = Peeler(self.decoder, self.states, self.data.rows, settings, self.store)
         nodes: dict[tuple[int, ...], Losses] = {}
         leaves: dict[tuple[int, ...], ScheduleLosses] = {}
         for peeled in peeler.peel(prefix_tree(schedules), progress=self.progress):
             depth = len(peeled.prefix)
             kind, panel = self._at(depth)
-            what = f"the reference with targets {','.join(map(str, peeled.prefix))}"
+            what = f"the {'' if low_bit else 'float '}reference with targets {','.join(map(str, peeled.prefix))}"
             losses = readout[depth - 1] if peeled.trained else self._losses(kind, peeled.state, panel, what)
             if depth < n_layers:
                 nodes[peeled.prefix] = losses

@@ -43,6 +43,8 @@ class SolverSettings:
     init: Literal["trained", "random"] = "trained"
     steps: int = 150
     seed: int = 0
+    low_bit: bool = True
+    """Whether references of low-bit blocks are low-bit too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,9 @@ class Peeler:
         return [(child, at, fitted.get(child.prefix[-1])) for child in node.children]
 
     def _fit(self, layer: int, inputs: Tensor, targets: Sequence[int]) -> dict[int, FittedBlock]:
-        block = self._decoder.block(layer)
         settings = self._settings
+        block = self._decoder.block(layer)
+        block = block if settings.low_bit else block.unconstrained()
         if "ridge" in settings.solver:
             regression = BlockRegression(block, inputs, [self._states[j] for j in targets], self._rows)
             starts = {j: regression.fit(index) for index, j in enumerate(targets)}
@@ -183,6 +186,9 @@ def redrawn(block: Block, seed: int) -> Block:
         if parameter.ndim > 1:
             noise = torch.randn(parameter.shape, generator=generator) * float(parameter.float().std())
             parameter.data.copy_(noise)
+    for name, parameter in block.module.named_parameters():
+        if name in block.held:
+            parameter.data.copy_(block.held[name].quantise(parameter.data))
     return block
 
 

@@ -21,6 +21,8 @@ __all__ = [
     "Grid",
     "GridKind",
     "LayerRow",
+    "LowBit",
+    "LowBitSet",
     "NetworkRow",
     "Outcome",
     "ScaleLayout",
@@ -78,6 +80,10 @@ class SplitFigures:
         gap_layers = trained_readout_loss - bound
 
     and `verdict` compares `trained_readout_loss` with `yes0` and `bound`.
+
+    Where float references were fitted beside the low-bit ones, `float_bound` is the loss of the best of them and
+    `distortion` = bound - float_bound what the bits cost a reference; None elsewhere. What a low-bit network loses to a
+    float reference is gap_layers + distortion: what training missed, and the bits.
     """
 
     trained_loss: Estimate
@@ -88,6 +94,8 @@ class SplitFigures:
     gap_head: Estimate
     gap_layers: Estimate
     verdict: Verdict
+    float_bound: Estimate | None = None
+    distortion: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +330,27 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
+class LowBitSet:
+    """So many matrices of one low-bit set, by its name: `ternary per tensor`."""
+
+    name: str
+    matrices: int
+
+
+@dataclass(frozen=True, slots=True)
+class LowBit:
+    """The low-bit matrices among the `matrices` of a network's blocks, the set of most of them first.
+
+    `held` says whether reference blocks are of the same sets; float ones, of a low-bit network, are no network that it
+    could have been.
+    """
+
+    sets: tuple[LowBitSet, ...]
+    matrices: int
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One stored tensor, as its file names it. `bytes` is its size in the file. `grid` is None where the weights lie on
     none, and where only headers were read.
@@ -369,13 +398,14 @@ class CheckpointInfo:
 class AuditReport:
     """A finished audit. `settings` are the resolved ones, `versions` those of the tool and the libraries that computed,
     `timings` are seconds by stage (the one part that differs between equal runs). `held_out_predictions` is the number
-    of predicted tokens of each held-out cluster.
+    of predicted tokens of each held-out cluster. `low_bit` is None where all blocks are float.
     """
 
     schema_version: int
     versions: tuple[tuple[str, str], ...]
     checkpoint: CheckpointInfo
     data: DataInfo
+    low_bit: LowBit | None
     held_out_predictions: tuple[int, ...]
     settings: tuple[tuple[str, object], ...]
     baselines: BaselineLosses

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from peelaudit.advice import advise, read_layer
-from peelaudit.bounds import Losses, Panel, Reference, best, figures, paper_verdict, yes_bounds
+from peelaudit.bounds import Losses, Panel, Reference, Split, best, figures, paper_verdict, yes_bounds
 from peelaudit.config import AuditConfig
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
@@ -76,12 +76,29 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
     references = [Reference(r.schedule.name, r.schedule.targets, r.readout) for r in measured.schedules]
     yes0 = next(reference for reference in references if reference.targets == (n_layers,) * n_layers)
     on_select, on_fit = best(panel, references, "select"), best(panel, references, "fit")
+    floats = _float_references(measured, n_layers)
     others = [reference for reference in references if not np.array_equal(reference.losses, trained)]
     rival = best(panel, others, "select") if others else None
     row = NetworkRow(
         readout=config.readout,
-        fit=figures(panel, "fit", own=own, trained=trained, yes0=yes0.losses, bound=on_fit.losses),
-        held_out=figures(panel, "held_out", own=own, trained=trained, yes0=yes0.losses, bound=on_select.losses),
+        fit=figures(
+            panel,
+            "fit",
+            own=own,
+            trained=trained,
+            yes0=yes0.losses,
+            bound=on_fit.losses,
+            float_bound=_least(panel, floats, "fit"),
+        ),
+        held_out=figures(
+            panel,
+            "held_out",
+            own=own,
+            trained=trained,
+            yes0=yes0.losses,
+            bound=on_select.losses,
+            float_bound=_least(panel, floats, "select"),
+        ),
         best_schedule=on_select.name,
         best_schedule_fit=on_fit.name,
         paper_verdict=paper_verdict(*(panel.mean(losses, "fit") for losses in (own, yes0.losses, on_fit.losses))),
@@ -107,6 +124,16 @@ def _references(measured: Measurements, depth: int) -> list[Reference]:
     return list(references.values())
 
 
+def _float_references(measured: Measurements, depth: int) -> list[Reference]:
+    """The float reference states at this depth; none where only those of the network's own kind were fitted."""
+    nodes = {} if measured.float_nodes is None else measured.float_nodes
+    return [Reference("", prefix, losses) for prefix, losses in nodes.items() if len(prefix) == depth]
+
+
+def _least(panel: Panel, references: list[Reference], split: Split) -> Losses | None:
+    return best(panel, references, split).losses if references else None
+
+
 def _layer(measured: Measurements, config: AuditConfig, depth: int) -> LayerRow:
     panel, n_layers = measured.depth_panel, len(measured.own)
     own, trained = measured.own[depth - 1], measured.readout[depth - 1]
@@ -114,12 +141,29 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int) -> LayerRow:
     final = staircase((), n_layers).targets[:depth]
     yes0 = next(reference.losses for reference in references if reference.targets == final)
     chosen, on_fit = best(panel, references, "select"), best(panel, references, "fit")
-    held_out = figures(panel, "held_out", own=own, trained=trained, yes0=yes0, bound=chosen.losses)
+    floats = _float_references(measured, depth)
+    held_out = figures(
+        panel,
+        "held_out",
+        own=own,
+        trained=trained,
+        yes0=yes0,
+        bound=chosen.losses,
+        float_bound=_least(panel, floats, "select"),
+    )
     redundancy = _error(measured, measured.peel_map[depth - 1].skipped, depth)
     return LayerRow(
         layer=depth,
         readout=config.depth_readout,
-        fit=figures(panel, "fit", own=own, trained=trained, yes0=yes0, bound=on_fit.losses),
+        fit=figures(
+            panel,
+            "fit",
+            own=own,
+            trained=trained,
+            yes0=yes0,
+            bound=on_fit.losses,
+            float_bound=_least(panel, floats, "fit"),
+        ),
         held_out=held_out,
         gap=held_out.gap_layers,
         best_schedule=chosen.name,

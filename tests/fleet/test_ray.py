@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from tests.fleet.support import ROOT, environ, journal, peelaudit, reports, rows, started, until, write_model
+from tests.fleet.support import (
+    LONG,
+    ROOT,
+    environ,
+    journal,
+    members,
+    peelaudit,
+    reports,
+    rows,
+    started,
+    until,
+    write_model,
+)
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray isn't installed (make test-all installs it)")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
@@ -58,18 +71,35 @@ def test_a_node_is_killed_and_nothing_is_lost(cluster: Any, run: Path, tmp_path:
     assert (results / "summary.csv").read_bytes() == (tmp_path / "local/summary.csv").read_bytes()
 
 
-def test_a_signal_then_the_rest_but_a_bad_one(cluster: Any, run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_then_the_rest_but_a_bad_one(
+    number: signal.Signals, code: int, word: str, cluster: Any, run: Path, tmp_path: Path
+) -> None:
     results = tmp_path / "results"
     (run / "ckpt-0.pt").write_bytes(b"torn")
     settings = environ(RAY_ADDRESS=cluster.address)
     more = ("--out", results, "-f", "json", "--engine", "ray", "--jobs", "2", *SETTINGS)
     with started("batch", run, *more, env=settings) as process:
         until(lambda: journal(results, "finish"))
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, number)
         out, errors = process.communicate(timeout=60)
-    assert (process.returncode, out) == (143, ""), errors
-    assert errors.endswith("peelaudit: terminated\n")
+        until(lambda: not members(process.pid), seconds=20)
+    assert (process.returncode, out) == (code, ""), errors
+    assert errors.endswith(f"peelaudit: {word}\n")
     done = peelaudit("batch", run, *more, env=settings)
     assert done.returncode == 3
     assert [row["state"] for row in rows(done)].count("failed") == 1
     assert {row["state"] for row in rows(done)[1:]} == {"done", "kept"}
+
+
+def test_nothing_is_left_of_a_cluster_of_its_own(run: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with started("batch", run, "--out", results, "--engine", "ray", "--threads", "1", "-q", *LONG) as process:
+        until(lambda: journal(results, "start"))
+        assert len(members(process.pid)) > 4  # Ray's are among them
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=60)
+        assert (process.returncode, out, errors) == (143, "", "peelaudit: terminated\n")
+        until(lambda: not members(process.pid), seconds=20)

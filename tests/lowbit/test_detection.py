@@ -72,12 +72,6 @@ def test_integers_per_output_channel(bits: int) -> None:
     assert (found.kind, found.bits, found.layout) == (GridKind.INTEGER, bits, ScaleLayout.ROW)
 
 
-def test_the_other_orientation_is_seen_too() -> None:
-    found = find_grid(grouped(noise(), 64, 16, symmetric=False).T.contiguous())
-    assert found is not None
-    assert (found.bits, found.group) == (4, 64)
-
-
 @settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 10_000),

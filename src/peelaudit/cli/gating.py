@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Flags", "Gate", "audit_flags", "check_reports", "compare_reports", "gate_flags", "resolve_policy"]
 
-Flags = Mapping[str, str | Sequence[str] | None]
+Flags = Mapping[str, str | Sequence[str] | bool | None]
 """The flags of a command by name, those of an audit's settings and of a gate together."""
 
 _FORMATS = (Format.TABLE, Format.JSON)

@@ -1,6 +1,6 @@
 """The flags that several commands share: those of an audit's settings and of a gate, in groups.
 
-Texts alone: `settings` reads them and names every mistake.
+Texts alone, and switches: `settings` reads them and names every mistake.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GroupedCommand(TyperCommand):
 
 
 Flags = tuple[tuple[str, str, str, str], ...]
-"""Name, metavar, group and help of each."""
+"""Name, metavar (none for a switch), group and help of each."""
 
 _REPEATABLE = ("data", "schedules", "fail_over", "fail_on", "fail_regression")
 
@@ -62,6 +62,18 @@ AUDIT: Flags = (
     ("solver", "NAME", _METHOD, "ridge, adam or ridge+adam: how a block is fitted."),
     ("init", "NAME", _METHOD, "trained or random: where adam starts."),
     ("steps", "N", _METHOD, "Adam steps a block."),
+    (
+        "bits",
+        "SET",
+        _METHOD,
+        (
+            "What weights and references are held to: auto (as the checkpoint is), float (no bits for references), "
+            "binary, ternary, int2, int3, int4 or int8; behind it :tensor, :row or :g32, what shares a scale, and "
+            ":zero or :free for integers that aren't symmetric. Other weights are rounded to it first."
+        ),
+    ),
+    ("bits_on", "NAME", _METHOD, "all or mlp-and-output: the matrices that such a set is for."),
+    ("float_reference", "", _METHOD, "Fit float references too, beside low-bit ones: what the bits cost."),
     ("readout", "NAME", _METHOD, "own, refit or lens: how the network's states become predictions."),
     ("depth_readout", "NAME", _METHOD, "The same, for the layers below the last."),
     ("resamples", "N", _METHOD, "Bootstrap draws for the intervals."),
@@ -137,4 +149,7 @@ def _parameter(name: str, metavar: str, panel: str, text: str) -> inspect.Parame
     words = f"{text} Default: {default}." if default else text
     option = typer.Option(flag, metavar=metavar, help=words, rich_help_panel=panel, show_default=False)
     annotation: Any = Annotated[list[str] | None, option] if name in _REPEATABLE else Annotated[str | None, option]
+    if not metavar:
+        switch = typer.Option(f"{flag}/--no{flag[1:]}", help=words, rich_help_panel=panel, show_default=False)
+        annotation = Annotated[bool | None, switch]
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)

@@ -18,6 +18,8 @@ from peelaudit.render.escape import printable
 
 __all__ = ["export", "networks"]
 
+_OPTIONAL = ("float_bound", "distortion")
+_NO_ESTIMATE = {"value": None, "low": None, "high": None}
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -67,6 +69,8 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
 def _flat(data: object, name: str) -> Iterator[tuple[str, object]]:
     if isinstance(data, dict):
         for key, value in data.items():
+            if key in _OPTIONAL and value is None:  # the columns are the same whether or not it is there
+                value = _NO_ESTIMATE
             yield from _flat(value, f"{name}.{key}" if name else key)
     else:
         yield name, _cell(data)

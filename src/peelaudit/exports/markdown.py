@@ -14,7 +14,7 @@ from peelaudit.exports.results import Results, gravest_first
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, SplitFigures
 from peelaudit.render.escape import printable
 from peelaudit.render.text import count, interval, number, signed, targets_text, verdict_text
-from peelaudit.render.words import series_words
+from peelaudit.render.words import BITS_ROWS, bits_words, series_words
 from peelaudit.trajectory import trace
 
 __all__ = ["export"]
@@ -138,6 +138,7 @@ def _introduction(report: AuditReport) -> Iterator[str]:
         f", {info.layers} layers × {info.width} wide), "
         f"{count(data.held_out.tokens)} held-out tokens of {_plain(data.source)}. "
         f"The paper's verdict, on fit tokens: {verdict_text(network.paper_verdict)}."
+        + (f" Low-bit: {words}." if (words := _plain(bits_words(report))) else "")
     )
     yield ""
     yield from (f"> {_plain(text)}" for text in [report.advice] if text)
@@ -182,6 +183,8 @@ def _network(report: AuditReport) -> Iterator[str]:
         "gap_head": "gap_head, the readout's part",
         "gap_layers": "**gap_layers**, the layers' part",
     }
+    if network.held_out.distortion is not None:
+        labels |= {name: label.replace("*", "\\*") for name, label in BITS_ROWS.items()}
     rows = [_figure(network.held_out, network.fit, name, label) for name, label in labels.items()]
     if network.rival is not None and network.margin is not None:
         label, margin = f"nearest rival - trained ({_plain(network.rival)})", network.margin
@@ -193,7 +196,7 @@ def _network(report: AuditReport) -> Iterator[str]:
 
 def _figure(held_out: SplitFigures, fit: SplitFigures, name: str, label: str) -> tuple[str, str, str, str]:
     ours, theirs = getattr(held_out, name), getattr(fit, name)
-    gap = name.startswith("gap")
+    gap = name.startswith(("gap", "distortion"))
     form = signed if gap else number
     return label, form(ours.value), interval(ours, sign=gap), form(theirs.value)
 

@@ -2,23 +2,27 @@
 
 Ray begins a task again whose machine was lost; its claim went with its process. The work is `working.perform`, the
 same as on one machine, so that the results are the same.
+
+Ray may abort the process that uses it (2.60 does, with exit code 1, where a task completes while it leaves). So one of
+its own uses it, the driver, and sends the rows: how the command ends stays the command's to say.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import platform
-import signal
-import sys
-import threading
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from peelaudit.errors import AuditError, ConfigError
+from peelaudit.errors import AuditError, ConfigError, PeelauditError
+from peelaudit.fleet.children import PATIENCE_S, death, follow_parent, heed_sigterm, stop
 from peelaudit.fleet.working import Task, failed, perform
 from peelaudit.records import TaskRow, TaskState
 
@@ -35,11 +39,50 @@ def run_on_ray(tasks: Sequence[Task], *, jobs: int | None, gpus_per_task: float)
 
     Raises:
         ConfigError: Ray isn't installed.
-        AuditError: there is no cluster to be reached.
+        AuditError: there is no cluster to be reached, or Ray took the driver down.
     """
-    # Ray tells of lost machines on stdout, which is for the result.
-    with contextlib.redirect_stdout(sys.stderr):
-        yield from _run(_connect(), tasks, jobs, gpus_per_task)
+    context = multiprocessing.get_context("spawn")  # Ray doesn't survive a fork
+    ours, theirs = context.Pipe(duplex=False)
+    driver = context.Process(target=_drive, args=(theirs, tasks, jobs, gpus_per_task), daemon=True)
+    driver.start()
+    theirs.close()
+    try:
+        for _ in tasks:
+            yield _received(ours, driver)
+        driver.join(PATIENCE_S)
+    finally:
+        # The cluster ends the tasks of a driver that is gone, and one that was started by it ends with it.
+        stop([driver])
+        ours.close()
+
+
+def _received(connection: Connection, driver: BaseProcess) -> TaskRow:
+    """The next row.
+
+    Raises:
+        PeelauditError: the driver's own error, or that it is gone.
+    """
+    message: TaskRow | PeelauditError | None = None
+    with contextlib.suppress(EOFError, OSError):
+        message = connection.recv()
+    if isinstance(message, PeelauditError):
+        raise message
+    if message is None:
+        driver.join(PATIENCE_S)
+        raise AuditError(f"Ray's driver is gone: {death(driver.exitcode or 0)}; what is done is kept, run it again")
+    return message
+
+
+def _drive(connection: Connection, tasks: Sequence[Task], jobs: int | None, gpus_per_task: float) -> None:
+    """What the driver does: it sends a row for each task, or an error in place of the next row."""
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)  # Ray tells of lost machines on stdout, which is for the result
+    follow_parent()
+    try:
+        for row in _run(_connect(), tasks, jobs, gpus_per_task):
+            connection.send(row)
+    except PeelauditError as error:
+        connection.send(error)
 
 
 def _run(ray: Any, tasks: Sequence[Task], jobs: int | None, gpus_per_task: float) -> Generator[TaskRow, None, None]:
@@ -61,8 +104,6 @@ def _run(ray: Any, tasks: Sequence[Task], jobs: int | None, gpus_per_task: float
                 else:
                     yield row
     finally:
-        # The cluster ends a job's tasks when its driver leaves. Cancelling them by force first meets one that completes
-        # more often, where a check of Ray 2.60's aborts the process. It can still happen: see the README's limits.
         ray.shutdown()
 
 
@@ -71,13 +112,11 @@ def _connect() -> Any:
         import ray
     except ImportError as error:
         raise ConfigError("--engine ray needs Ray: pip install 'peelaudit[ray]'") from error
-    terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except Exception as error:  # whatever Ray raises: many kinds
         raise AuditError(f"no Ray cluster can be reached: {error}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminated)  # Ray's own would end in another exit code
+    heed_sigterm()  # Ray put its own in place
     return ray
 
 

@@ -1,7 +1,6 @@
 """The local engine: each checkpoint in a process of its own, forked from a server that has imported torch already.
 
-A crash, or a kill for want of memory, loses one audit. Memory goes back to the system after each. A process ends as
-soon as the one that started it is gone, however that was: none is left behind.
+A crash, or a kill for want of memory, loses one audit. Memory goes back to the system after each.
 """
 
 from __future__ import annotations
@@ -9,24 +8,21 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import FrameType
 
+from peelaudit.fleet.children import death, follow_parent, stop
 from peelaudit.fleet.working import Task, failed, perform
 from peelaudit.records import TaskRow, TaskState
 
-__all__ = ["cores", "cuda_devices", "death", "run_locally"]
+__all__ = ["cores", "cuda_devices", "run_locally"]
 
-_PATIENCE_S = 5.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
 
@@ -55,7 +51,7 @@ def run_locally(tasks: Sequence[Task], *, jobs: int, devices: Sequence[str] = ()
                 else:
                     yield row
     finally:
-        _stop(running.values())
+        stop(one.process for one in running.values())
 
 
 def cores() -> int:
@@ -75,18 +71,6 @@ def cuda_devices(environ: Mapping[str, str]) -> tuple[str, ...]:
     count = int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdigit() else 0
     named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return tuple(named[:count]) if named else tuple(map(str, range(count)))
-
-
-def death(exit_code: int) -> str:
-    """What became of a process that ended without a result, as a sentence."""
-    if exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return (
-            "its process was killed (SIGKILL), as the system does when memory runs out; fewer --tokens, a shorter "
-            "--seq-len or fewer --jobs need less"
-        )
-    if exit_code < 0:
-        return f"its process died of {signal.Signals(-exit_code).name}"
-    return f"its process ended without a result (exit code {exit_code})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +118,9 @@ def _environment(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _stop(running: Iterable[_Running]) -> None:
-    """End the processes, with force those that don't heed."""
-    left = list(running)
-    for one in left:
-        one.process.terminate()
-    for one in left:
-        one.process.join(_PATIENCE_S)
-        if one.process.is_alive():
-            one.process.kill()
-            one.process.join()
-
-
 def _serve(connection: Connection, task: Task, device: str | None) -> None:
     """What a task's process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process stops the others
-    signal.signal(signal.SIGTERM, _leave)
-    _end_with_parent()
+    follow_parent()
     _be_first_to_go()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -159,23 +129,6 @@ def _serve(connection: Connection, task: Task, device: str | None) -> None:
     torch.set_num_threads(task.threads)
     connection.send(perform(task))
     connection.close()
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """As an exception, so that temporary files are removed on the way out."""
-    raise SystemExit(128 + number)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _be_first_to_go() -> None:

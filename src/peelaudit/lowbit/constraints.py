@@ -18,7 +18,7 @@ from torch import Tensor
 
 from peelaudit.records import Grid, GridKind, ScaleLayout, ZeroPoint
 
-__all__ = ["Binary", "Constraint", "Integer", "Scales", "Ternary", "constraint_of"]
+__all__ = ["Binary", "Constraint", "Held", "Integer", "Scales", "Ternary", "constraint_of", "nearest"]
 
 _SHRINKAGES = tuple(1 - step / 20 for step in range(14))
 """Shares of a group's range that its integer grid may span: the outermost weights are clipped where that is better."""
@@ -90,6 +90,12 @@ class Constraint(ABC):
         """Float weights rounded to the set with scales of their own, [..., outputs, inputs]."""
         scales = self.scales(weight)
         return self.values(self.codes(weight, scales), scales)
+
+    def holds(self, weight: Tensor) -> bool:
+        """Whether weights [..., outputs, inputs] are of the set already, within rounding."""
+        scales = self.read(weight)
+        slack = 4 * max(torch.finfo(weight.dtype).eps, 1e-7) * weight.abs().max()
+        return bool(((self.values(self.codes(weight, scales), scales) - weight).abs() <= slack).all())
 
     def straight_through(self, weight: Tensor, scales: Scales) -> Tensor:
         """The rounded weights, with the gradient of the identity for weights within the range, and none beyond.
@@ -202,6 +208,25 @@ class Integer(Constraint):
             return Scales(scale, (-lowest / away_from_zero(scale)).round().clamp(0, self.levels - 1))
         mirrored = values[..., -1] > (self.levels / 2 - 0.5) * scale
         return _centred(torch.where(mirrored, -scale, scale), self.levels / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A parameter of a block that a constraint holds. `transposed` where it is kept as [inputs, outputs], as
+    transformers' Conv1D has it.
+    """
+
+    constraint: Constraint
+    transposed: bool
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """[outputs, inputs] of the parameter, or the parameter of [outputs, inputs]."""
+        return weight.mT if self.transposed else weight
+
+    def quantise(self, weight: Tensor) -> Tensor:
+        """The parameter rounded to the set, unless it is of the set already."""
+        matrix = self.matrix(weight)
+        return weight if self.constraint.holds(matrix) else self.matrix(self.constraint.quantise(matrix)).contiguous()
 
 
 def constraint_of(grid: Grid) -> Constraint:

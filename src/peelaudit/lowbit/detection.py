@@ -53,7 +53,7 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
     """The grid that a matrix's weights lie on; None where there is none.
 
     Args:
-        weight: [outputs, inputs], or the other way round; tensors of other ranks have no grid.
+        weight: [outputs, inputs]; tensors of other ranks have no grid.
         stored: the dtype in the file, of which GGUF's types are known.
     """
     if weight.ndim != 2 or weight.numel() == 0:
@@ -62,11 +62,10 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
     if stored in GGUF_GRIDS:
         bits, length, zero = GGUF_GRIDS[stored]
         return Grid(GridKind.INTEGER, float(bits), ScaleLayout.GROUP, length, zeros, zero)
-    for matrix in (weight, weight.T):
-        for layout, group, rows in _layouts(matrix):
-            if (kind := _kind(rows)) is not None:
-                zero = _zero_point(rows, int(kind[1])) if kind[0] is GridKind.INTEGER else ZeroPoint.SYMMETRIC
-                return Grid(kind[0], kind[1], layout, group, zeros, zero)
+    for layout, group, rows in _layouts(weight):
+        if (kind := _kind(rows)) is not None:
+            zero = _zero_point(rows, int(kind[1])) if kind[0] is GridKind.INTEGER else ZeroPoint.SYMMETRIC
+            return Grid(kind[0], kind[1], layout, group, zeros, zero)
     return None
 
 

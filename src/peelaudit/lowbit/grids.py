@@ -1,18 +1,32 @@
-"""The grids of a whole checkpoint, found in the one pass that checks its weights."""
+"""The low-bit sets of a whole checkpoint: those found in the one pass that checks its weights, or one asked for."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
+from peelaudit.errors import ConfigError
+from peelaudit.lowbit.constraints import Constraint, constraint_of
 from peelaudit.lowbit.detection import find_grid
 from peelaudit.progress import SILENT, Progress
-from peelaudit.records import CheckpointInfo, Grid, TensorInfo
+from peelaudit.records import CheckpointInfo, Grid, LowBit, LowBitSet, ScaleLayout, TensorInfo
 
-__all__ = ["Grids"]
+__all__ = ["Grids", "Holding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a checkpoint's blocks are held to: `constraints` by the matrices' names, and `low_bit` for the report, None
+    for a float network.
+    """
+
+    constraints: Mapping[str, Constraint]
+    low_bit: LowBit | None
 
 
 class Grids:
@@ -29,13 +43,16 @@ class Grids:
     def __init__(self, checkpoint: Checkpoint, progress: Progress = SILENT) -> None:
         self._info = checkpoint.info
         self._stored: dict[str, Grid] = {}
-        self._named: dict[str, Grid | None] = {}
+        self._named: dict[str, tuple[Grid | None, int]] = {}
+        self._transposed = _transposed(checkpoint.skeleton())
         checkpoint.check_weights(progress, visit=self._look)
 
     def _look(self, name: str, weight: Tensor, stored: TensorInfo) -> None:
         if weight.ndim != 2:
             return
-        grid = self._named[name] = find_grid(weight, stored.dtype)
+        matrix = weight.T if name in self._transposed else weight
+        grid = find_grid(matrix, stored.dtype)
+        self._named[name] = (grid, matrix.shape[1])
         if grid is not None:
             self._stored[stored.name] = grid
 
@@ -44,19 +61,47 @@ class Grids:
         tensors = tuple(replace(tensor, grid=self._stored.get(tensor.name)) for tensor in self._info.tensors)
         return replace(self._info, tensors=tensors)
 
-    def warnings(self, blocks: str) -> tuple[str, ...]:
-        """What float references of low-bit blocks mean; nothing for a float network.
+    def matrices(self, blocks: str) -> tuple[str, ...]:
+        """The names of the blocks' matrices; `blocks` is their path in the skeleton."""
+        return tuple(name for name in self._named if name.startswith(f"{blocks}."))
+
+    def holding(
+        self, bits: Grid | Literal["auto", "float"], matrices: Collection[str], wanted: Collection[str]
+    ) -> Holding:
+        """What references are held to.
 
         Args:
-            blocks: the path of the blocks in the skeleton.
+            bits: a set for every matrix of `wanted`; `auto` for each its own, where it has one; `float` for none.
+            matrices: all of the blocks'.
+            wanted: those of them that a set which is asked for is meant for.
+
+        Raises:
+            ConfigError: a matrix can't be cut into the groups that were asked for.
         """
-        matrices = [grid for name, grid in self._named.items() if name.startswith(f"{blocks}.")]
-        kinds = Counter(grid.name for grid in matrices if grid is not None)
-        if not kinds:
-            return ()
-        found = ", ".join(f"{number} of {len(matrices)} matrices {words}" for words, number in kinds.most_common())
-        words = (
-            f"the blocks are low-bit ({found}) and the references are float: where one beats this network, the price "
-            "of the bits may be why; that none does says all the more"
+        if not isinstance(bits, Grid):
+            found = {name: grid for name in matrices if (grid := self._named[name][0]) is not None}
+            low_bit = _described(found, len(matrices), held=bits == "auto")
+            return Holding({n: constraint_of(g) for n, g in found.items()} if bits == "auto" else {}, low_bit)
+        for name in wanted:
+            inputs = self._named[name][1]
+            if bits.layout is ScaleLayout.GROUP and bits.group is not None and inputs % bits.group:
+                raise ConfigError(f"bits asks for groups of {bits.group}, and {name} has {inputs} inputs")
+        constraint = constraint_of(bits)
+        return Holding(
+            dict.fromkeys(wanted, constraint), _described(dict.fromkeys(wanted, bits), len(matrices), held=True)
         )
-        return (words,)
+
+
+def _described(grids: Mapping[str, Grid], matrices: int, *, held: bool) -> LowBit | None:
+    kinds = Counter(grid.name for grid in grids.values())
+    sets = tuple(LowBitSet(name, number) for name, number in kinds.most_common())
+    return LowBit(sets, matrices, held) if sets else None
+
+
+def _transposed(skeleton: nn.Module) -> frozenset[str]:
+    """The matrices that are kept as [inputs, outputs], as transformers' Conv1D has them."""
+    return frozenset(
+        f"{name}.weight"
+        for name, module in skeleton.named_modules()
+        if getattr(module, "weight", None) is not None and not isinstance(module, nn.Linear | nn.Embedding)
+    )

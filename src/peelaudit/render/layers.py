@@ -31,6 +31,8 @@ def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
         words += (
             " next: the error of this block, refitted, at the next block's job; near 0, the next block is redundant."
         )
+    if wide and _with_distortion(report):
+        words += " distort.: what the bits cost the best reference."
     yield prose((words, "dim"))
     if not wide:
         signs = ", ".join(f"{sign} {verdict} {word}" for verdict, (sign, word) in VERDICT_WORDS.items())
@@ -63,6 +65,8 @@ def _rows(report: AuditReport, wide: bool) -> Table:
     grid.add_column("best", no_wrap=True)
     if wide:
         grid.add_column("fit gap", justify="right", no_wrap=True, min_width=8)
+    if wide and _with_distortion(report):
+        grid.add_column("distort.", justify="right", no_wrap=True, min_width=8)
     grid.add_column("redund.", justify="right", no_wrap=True)
     if wide:
         grid.add_column("next", justify="right", no_wrap=True, min_width=6)
@@ -73,6 +77,10 @@ def _rows(report: AuditReport, wide: bool) -> Table:
     for row in report.layers[-1:]:
         grid.add_row(*_cells(report, row, wide))
     return grid
+
+
+def _with_distortion(report: AuditReport) -> bool:
+    return any(row.held_out.distortion is not None for row in report.layers)
 
 
 def _cells(report: AuditReport, row: LayerRow, wide: bool) -> Iterator[str | Text]:
@@ -86,6 +94,8 @@ def _cells(report: AuditReport, row: LayerRow, wide: bool) -> Iterator[str | Tex
     yield f"{schedules.short_name(report, row.best_schedule, 20 if wide else 9)}→{row.best_target}"
     if wide:
         yield signed(row.fit.gap_layers.value)
+    if wide and _with_distortion(report):
+        yield "" if figures.distortion is None else signed(figures.distortion.value)
     yield number(row.redundancy.value)
     if wide:
         yield number(row.projection_error[1].value) if len(row.projection_error) > 1 else ""

@@ -13,7 +13,7 @@ from peelaudit.render import layers, schedules
 from peelaudit.render.escape import printable
 from peelaudit.render.page import LEAST_WIDTH, STYLES, draw, heading, pairs, prose, table
 from peelaudit.render.text import abbreviate, count, flow, interval, number, signed, size, verdict_text
-from peelaudit.render.words import HEAD_WORDS, LEGEND, VERDICT_MEANING, baseline_warning
+from peelaudit.render.words import BITS_ROWS, HEAD_WORDS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
 
 __all__ = ["render"]
 
@@ -57,6 +57,8 @@ def _subject(report: AuditReport, width: int) -> Iterator[tuple[str, Text]]:
         f"{size(info.parameters, '')} parameters",
     ]
     yield "", _flowing([*facts, step], width)
+    if words := bits_words(report):
+        yield "low-bit", prose(words)
     documents = "sequences" if data.documents is None else f"{count(data.documents)} documents"
     yield "data", prose(data.source)
     yield (
@@ -109,6 +111,11 @@ def _figures(report: AuditReport) -> Table:
     best = network.best_schedule
     _loss(grid, f"YES* ({schedules.short_name(report, best, 14)})", held_out.bound, fit.bound)
     _gaps(grid, held_out, fit)
+    if held_out.float_bound is not None:
+        _loss(grid, BITS_ROWS["float_bound"], held_out.float_bound, fit.float_bound)
+    if held_out.distortion is not None and fit.distortion is not None:
+        cells = (signed(held_out.distortion.value), interval(held_out.distortion, sign=True))
+        grid.add_row(BITS_ROWS["distortion"], *cells, signed(fit.distortion.value))
     if network.rival is not None and network.margin is not None:
         name = schedules.short_name(report, network.rival, 12)
         margin = network.margin

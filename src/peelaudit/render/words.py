@@ -6,7 +6,16 @@ from peelaudit.records import AuditReport, Verdict
 from peelaudit.render.text import count, number
 from peelaudit.trajectory import Trajectory
 
-__all__ = ["CLOUD_LEGEND", "HEAD_WORDS", "LEGEND", "VERDICT_MEANING", "baseline_warning", "series_words"]
+__all__ = [
+    "BITS_ROWS",
+    "CLOUD_LEGEND",
+    "HEAD_WORDS",
+    "LEGEND",
+    "VERDICT_MEANING",
+    "baseline_warning",
+    "bits_words",
+    "series_words",
+]
 
 VERDICT_MEANING: dict[Verdict, str] = {
     Verdict.RED: "it loses to YES-0, a reference whose blocks were each fitted on their own, none trained end to end.",
@@ -28,6 +37,19 @@ CLOUD_LEGEND = (
     "under the readout of the bounds, lies by point values: red above both, yellow between, green at or below the "
     "least YES*. Verdict: against the checkpoint's own bounds, with intervals."
 )
+
+
+BITS_ROWS = {"float_bound": "YES* of float references", "distortion": "distortion, the bits' part of YES*"}
+"""Fields of `SplitFigures` that are there where float references were fitted beside low-bit ones."""
+
+
+def bits_words(report: AuditReport) -> str:
+    """The low-bit sets of the blocks, and whether references are of them too; empty for a float network."""
+    if (low_bit := report.low_bit) is None:
+        return ""
+    sets = ", ".join(f"{found.matrices} {found.name}" for found in low_bit.sets)
+    references = "references too" if low_bit.held else "references are float"
+    return f"{sets}, of {low_bit.matrices} matrices; {references}"
 
 
 def baseline_warning(report: AuditReport) -> str:

@@ -39,12 +39,14 @@ def default_of(name: str) -> str:
         return ",".join(f"{100 * share:g}" for share in AuditConfig(checkpoint="-").split)
     if isinstance(value, tuple):
         return " ".join(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return "" if value is None else str(value)
 
 
 def resolve(
     checkpoint: str,
-    flags: Mapping[str, str | Sequence[str] | None],
+    flags: Mapping[str, str | Sequence[str] | bool | None],
     *,
     environ: Mapping[str, str],
     directory: Path,
@@ -67,7 +69,7 @@ def resolve(
 
 
 def resolve_gate(
-    flags: Mapping[str, str | Sequence[str] | None],
+    flags: Mapping[str, str | Sequence[str] | bool | None],
     *,
     environ: Mapping[str, str],
     directory: Path,
@@ -94,7 +96,7 @@ def resolve_gate(
 def _layers(
     kinds: Mapping[str, Kind],
     section: str | None,
-    flags: Mapping[str, str | Sequence[str] | None],
+    flags: Mapping[str, str | Sequence[str] | bool | None],
     environ: Mapping[str, str],
     directory: Path,
 ) -> Layers:

@@ -28,6 +28,9 @@ def repeat_command(settings: Iterable[tuple[str, object]]) -> str:
 def _flags(name: str, value: object) -> Iterator[str]:
     """The flag of a setting, or several for a list of paths."""
     flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        yield flag if value else f"--no{flag[1:]}"
+        return
     for text in _texts(name, value):
         # One word where the value might be taken for a flag.
         yield f"{flag}={_quoted(text)}" if text.startswith("-") else f"{flag} {_quoted(text)}"

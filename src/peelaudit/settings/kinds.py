@@ -115,6 +115,22 @@ def _split_toml(value: object) -> tuple[float, ...]:
     return _shares(value)
 
 
+_SWITCHED = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _switch(texts: Sequence[str]) -> bool:
+    if (text := texts[-1].lower()) not in _SWITCHED:
+        raise ValueError
+    return _SWITCHED[text]
+
+
+def _switch_toml(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+_SWITCH = Kind("true or false", _switch, _switch_toml)
 _WHOLE = Kind("a whole number", _whole, _whole_toml)
 _TEXT = Kind("a text", _text, _text_toml)
 PATH = Kind("a path", _path, _path_toml)
@@ -140,6 +156,9 @@ SETTINGS: Mapping[str, Kind] = {
     "solver": _TEXT,
     "init": _TEXT,
     "steps": _WHOLE,
+    "bits": _TEXT,
+    "bits_on": _TEXT,
+    "float_reference": _SWITCH,
     "readout": _TEXT,
     "depth_readout": _TEXT,
     "device": _TEXT,

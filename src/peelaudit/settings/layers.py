@@ -74,11 +74,13 @@ class Layers:
         self.problems.append(f"{self._section} in {found.path} is {shown(table)}: expected a table")
         return None
 
-    def add_flags(self, flags: Mapping[str, str | Sequence[str] | None]) -> None:
-        """Values by setting; None, or no value, where the flag wasn't given."""
+    def add_flags(self, flags: Mapping[str, str | Sequence[str] | bool | None]) -> None:
+        """Values by setting, a switch's as it is; None, or no value, where the flag wasn't given."""
         for name, given in flags.items():
             flag = "--" + name.replace("_", "-")
-            if given:
+            if isinstance(given, bool):
+                self._add(name, flag, given, partial(self._kinds[name].from_toml, given))
+            elif given:
                 texts = [given] if isinstance(given, str) else given
                 self._add(
                     name, flag, texts[0] if len(texts) == 1 else texts, partial(self._kinds[name].from_text, texts)

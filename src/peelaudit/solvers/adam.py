@@ -1,9 +1,10 @@
 """A reference block by gradient: Adam on every weight of the block, mean squared error, minibatches of sequences.
 
-The paper's solver. Steps are in proportion to each tensor's own size (`RELATIVE_STEP` times its root mean square),
-so that one setting serves models whose weights differ by orders of magnitude; the loss is divided by the target's
-variance for the same reason. The step falls to zero along a cosine. What is kept is the best on *select* of the
-start and four stops.
+The paper's solver. A low-bit matrix is trained straight-through: Adam moves float weights, which the block has rounded,
+and their scales (`Constraint.straight_through`). Steps are in proportion to each tensor's own size (`RELATIVE_STEP`
+times its root mean square), so that one setting serves models whose weights differ by orders of magnitude; the loss is
+divided by the target's variance for the same reason. The step falls to zero along a cosine. What is kept is the best on
+*select* of the start and four stops.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from peelaudit.decoder import Block
 from peelaudit.errors import NonFiniteResult
 from peelaudit.hidden_states import Rows
 from peelaudit.solvers.closed_form import FittedBlock, squared_error
@@ -32,8 +34,8 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
         NonFiniteResult: naming the layer, if the loss becomes NaN or Inf.
     """
     block = start.block.copy()
-    parameters = [p.requires_grad_() for p in block.parameters()]
-    optimizer = torch.optim.Adam([{"params": [p], "lr": _step_size(p)} for p in parameters], betas=(0.9, 0.95))
+    latent = _Latent(block)
+    optimizer = torch.optim.Adam([{"params": [p], "lr": _step_size(p)} for p in latent.parameters], betas=(0.9, 0.95))
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     batch = max(1, min(BATCH_TOKENS // inputs.shape[1], rows.fit.stop))
@@ -42,7 +44,7 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
     for step in range(1, steps + 1):
         chosen = torch.randint(rows.fit.start, rows.fit.stop, (batch,), generator=generator)
         with torch.enable_grad():
-            difference = block(block.take(inputs[chosen])) - block.take(target[chosen])
+            difference = block(block.take(inputs[chosen]), latent.weights() or None) - block.take(target[chosen])
             loss = difference.square().mean() / scale
         if not bool(torch.isfinite(loss)):
             raise NonFiniteResult(f"layer {block.layer}: the loss of Adam became NaN or Inf at step {step}")
@@ -51,12 +53,47 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
         optimizer.step()
         cosine.step()
         if step in stops:
-            error = squared_error(block, inputs, target, rows.select)
+            kept = latent.rounded()
+            error = squared_error(kept, inputs, target, rows.select)
             if error < best.error:
-                kept = block.copy()
-                kept.module.requires_grad_(requires_grad=False)
                 best = FittedBlock(kept, "adam", start.penalty, error, start.trained_error)
     return best
+
+
+class _Latent:
+    """The float weights behind a block that may be low-bit, and the scales that Adam trains with them.
+
+    The block's parameters become the latent weights.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        named = dict(block.module.named_parameters())
+        self._matrices = {name: (held, named[name]) for name, held in block.held.items()}
+        self._scales = {
+            name: held.constraint.read(held.matrix(weight.detach())) for name, (held, weight) in self._matrices.items()
+        }
+        trained = [*block.parameters(), *(scales.scale for scales in self._scales.values())]
+        self.parameters = [parameter.requires_grad_() for parameter in trained]
+
+    def weights(self) -> dict[str, Tensor]:
+        """The low-bit matrices, by name, as the block is to have them."""
+        return {
+            name: held.matrix(held.constraint.straight_through(held.matrix(weight), self._scales[name]))
+            for name, (held, weight) in self._matrices.items()
+        }
+
+    @torch.no_grad()
+    def rounded(self) -> Block:
+        """A copy of the block as it is now, in its low-bit sets."""
+        kept = self._block.copy()
+        kept.module.requires_grad_(requires_grad=False)
+        parameters = dict(kept.module.named_parameters())
+        for name, (held, weight) in self._matrices.items():
+            scales, matrix = self._scales[name], held.matrix(weight)
+            values = held.constraint.values(held.constraint.codes(matrix, scales), scales)
+            parameters[name].copy_(held.matrix(values))
+        return kept
 
 
 def _step_size(parameter: Tensor) -> float:

@@ -1,11 +1,16 @@
 """A reference block in closed form: the ridge change of its writers, chosen and judged on *select* by the real
 block.
+
+Where the writers are low-bit, the ridge solution is rounded to their set against the same Gram matrix
+(`lowbit.rounding`), with the penalty that is best for floats: others were measured to be no better.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,7 +20,17 @@ from torch import Tensor
 from peelaudit.decoder import Block
 from peelaudit.errors import NonFiniteResult
 from peelaudit.hidden_states import Rows, batches
-from peelaudit.solvers.features import Observation, apply_change, observe, split_change, trainable_writers
+from peelaudit.lowbit.rounding import fit_to_grid
+from peelaudit.solvers.features import (
+    Observation,
+    apply_change,
+    feature_parts,
+    observe,
+    split_change,
+    trainable_writers,
+    undo_gains,
+    writer_weights,
+)
 from peelaudit.solvers.moments import Moments
 from peelaudit.solvers.ridge import Factorisation, best_penalty, factorise, rotate_gram
 
@@ -23,6 +38,11 @@ __all__ = ["BlockRegression", "FittedBlock", "RidgeChange", "squared_error"]
 
 STEPS = (1.0, 0.5, 0.25, 0.125)
 """How far along a direction that a norm makes inexact."""
+
+_DAMPING = 1e-8
+"""What is added to the Gram matrix that weights are rounded against, relative to its mean eigenvalue."""
+_TOGETHER = 1 << 24
+"""Weights that are rounded at once, of several targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +60,10 @@ class FittedBlock:
 
 @dataclass(frozen=True, slots=True)
 class RidgeChange:
-    """A change of a block's writers: `value` [features, d_model] float64, and its summed squared error on *select*."""
+    """A change of a block's writers: `value` [features, d_model] float64, and its summed squared error on *select*.
+
+    Low-bit writers are low-bit after it, to the last bit.
+    """
 
     value: Tensor
     penalty: float
@@ -85,23 +108,74 @@ class BlockRegression:
         return moments
 
     def change(self, target: int) -> RidgeChange | None:
-        """The ridge change for `targets[target]` that is best on *select*; None if leaving the weights is.
+        """The change for `targets[target]` that is best on *select*; None if leaving the weights is."""
+        return self._changes[target]
 
-        Where a norm stands behind a writer the solution is a direction: the real block judges how far to go along it.
-        """
-        cross = self._fit.cross[target]
-        penalty, error = best_penalty(self.factorisation, cross, self._select, target, rotated_gram=self._rotated_gram)
-        if penalty is None:
-            return None
-        value = self.factorisation.solve(cross, penalty).value
-        if self.exact:
-            return RidgeChange(value, penalty, error)
-        tried = [RidgeChange(step * value, penalty, self._real_error(step * value, target)) for step in STEPS]
-        best = min(tried, key=lambda change: change.error)
-        return best if best.error < self.trained_error(target) else None
+    @cached_property
+    def _changes(self) -> tuple[RidgeChange | None, ...]:
+        """For every target: one rounding serves all targets of a penalty."""
+        solutions: list[Tensor | None] = []
+        penalties: list[float] = []
+        errors: list[float] = []
+        for target, cross in enumerate(self._fit.cross):
+            penalty, error = best_penalty(
+                self.factorisation, cross, self._select, target, rotated_gram=self._rotated_gram
+            )
+            solutions.append(None if penalty is None else self.factorisation.solve(cross, penalty).value)
+            penalties.append(penalty or 0.0)
+            errors.append(error)
+        if self.exact and not self.low_bit:
+            return tuple(
+                None if solution is None else RidgeChange(solution, penalty, error)
+                for solution, penalty, error in zip(solutions, penalties, errors, strict=True)
+            )
+        best: list[RidgeChange | None] = [None] * len(solutions)
+        for step in (1.0,) if self.exact else STEPS:
+            directions = [None if s is None else undo_gains(self._block, self.writers, step * s) for s in solutions]
+            for target, value in enumerate(self._rounded(directions, penalties)):
+                if value is None:
+                    continue
+                error = self._select_error(value, target)
+                least = self.trained_error(target) if (found := best[target]) is None else found.error
+                if error < least:
+                    best[target] = RidgeChange(value, penalties[target], error)
+        return tuple(best)
 
-    def _real_error(self, change: Tensor, target: int) -> float:
-        return squared_error(self._changed_block(change), self._inputs, self._targets[target], self._rows.select)
+    def _rounded(self, changes: Sequence[Tensor | None], penalties: Sequence[float]) -> list[Tensor | None]:
+        """Changes after which the writers are in their low-bit sets, and near those given in what they do."""
+        if not self.low_bit:
+            return list(changes)
+        by_penalty: dict[float, list[int]] = defaultdict(list)
+        for target, change in enumerate(changes):
+            if change is not None:
+                by_penalty[penalties[target]].append(target)
+        trained = writer_weights(self._block, self.writers, self._fit.gram.dtype)
+        parts = feature_parts(self._block, self.writers)
+        dtype = next(self._block.module.parameters()).dtype
+        result: list[Tensor | None] = [None] * len(changes)
+        size = max(1, _TOGETHER // trained.numel())
+        for penalty, targets in by_penalty.items():
+            ridge = max(penalty, _DAMPING) * self.factorisation.values.mean()
+            gram = self._fit.gram + torch.diag_embed(ridge.expand(len(trained)))
+            for first in range(0, len(targets), size):
+                chosen = targets[first : first + size]
+                wanted = torch.stack([trained + change for t in chosen if (change := changes[t]) is not None])
+                for target, weight in zip(chosen, fit_to_grid(wanted, trained, gram, parts, dtype), strict=True):
+                    result[target] = weight - trained
+        return result
+
+    def _select_error(self, change: Tensor, target: int) -> float:
+        if not self.exact:
+            block = self._changed_block(change)
+            return squared_error(block, self._inputs, self._targets[target], self._rows.select)
+        moments = self._select
+        linear = float((change * moments.cross[target]).sum())
+        return float(moments.square[target]) - 2 * linear + float((change * (moments.gram @ change)).sum())
+
+    @cached_property
+    def low_bit(self) -> bool:
+        """Whether any of the writers that change is held to a low-bit set."""
+        return any(self._block.writer_held(index) is not None for index in self.writers)
 
     def _changed_block(self, change: Tensor) -> Block:
         return apply_change(self._block, split_change(self._block, self.writers, change))

@@ -11,6 +11,7 @@ gain per channel divided out. The solution is then a step in the right direction
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,8 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.decoder import Block
+from peelaudit.lowbit.rounding import Part
 
-__all__ = ["Observation", "WriterChange", "apply_change", "observe", "split_change", "trainable_writers"]
+__all__ = [
+    "Observation",
+    "WriterChange",
+    "apply_change",
+    "feature_parts",
+    "observe",
+    "split_change",
+    "trainable_writers",
+    "undo_gains",
+    "writer_weights",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +124,61 @@ def trainable_writers(block: Block, hidden: Tensor) -> tuple[int, ...]:
     return (0, 1) if torch.equal(plain, shifted) else (1,)
 
 
-def split_change(block: Block, writers: tuple[int, ...], change: Tensor) -> tuple[WriterChange, ...]:
-    """Cut a solution, [features, d_model], into the changes of the writers, undoing the norms' gains."""
-    parts, start = [], 0
-    for index in writers:
-        writer, norm = block.writers[index], block.norms[index]
-        inputs = writer_inputs(writer)
-        weight, start = change[start : start + inputs], start + inputs
-        bias = None
-        if block.biased[index]:
-            bias, start = change[start], start + 1
+def undo_gains(block: Block, writers: tuple[int, ...], change: Tensor) -> Tensor:
+    """The change of the writers themselves, [features, d_model], of a solution that counts what is behind the norms.
+
+    A channel that a norm shuts gets no change.
+    """
+    parts = []
+    for index, rows in _rows(block, writers):
+        norm, part = block.norms[index], change[rows]
         if norm is not None:
             gain = norm_gain(norm, change)
             usable = gain.abs() > 1e-3 * gain.abs().max()
-            inverse = torch.where(usable, 1 / torch.where(usable, gain, 1.0), 0.0)
-            weight, bias = weight * inverse, None if bias is None else bias * inverse
-        parts.append(WriterChange(index, weight, bias))
+            part = part * torch.where(usable, 1 / torch.where(usable, gain, 1.0), 0.0)
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def split_change(block: Block, writers: tuple[int, ...], change: Tensor) -> tuple[WriterChange, ...]:
+    """Cut a change of the writers, [features, d_model], into one for each."""
+    parts = []
+    for index, rows in _rows(block, writers):
+        weights = slice(rows.start, rows.stop - block.biased[index])
+        bias = change[weights.stop] if block.biased[index] else None
+        parts.append(WriterChange(index, change[weights], bias))
     return tuple(parts)
+
+
+def _rows(block: Block, writers: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
+    """Each writer with its features: its inputs, and a one where it has a bias."""
+    start = 0
+    for index in writers:
+        stop = start + writer_inputs(block.writers[index]) + block.biased[index]
+        yield index, slice(start, stop)
+        start = stop
+
+
+def feature_parts(block: Block, writers: tuple[int, ...]) -> tuple[Part, ...]:
+    """The features by what holds the weights that they enter by: a bias is never held."""
+    parts = []
+    for index, rows in _rows(block, writers):
+        held, biased = block.writer_held(index), block.biased[index]
+        parts.append(Part(slice(rows.start, rows.stop - biased), None if held is None else held.constraint))
+        if biased:
+            parts.append(Part(slice(rows.stop - 1, rows.stop), None))
+    return tuple(parts)
+
+
+def writer_weights(block: Block, writers: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The writers' weights and biases as one matrix, [features, d_model]."""
+    parts = []
+    for index in writers:
+        writer: Any = block.writers[index]
+        parts.append(writer.weight.T if isinstance(writer, nn.Linear) else writer.weight)
+        if block.biased[index]:
+            parts.append(writer.bias.unsqueeze(0))
+    return torch.cat(parts).to(dtype)
 
 
 def writer_inputs(writer: nn.Module) -> int:

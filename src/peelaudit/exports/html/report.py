@@ -30,7 +30,7 @@ from peelaudit.render.text import (
     targets_text,
     verdict_text,
 )
-from peelaudit.render.words import LEGEND, VERDICT_MEANING, baseline_warning
+from peelaudit.render.words import BITS_ROWS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
 from peelaudit.settings.command import repeat_command
 
 __all__ = ["checks_table", "sections"]
@@ -145,12 +145,16 @@ def _network(report: AuditReport, level: int) -> Iterator[Markup]:
         "gap_head": "gap_head, the readout's part",
         "gap_layers": "gap_layers, the layers' part",
     }
+    if network.held_out.distortion is not None:
+        labels |= BITS_ROWS
     yield heading(level, "The network")
     yield element("p", LEGEND)
+    if words := bits_words(report):
+        yield element("p", f"Low-bit: {words}.")
     rows: list[list[Cell | str]] = []
     for name, label in labels.items():
         ours, theirs = getattr(network.held_out, name), getattr(network.fit, name)
-        form = signed if name.startswith("gap") else number
+        form = signed if name.startswith(("gap", "distortion")) else number
         rows.append([label, form(ours.value), interval(ours, sign=form is signed), form(theirs.value)])
     if network.rival is not None and network.margin is not None:
         label, margin = f"nearest rival − trained ({_name(network.rival)})", network.margin

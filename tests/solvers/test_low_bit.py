@@ -1,0 +1,83 @@
+"""Reference blocks of low-bit networks: every weight in its set, by either solver, none worse than the trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from peelaudit.decoder import Block
+from peelaudit.lowbit.constraints import Binary, Constraint, Integer, Ternary
+from peelaudit.records import ScaleLayout, ZeroPoint
+from peelaudit.solvers.adam import adam
+from peelaudit.solvers.closed_form import BlockRegression, FittedBlock, squared_error
+from tests.networks import Network
+
+FAMILIES = ["gpt2", "llama", "gpt_neox", "phi", "gemma3_text", "olmo2", "opt", "bitnet"]
+SETS: dict[str, Constraint] = {
+    "binary": Binary(),
+    "ternary": Ternary(),
+    "int3": Integer(ScaleLayout.GROUP, 16, 3, ZeroPoint.FREE),
+}
+
+Opener = Callable[..., Network]
+
+
+def check_held(block: Block, bits: Constraint) -> None:
+    assert block.held
+    for name, parameter in block.module.named_parameters():
+        assert (name in block.held) == (parameter.ndim == 2)
+        if name in block.held:
+            assert bits.holds(block.held[name].matrix(parameter)), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", SETS)
+def test_every_weight_of_a_closed_form_block_is_in_its_set(family: str, name: str, network: Opener) -> None:
+    opened = network(family, bits=SETS[name], dtype=torch.float32)
+    block, target = opened.decoder.block(1), opened.states[2]
+    check_held(block, SETS[name])
+    regression = BlockRegression(block, opened.states[0], [target, opened.states[1]], opened.rows)
+    fitted = regression.fit(0)
+    check_held(fitted.block, SETS[name])
+    assert fitted.error <= fitted.trained_error
+    if fitted.method == "ridge":
+        assert not torch.equal(fitted.block.writers[1].weight, block.writers[1].weight)
+        errors = regression.errors([regression.change(0), None], opened.rows.select)
+        assert fitted.error == pytest.approx(errors[0].sum(), rel=1e-4)
+    assert regression.fit(1).method == "trained"
+
+
+def test_most_families_gain_by_it(network: Opener) -> None:
+    methods = []
+    for family in FAMILIES:
+        opened = network(family, bits=Ternary(), dtype=torch.float32)
+        regression = BlockRegression(opened.decoder.block(1), opened.states[0], [opened.states[2]], opened.rows)
+        methods.append(regression.fit(0).method)
+    assert methods.count("ridge") >= 5
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bitnet"])
+@pytest.mark.parametrize("name", SETS)
+def test_every_weight_that_adam_leaves_is_in_its_set(family: str, name: str, network: Opener) -> None:
+    opened = network(family, bits=SETS[name], dtype=torch.float32)
+    block, target = opened.decoder.block(1), opened.states[2]
+    error = squared_error(block, opened.states[0], target, opened.rows.select)
+    start = FittedBlock(block, "trained", None, error, error)
+    fitted = adam(start, opened.states[0], target, opened.rows, steps=40, seed=0)
+    assert fitted.method == "adam"
+    assert fitted.error < error
+    check_held(fitted.block, SETS[name])
+    check_held(block, SETS[name])
+    assert fitted.error == squared_error(fitted.block, opened.states[0], target, opened.rows.select)
+
+
+def test_without_the_bits_a_reference_is_at_least_as_near(network: Opener) -> None:
+    opened = network("llama", bits=Ternary(), dtype=torch.float32)
+    block, target = opened.decoder.block(1), opened.states[2]
+    held, free = (
+        BlockRegression(b, opened.states[0], [target], opened.rows).fit(0) for b in (block, block.unconstrained())
+    )
+    assert free.error < held.error
+    assert not free.block.held
