@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup audit test test-all lint format bench bench-batch regression-gate fixtures clean
+.PHONY: setup audit test test-all lint format bench bench-batch regression-gate paper fixtures clean
 
 setup: .venv/.installed
 
@@ -44,6 +44,10 @@ regression-gate: setup
 
 bench-batch: setup
 	$(BIN)/python -m tests.fleet.bench
+
+paper: setup
+	$(if $(and $(TRAIN),$(TEST)),,$(error make paper needs TRAIN=text and TEST=text, such as WikiText-2's files))
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.paper --train "$(TRAIN)" --test "$(TEST)"
 
 fixtures: setup
 	$(BIN)/python fixtures/make_fixtures.py
