@@ -77,7 +77,7 @@ class Study:
     context: int = 128
     rows: int = 8
     epochs: int = 8
-    audited: tuple[int, ...] = (1, 2, 4, 8)
+    audited: tuple[int, ...] = (2, 4, 8)
     learning_rates: tuple[float, ...] = (3e-3, 3e-4)
     solver: SolverKind = "ridge"
     steps: int = 150

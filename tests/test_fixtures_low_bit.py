@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedModel as Model
 
+import peelaudit
 from peelaudit.lowbit.constraints import Binary, Constraint, Ternary
 from peelaudit.lowbit.detection import find_grid
 from peelaudit.records import Grid, GridKind, ScaleLayout
@@ -75,6 +76,18 @@ def test_the_latent_weights_are_no_network_of_their_own() -> None:
         for path in (LATENT, TERNARY)
     )
     assert latent > ternary + 0.1
+
+
+def test_latent_weights_are_audited_as_the_network_that_they_stand_for() -> None:
+    quick = {"tokens": 2048, "seq_len": 64, "schedules": ("final",), "readout": "own", "depth_readout": "own"}
+    ternary = peelaudit.audit(TERNARY, resamples=100, **quick)
+    latent = peelaudit.audit(LATENT, resamples=100, bits="ternary", **quick)
+    assert ternary.low_bit == latent.low_bit
+    assert ternary.low_bit is not None
+    assert [(s.name, s.matrices) for s in ternary.low_bit.sets] == [("ternary per tensor", MATRICES)]
+    assert ternary.network == latent.network
+    as_it_lies = peelaudit.audit(LATENT, resamples=100, **quick).network.held_out.trained_loss
+    assert as_it_lies.value > latent.network.held_out.trained_loss.value + 0.1
 
 
 # ---- How they are trained ----
