@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup audit test test-all lint format bench bench-batch regression-gate paper fixtures clean
+.PHONY: setup audit test test-all lint format bench bench-batch bench-gpu regression-gate paper fixtures clean
 
 setup: .venv/.installed
 
@@ -41,6 +41,9 @@ bench: setup
 
 regression-gate: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.regression_gate
+
+bench-gpu: setup
+	$(BIN)/python -m tests.gpu_bench
 
 bench-batch: setup
 	$(BIN)/python -m tests.fleet.bench

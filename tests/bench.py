@@ -1,5 +1,8 @@
 """`make bench`: the solvers against each other on the fixtures, every staircase, in one run on one machine.
 
+Low-bit networks have low-bit references: `adam` is then the straight-through one. Other checkpoints:
+`python -m tests.bench CKPT --data TEXT --schedules "final direct prefix:6 without:1"` (a search isn't timed).
+
 Times are of fitting the reference blocks alone (the peeling recursion, no readout) and of the whole audit, with their
 ratios to `ridge`. Bounds are held-out, in nats/token, under the network row's readout; beside each is its difference
 from `ridge`'s, negative where the solver's bound is tighter. Errors are of the last block: how near the reference comes
@@ -10,24 +13,21 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-import torch
-
-from peelaudit.auditing import audit_config
-from peelaudit.calibration import load_calibration
-from peelaudit.checkpoints import open_checkpoint
+from peelaudit.auditing import audit_config, held_decoder, prepared
 from peelaudit.config import AuditConfig, SolverKind
-from peelaudit.decoder import Decoder
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
+from peelaudit.lowbit import Grids
 from peelaudit.peel import Peeler, SolverSettings
 from peelaudit.records import AuditReport, ScheduleResult
-from peelaudit.schedules import parse_schedules, prefix_tree
+from peelaudit.render.words import bits_words
+from peelaudit.schedules import prefix_tree
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+DEFAULT = [FIXTURES / name for name in ("nanogpt/ckpt.pt", "llama", "llama-ternary")]
 SOLVERS: tuple[SolverKind, ...] = get_args(SolverKind)
 
 
@@ -42,13 +42,11 @@ class Run:
 
 def peel_seconds(config: AuditConfig) -> float:
     """Seconds to fit every reference block of the schedules, shared prefixes once."""
-    with open_checkpoint(Path(config.checkpoint)) as checkpoint:
-        calibration = load_calibration(config, checkpoint.info)
-        seq_len = calibration.info.seq_len
-        decoder = Decoder(checkpoint, seq_len=seq_len, device=torch.device("cpu"), dtype=torch.float32)
-        data, store = TokenRows.of(calibration), StateStore()
+    with prepared(config) as audit:
+        decoder, _ = held_decoder(audit, Grids(audit.checkpoint))
+        data, store = TokenRows.of(audit.calibration), StateStore()
         states = trained_states(decoder, data.tokens, store)
-        tree = prefix_tree(parse_schedules(config.schedules, decoder.n_layers).schedules)
+        tree = prefix_tree(audit.plan.schedules)
         settings = SolverSettings(config.solver, config.init, config.steps, config.seed)
         start = time.perf_counter()
         for _ in Peeler(decoder, states, data.rows, settings, store).peel(tree):
@@ -67,18 +65,18 @@ def bound(schedule: ScheduleResult) -> float:
     return schedule.held_out.bound.value
 
 
-def compare(checkpoint: Path, data: Sequence[str], tokens: int, steps: int) -> None:
+def compare(checkpoint: Path, **settings: Any) -> None:
     def config(solver: SolverKind) -> AuditConfig:
-        return AuditConfig(
-            checkpoint=str(checkpoint), data=tuple(data), solver=solver, schedules=("all",), tokens=tokens, steps=steps
-        )
+        return AuditConfig(checkpoint=str(checkpoint), solver=solver, **settings)
 
     peel_seconds(config("ridge"))  # imports and caches
     runs = {solver: run(config(solver)) for solver in SOLVERS}
     base = runs["ridge"]
     report = base.report
+    steps = settings["steps"]
     print(f"\n{checkpoint.name}: {report.checkpoint.layers} layers × {report.checkpoint.width}, ", end="")
     print(f"{report.data.fit.tokens} fit tokens, {len(report.schedules)} schedules, {steps} Adam steps a block")
+    print(bits_words(report) or "float")
     heads = ("solver", "peeling", "ratio", "audit", "ratio", "YES-0", "YES*", "rival")
     print("{:12}{:>10}{:>8}{:>10}{:>8}{:>9}{:>9}{:>9}".format(*heads))
     for solver, timed in runs.items():
@@ -97,13 +95,20 @@ def compare(checkpoint: Path, data: Sequence[str], tokens: int, steps: int) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoints", nargs="*", type=Path, default=[FIXTURES / "nanogpt/ckpt.pt", FIXTURES / "llama"])
+    parser.add_argument("checkpoints", nargs="*", type=Path, default=DEFAULT)
     parser.add_argument("--data", action="append", default=[])
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--schedules", default="all")
     arguments = parser.parse_args()
     for checkpoint in arguments.checkpoints:
-        compare(checkpoint, arguments.data, arguments.tokens, arguments.steps)
+        compare(
+            checkpoint,
+            data=tuple(arguments.data),
+            tokens=arguments.tokens,
+            steps=arguments.steps,
+            schedules=tuple(arguments.schedules.split()),
+        )
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def opened(
             device=torch.device("cpu"),
             dtype=dtype,
             constraints=dict.fromkeys(held, bits) if bits else None,
+            rounding=True,
         )
         generator = torch.Generator().manual_seed(1)
         tokens = torch.randint(3, decoder.vocabulary, (rows.held_out.stop, positions), generator=generator)

@@ -137,7 +137,8 @@ def test_what_is_saved_is_what_was_trained(make: object, projections: tuple[str,
         torch.testing.assert_close(dense(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=1e-4, atol=1e-5)
     for name, weight in dense.state_dict().items():
         held = name.removesuffix(".weight").endswith(projections)
-        assert (weight.ndim == 2 and find_grid(weight) is not None) == held, name
+        outputs_first = weight.T if make is gpt2 else weight  # GPT-2's Conv1D keeps (inputs, outputs)
+        assert (weight.ndim == 2 and find_grid(outputs_first) is not None) == held, name
     latent = low_bit.plain(model, latent=True).state_dict()
     assert latent.keys() == untrained.keys()
     held = [name for name in latent if name.removesuffix(".weight").endswith(projections)]

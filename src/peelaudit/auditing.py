@@ -20,14 +20,14 @@ from peelaudit.config import AuditConfig, Device, Dtype
 from peelaudit.decoder import Decoder, family_of
 from peelaudit.errors import ConfigError
 from peelaudit.hidden_states import StateStore
-from peelaudit.lowbit import Grids, Holding
+from peelaudit.lowbit import Grids
 from peelaudit.measuring import measure
 from peelaudit.progress import SILENT, Clock, Progress
-from peelaudit.records import SCHEMA_VERSION, AuditReport
+from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
 from peelaudit.reporting import conclude
 from peelaudit.schedules import SchedulePlan, parse_schedules
 
-__all__ = ["Prepared", "audit_config", "audit_prepared", "prepared", "tool_version"]
+__all__ = ["Prepared", "audit_config", "audit_prepared", "held_decoder", "prepared", "tool_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,9 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         PeelauditError: as `audit_config`; the checkpoint having changed meanwhile is one.
     """
     config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
-    device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     grids = Grids(checkpoint, clock)
-    holding = _holding(config, checkpoint, grids)
-    decoder = Decoder(
-        checkpoint,
-        seq_len=calibration.info.seq_len,
-        device=device,
-        dtype=dtype,
-        constraints=holding.constraints,
-    )
-    measured = measure(decoder, calibration, audit.plan, config, store=StateStore(dtype=dtype), progress=clock)
+    decoder, low_bit = held_decoder(audit, grids)
+    measured = measure(decoder, calibration, audit.plan, config, store=StateStore(dtype=decoder.dtype), progress=clock)
     checkpoint.check_unchanged()
     clock.stage("intervals", 1)
     findings = conclude(measured, config, checkpoint.info.vocabulary)
@@ -101,7 +93,7 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         versions=_versions(),
         checkpoint=grids.info(),
         data=calibration.info,
-        low_bit=holding.low_bit,
+        low_bit=low_bit,
         held_out_predictions=findings.held_out_predictions,
         settings=tuple((field.name, getattr(config, field.name)) for field in dataclasses.fields(config)),
         baselines=findings.baselines,
@@ -113,19 +105,38 @@ def audit_prepared(audit: Prepared) -> AuditReport:
         warnings=(
             *calibration.warnings,
             *calibration_warnings(calibration.info, measured.unknowns),
-            *bits_warnings(holding.low_bit),
+            *checkpoint.notes,
+            *bits_warnings(low_bit),
         ),
         advice=findings.advice,
         timings=clock.seconds(),
     )
 
 
-def _holding(config: AuditConfig, checkpoint: Checkpoint, grids: Grids) -> Holding:
-    """What the blocks are held to, from the checkpoint or from the settings."""
+def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]:
+    """The network, its blocks held to what the checkpoint or the settings say, and that in the report's words.
+
+    Args:
+        audit: as prepared.
+        grids: of its checkpoint.
+
+    Raises:
+        ConfigError: the matrices can't be held to the set that the settings ask for.
+    """
+    config, checkpoint = audit.config, audit.checkpoint
     family = family_of(checkpoint)
     matrices = grids.matrices(family.blocks)
     wanted = [name for name in matrices if config.bits_on == "all" or family.is_mlp_or_output(name)]
-    return grids.holding(parse_bits(config.bits), matrices, wanted)
+    holding = grids.holding(parse_bits(config.bits), matrices, wanted)
+    decoder = Decoder(
+        checkpoint,
+        seq_len=audit.calibration.info.seq_len,
+        device=torch.device(config.device),
+        dtype=getattr(torch, config.dtype),
+        constraints=holding.constraints,
+        rounding=holding.rounding,
+    )
+    return decoder, holding.low_bit
 
 
 def _device(config: AuditConfig) -> Device:

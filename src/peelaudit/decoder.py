@@ -186,8 +186,9 @@ class Decoder:
         seq_len: positions of every sequence that will be run.
         device: where blocks compute.
         dtype: what they compute in; the readout's losses are always summed in float64.
-        constraints: of the low-bit matrices, by their names in the checkpoint. A matrix that isn't low-bit yet (the
-            latent weights of quantisation-aware training) is rounded when it is read: the network that it stands for.
+        constraints: of the low-bit matrices, by their names in the checkpoint.
+        rounding: whether matrices that aren't of their sets yet (the latent weights of quantisation-aware training) are
+            rounded when they are read: the network that they stand for.
 
     Raises:
         UnsupportedCheckpoint: if the family is not in `FAMILIES` or this variant of it can't be peeled.
@@ -201,9 +202,10 @@ class Decoder:
         device: torch.device,
         dtype: torch.dtype,
         constraints: Mapping[str, Constraint] | None = None,
+        rounding: bool = False,
     ) -> None:
         self._checkpoint = checkpoint
-        self._constraints = constraints or {}
+        self._constraints, self._rounding = constraints or {}, rounding
         self.low_bit = bool(self._constraints)
         self.family = family_of(checkpoint)
         self.device, self.dtype = device, dtype
@@ -246,7 +248,7 @@ class Decoder:
         weights = {}
         for name in module.state_dict():
             weight = self._checkpoint.tensor(prefix + name)
-            weight = held[name].quantise(weight.float()) if name in held else weight
+            weight = held[name].quantise(weight.float()) if self._rounding and name in held else weight
             weights[name] = weight.to(device=self.device, dtype=self.dtype)
         module.load_state_dict(weights, strict=True, assign=True)
         module.requires_grad_(requires_grad=False).eval()

@@ -123,5 +123,5 @@ def test_a_float_checkpoint_has_none() -> None:
         grids = Grids(checkpoint)
     names = grids.matrices("model.layers")
     assert names
-    assert grids.holding("auto", names, names) == Holding({}, None)
+    assert grids.holding("auto", names, names) == Holding({}, rounding=False, low_bit=None)
     assert not any(tensor.grid for tensor in grids.info().tensors)

@@ -98,7 +98,7 @@ def test_a_float_part_takes_up_what_the_bits_leave() -> None:
     weight = fit_to_grid(target[None], Ternary().quantise(target.T).T, gram, parts, torch.float64)[0]
     assert Ternary().holds(weight[:63].T)
     slope = (gram @ (weight - target))[63]
-    assert float(slope.abs().max()) < 1e-9 * float((gram @ target).abs().max())
+    assert float(slope.abs().max()) < 1e-5 * float((gram @ target).abs().max())
 
 
 def test_two_parts_are_held_to_their_own_sets() -> None:

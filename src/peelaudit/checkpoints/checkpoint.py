@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,6 @@ from typing import Any, Self
 
 import torch
 
-from peelaudit.checkpoints.configuration import build_skeleton
 from peelaudit.checkpoints.files import Snapshot, quoted
 from peelaudit.checkpoints.matching import Matched, Origin, tied_names
 from peelaudit.checkpoints.store import Store
@@ -28,6 +28,7 @@ class Checkpoint:
         info: what it is, from headers and configuration alone.
         config: transformers' configuration of the text decoder.
         absent: parameters that the checkpoint does without and transformers' module has, as zeros (nanoGPT's biases).
+        notes: what of the network's quantisation an audit leaves out, each a sentence.
         ignored: stored tensors that the decoder has no use for (masks, rotary tables, a vision tower), as stored.
     """
 
@@ -39,12 +40,15 @@ class Checkpoint:
         store: Store,
         matched: Matched,
         snapshot: Snapshot,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Made by `open_checkpoint`, which has compared everything here."""
         self.info = info
         self.config = config
         self.absent = frozenset(name for name, origin in matched.origins.items() if origin.stored is None)
         self.ignored = matched.ignored
+        self.notes = notes
+        self._skeleton = skeleton
         self._store = store
         self._matched = matched
         self._snapshot = snapshot
@@ -52,8 +56,11 @@ class Checkpoint:
         self._where = quoted(info.path)
 
     def skeleton(self) -> torch.nn.Module:
-        """A new CausalLM module of the configuration on the meta device: shapes without weights, in eval mode."""
-        return build_skeleton(self.config, self._where)
+        """A new CausalLM module of the configuration on the meta device: shapes without weights, in eval mode.
+
+        It computes what the checkpoint's quantisation does beside its weights: BitNet rounds the inputs of layers.
+        """
+        return copy.deepcopy(self._skeleton)
 
     def names(self) -> tuple[str, ...]:
         """The parameters and persistent buffers, under the names of `skeleton().state_dict()`."""
@@ -62,7 +69,7 @@ class Checkpoint:
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor under the name that `skeleton()` has for it, on the CPU, in the stored float dtype.
 
-        A GGUF file's tensors are float32. Tied names give the same values. Nothing is cached.
+        A GGUF file's tensors are float32, and so are packed ones. Tied names give the same values. Nothing is cached.
 
         Raises:
             KeyError: the skeleton has no such name.
@@ -98,8 +105,8 @@ class Checkpoint:
             if visit is not None and stored is not None:
                 visit(name, tensor, self._store.tensors[stored])
             progress.advance()
-        for name, copy in self._matched.copies.items():
-            if not torch.equal(self.tensor(name), self._read(copy)):
+        for name, second in self._matched.copies.items():
+            if not torch.equal(self.tensor(name), self._read(second)):
                 raise MismatchedWeights(
                     f"{self._where}: the configuration ties {quoted(name)} to another tensor, but it is stored with"
                     " other values"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.quantized import find_method
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, NothingToAudit, UnsupportedCheckpoint
 
 __all__ = ["Description", "build_config", "build_skeleton", "check_layer_count", "describe"]
@@ -34,6 +35,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _UNUSED = frozenset(
     {
         "auto_map",
+        "quantization_config",
+        "compression_config",
         "attn_implementation",
         "_attn_implementation",
         "_attn_implementation_internal",
@@ -45,7 +48,7 @@ _UNUSED = frozenset(
         "label2id",
     }
 )
-"""Values that no decoder's shape depends on, and that name code, kernels to fetch, or labels in any number."""
+"""Values that no decoder's shape depends on: they name code, kernels to fetch, labels in any number, or packings."""
 _NUMBERED = re.compile(r"(.*?)(?:^|\.)(\d{1,9})\.")
 
 
@@ -56,7 +59,8 @@ class Description:
         """`subject` begins the messages; `within_wrapper` is for the text part of a multimodal configuration.
 
         Raises:
-            UnsupportedCheckpoint: custom code, an unknown or a non-causal family, packed or expert weights.
+            UnsupportedCheckpoint: custom code, an unknown or a non-causal family, expert weights, or weights packed in
+                a way that can't be read.
             MalformedCheckpoint: a number is missing or impossible.
             NothingToAudit: it has no layer.
         """
@@ -65,16 +69,10 @@ class Description:
         self.within_wrapper = within_wrapper
         self.config_class = _config_class(self.values, subject)
         self._check_kind()
+        self.method = find_method(self.values, subject)
         self.layers = self._check_sizes()
 
     def _check_kind(self) -> None:
-        quantized = self.values.get("quantization_config")
-        if quantized:
-            method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-            raise UnsupportedCheckpoint(
-                f"{self.subject}: weights packed by {quoted(method or 'an unnamed method', 40)} can't be audited;"
-                " use the unpacked ones, or a GGUF file"
-            )
         for name in _EXPERTS:
             count = self.values.get(name)
             if isinstance(count, int) and count > 1:
@@ -103,14 +101,19 @@ def describe(values: Mapping[str, Any], subject: str) -> Description:
     """The text decoder that a config.json describes; of a multimodal wrapper, its text part.
 
     Raises:
-        UnsupportedCheckpoint: custom code, an unknown or a non-causal family, packed or expert weights.
+        UnsupportedCheckpoint: custom code, an unknown or a non-causal family, expert weights, or weights packed in
+            a way that can't be read.
         MalformedCheckpoint: a number is missing or impossible.
         NothingToAudit: it has no layer.
     """
     text = values.get("text_config")
     if not isinstance(text, dict):
         return Description(values, subject)
-    shared = {key: values[key] for key in ("quantization_config", "tie_word_embeddings") if key in values}
+    shared = {
+        key: values[key]
+        for key in ("quantization_config", "compression_config", "tie_word_embeddings")
+        if key in values
+    }
     return Description({**shared, **text}, subject, within_wrapper=True)
 
 

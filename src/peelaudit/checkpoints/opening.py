@@ -14,7 +14,8 @@ from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_in
 from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
 from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights
-from peelaudit.checkpoints.matching import Origin, match, rename
+from peelaudit.checkpoints.matching import Matched, Origin, match, rename
+from peelaudit.checkpoints.quantized import Dequantized
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
 from peelaudit.checkpoints.store import Store
@@ -63,11 +64,11 @@ def open_checkpoint(
 
 
 def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
-    subject, store = quoted(path), parts.store
-    check_layer_count(store.tensors, parts.description.layers, subject)
+    subject = quoted(path)
+    check_layer_count(parts.store.tensors, parts.description.layers, subject)
     config = build_config(parts.description)
     skeleton = build_skeleton(config, parts.description.subject)
-    matched = match(parts.names(store, skeleton), skeleton, subject)
+    store, skeleton, matched = _match(parts, skeleton, subject)
     check_floats(store, matched)
     snapshot = take_snapshot((*store.paths, *((parts.config_path,) if parts.config_path else ())), progress)
     info = gather_info(
@@ -81,7 +82,19 @@ def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
         training_step=parts.training_step,
         sha256=snapshot.sha256,
     )
-    return Checkpoint(info, config, skeleton, store, matched, snapshot)
+    method = parts.description.method
+    return Checkpoint(info, config, skeleton, store, matched, snapshot, method.notes if method else ())
+
+
+def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Store, torch.nn.Module, Matched]:
+    """The store of what the parameters are made of, the skeleton with what a quantisation computes beside them, and
+    where each parameter comes from.
+    """
+    method = parts.description.method
+    if method is None:
+        return parts.store, skeleton, match(parts.names(parts.store, skeleton), skeleton, subject)
+    store, skeleton = Dequantized(parts.store, method), method.prepare(skeleton)
+    return store, skeleton, match(store.origins(parts.names(store, skeleton), skeleton), skeleton, subject)
 
 
 def _find_parts(path: Path, config: Path | None) -> _Parts:

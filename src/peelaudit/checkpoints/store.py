@@ -13,13 +13,18 @@ from peelaudit.checkpoints.files import quoted
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 from peelaudit.records import TensorInfo
 
-__all__ = ["FLOATS", "MAX_TENSORS", "Joined", "Store", "as_tensor", "close_all"]
+__all__ = ["FLOATS", "MAX_TENSORS", "READABLE", "Joined", "Store", "as_tensor", "close_all"]
 
 MAX_TENSORS = 100_000
 """More tensors than any decoder has; reading a header of more takes seconds and hundreds of MB."""
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""The stored dtypes that an audit can read."""
+"""The stored dtypes that are weights as they stand."""
+
+READABLE = FLOATS | {
+    name: getattr(torch, name) for name in ("uint8", "int8", "int16", "int32", "int64", "float8_e4m3fn", "float8_e5m2")
+}
+"""Those and the ones that packed weights are made of."""
 
 
 class Store(Protocol):
@@ -91,12 +96,10 @@ def as_tensor(data: bytearray, dtype: str, shape: tuple[int, ...], path: Path, n
     """`data` as a tensor without a copy.
 
     Raises:
-        UnsupportedCheckpoint: the dtype isn't a float that an audit can read.
+        UnsupportedCheckpoint: the dtype isn't one of `READABLE`.
     """
-    if dtype not in FLOATS:
-        raise UnsupportedCheckpoint(
-            f"{quoted(path)}: the tensor {quoted(name)} is stored as {dtype}; only plain floats can be audited"
-        )
+    if dtype not in READABLE:
+        raise UnsupportedCheckpoint(f"{quoted(path)}: the tensor {quoted(name)} is stored as {dtype}, which isn't read")
     if math.prod(shape) == 0:
-        return torch.empty(shape, dtype=FLOATS[dtype])
-    return torch.frombuffer(data, dtype=FLOATS[dtype]).reshape(shape)
+        return torch.empty(shape, dtype=READABLE[dtype])
+    return torch.frombuffer(data, dtype=READABLE[dtype]).reshape(shape)

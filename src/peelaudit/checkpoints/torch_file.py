@@ -15,7 +15,7 @@ from typing import cast
 import torch
 
 from peelaudit.checkpoints.files import OpenFile, quoted
-from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS
+from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, READABLE
 from peelaudit.checkpoints.torch_pickle import MAX_PICKLE, check_pickle
 from peelaudit.checkpoints.torch_zip import Record, read_directory, verify
 from peelaudit.errors import MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
@@ -98,10 +98,9 @@ class TorchTensors:
         """The tensor of that stored name, on the CPU. Its record's checksum is compared the first time."""
         meta, record = self._state[name], self._records[name]
         dtype = _dtype(meta)
-        if dtype not in FLOATS:
+        if dtype not in READABLE:
             raise UnsupportedCheckpoint(
-                f"{quoted(self._open.path)}: the tensor {quoted(name)} is stored as {dtype};"
-                " only plain floats can be audited"
+                f"{quoted(self._open.path)}: the tensor {quoted(name)} is stored as {dtype}, which isn't read"
             )
         if meta.numel() == 0:
             return torch.empty(meta.shape, dtype=meta.dtype)

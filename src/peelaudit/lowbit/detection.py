@@ -6,7 +6,8 @@ neighbouring inputs of an output channel. Weights that share a code and a scale 
 float32's rounding where a file was dequantised, so that counting distinct values in a group finds the grid. It takes
 groups at least twice as long as the grid has levels: a shorter one holds few values in any case.
 
-Types whose grid can't be seen so (GGUF's 8-bit groups of 32) are told by the file's own type.
+Where the file says how it is packed (GGUF's types, a quantization_config), that is taken instead: it knows grids that
+can't be seen so, as 8-bit groups of 32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from peelaudit.checkpoints.quantized import PackedType
 from peelaudit.records import Grid, GridKind, ScaleLayout, ZeroPoint
 
 __all__ = ["GGUF_GRIDS", "find_grid"]
@@ -43,6 +45,7 @@ GGUF_GRIDS: Mapping[str, tuple[int, int, ZeroPoint]] = {
 (llama.cpp, ggml-common.h).
 """
 
+_SCALES = {"tensor": ScaleLayout.TENSOR, "row": ScaleLayout.ROW}
 _SAMPLE = 64
 _ROUNDING = 1e-6
 _OFF_GRID = 0.02
@@ -54,7 +57,7 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
 
     Args:
         weight: [outputs, inputs]; tensors of other ranks have no grid.
-        stored: the dtype in the file, of which GGUF's types are known.
+        stored: the dtype in the file, of which GGUF's types and a `PackedType` are known.
     """
     if weight.ndim != 2 or weight.numel() == 0:
         return None
@@ -62,11 +65,35 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
     if stored in GGUF_GRIDS:
         bits, length, zero = GGUF_GRIDS[stored]
         return Grid(GridKind.INTEGER, float(bits), ScaleLayout.GROUP, length, zeros, zero)
+    if (declared := _declared(stored, weight, zeros)) is not None:
+        return declared
     for layout, group, rows in _layouts(weight):
         if (kind := _kind(rows)) is not None:
             zero = _zero_point(rows, int(kind[1])) if kind[0] is GridKind.INTEGER else ZeroPoint.SYMMETRIC
             return Grid(kind[0], kind[1], layout, group, zeros, zero)
     return None
+
+
+def _declared(stored: str, weight: Tensor, zeros: float) -> Grid | None:
+    """The grid of a `PackedType`; None for other dtypes, for codes that aren't evenly spaced (nf4, fp4, fp8), and where
+    those that share a scale are no neighbours.
+
+    0 is on one of the values in all of them; whether in the middle, the values tell.
+    """
+    packed = PackedType.parse(stored)
+    if packed is None or (packed.group is None and packed.scales not in _SCALES):
+        return None
+    layout = _SCALES.get(packed.scales, ScaleLayout.GROUP)
+    if packed.code == GridKind.TERNARY:
+        return Grid(GridKind.TERNARY, math.log2(3), layout, packed.group, zeros)
+    if packed.bits is None:
+        return None
+    rows = (
+        weight.reshape(1, -1) if layout is ScaleLayout.TENSOR else weight.reshape(-1, packed.group or weight.shape[1])
+    )
+    zero = _zero_point(rows, packed.bits)
+    zero = ZeroPoint.INTEGER if zero is ZeroPoint.FREE else zero
+    return Grid(GridKind.INTEGER, float(packed.bits), layout, packed.group, zeros, zero)
 
 
 def _layouts(matrix: Tensor) -> Iterator[tuple[ScaleLayout, int | None, Tensor]]:

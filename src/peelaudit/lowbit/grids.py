@@ -21,11 +21,12 @@ __all__ = ["Grids", "Holding"]
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a checkpoint's blocks are held to: `constraints` by the matrices' names, and `low_bit` for the report, None
-    for a float network.
+    """What a checkpoint's blocks are held to: `constraints` by the matrices' names, whether matrices must be rounded to
+    them first, and `low_bit` for the report, None for a float network.
     """
 
     constraints: Mapping[str, Constraint]
+    rounding: bool
     low_bit: LowBit | None
 
 
@@ -81,15 +82,14 @@ class Grids:
         if not isinstance(bits, Grid):
             found = {name: grid for name in matrices if (grid := self._named[name][0]) is not None}
             low_bit = _described(found, len(matrices), held=bits == "auto")
-            return Holding({n: constraint_of(g) for n, g in found.items()} if bits == "auto" else {}, low_bit)
+            constraints = {name: constraint_of(grid) for name, grid in found.items()} if bits == "auto" else {}
+            return Holding(constraints, rounding=False, low_bit=low_bit)
         for name in wanted:
             inputs = self._named[name][1]
             if bits.layout is ScaleLayout.GROUP and bits.group is not None and inputs % bits.group:
                 raise ConfigError(f"bits asks for groups of {bits.group}, and {name} has {inputs} inputs")
-        constraint = constraint_of(bits)
-        return Holding(
-            dict.fromkeys(wanted, constraint), _described(dict.fromkeys(wanted, bits), len(matrices), held=True)
-        )
+        low_bit = _described(dict.fromkeys(wanted, bits), len(matrices), held=True)
+        return Holding(dict.fromkeys(wanted, constraint_of(bits)), rounding=True, low_bit=low_bit)
 
 
 def _described(grids: Mapping[str, Grid], matrices: int, *, held: bool) -> LowBit | None:

@@ -21,6 +21,10 @@ __all__ = ["adam"]
 
 BATCH_TOKENS = 2048
 RELATIVE_STEP = 0.01
+LATENT_STEP = 0.05
+"""The same for the float weights behind low-bit ones, which change nothing until they cross to the next value: on a
+ternary layer at 150 steps, 0.01 left an error of 0.78, 0.03 of 0.65, 0.1 of 0.62.
+"""
 STOPS = 4
 
 
@@ -35,7 +39,8 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
     """
     block = start.block.copy()
     latent = _Latent(block)
-    optimizer = torch.optim.Adam([{"params": [p], "lr": _step_size(p)} for p in latent.parameters], betas=(0.9, 0.95))
+    groups = [{"params": [parameter], "lr": share * _size(parameter)} for parameter, share in latent.parameters]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     batch = max(1, min(BATCH_TOKENS // inputs.shape[1], rows.fit.stop))
@@ -73,8 +78,9 @@ class _Latent:
         self._scales = {
             name: held.constraint.read(held.matrix(weight.detach())) for name, (held, weight) in self._matrices.items()
         }
+        latent = {id(weight) for _, weight in self._matrices.values()}
         trained = [*block.parameters(), *(scales.scale for scales in self._scales.values())]
-        self.parameters = [parameter.requires_grad_() for parameter in trained]
+        self.parameters = [(p.requires_grad_(), LATENT_STEP if id(p) in latent else RELATIVE_STEP) for p in trained]
 
     def weights(self) -> dict[str, Tensor]:
         """The low-bit matrices, by name, as the block is to have them."""
@@ -96,6 +102,7 @@ class _Latent:
         return kept
 
 
-def _step_size(parameter: Tensor) -> float:
+def _size(parameter: Tensor) -> float:
+    """Root mean square; a hundredth for a tensor of zeros, such as a fresh bias."""
     size = float(parameter.detach().float().square().mean().sqrt())
-    return RELATIVE_STEP * size if size > 0 else 1e-4
+    return size if size > 0 else 0.01

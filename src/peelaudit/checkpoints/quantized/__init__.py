@@ -1,0 +1,9 @@
+"""Checkpoints whose config.json has a `quantization_config`: packed weights, read as the floats that they stand for."""
+
+from __future__ import annotations
+
+from peelaudit.checkpoints.quantized.methods import find_method
+from peelaudit.checkpoints.quantized.packed_type import PackedType
+from peelaudit.checkpoints.quantized.store import Dequantized
+
+__all__ = ["Dequantized", "PackedType", "find_method"]

@@ -1,0 +1,49 @@
+"""The one table of quantisation methods, and which of them a config.json asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.quantized.awq import Awq
+from peelaudit.checkpoints.quantized.bitnet import BitNet
+from peelaudit.checkpoints.quantized.bitsandbytes import BitsAndBytes
+from peelaudit.checkpoints.quantized.compressed_tensors import CompressedTensors
+from peelaudit.checkpoints.quantized.gptq import Gptq
+from peelaudit.checkpoints.quantized.method import Method, Settings
+from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
+
+__all__ = ["METHODS", "find_method"]
+
+METHODS: Mapping[str, type[Method]] = {
+    "bitnet": BitNet,
+    "gptq": Gptq,
+    "awq": Awq,
+    "compressed-tensors": CompressedTensors,
+    "bitsandbytes": BitsAndBytes,
+}
+"""By transformers' `quant_method`. A method stands here when a test proves it against transformers' own loss."""
+
+
+def find_method(values: Mapping[str, Any], subject: str) -> Method | None:
+    """The method of a config.json; None where its weights are plain.
+
+    Raises:
+        UnsupportedCheckpoint: the method isn't known, or its settings ask for something that can't be read.
+        MalformedCheckpoint: a setting makes no sense.
+    """
+    settings = values.get("quantization_config") or values.get("compression_config")
+    if not settings:
+        return None
+    if not isinstance(settings, dict):
+        raise MalformedCheckpoint(f"{subject}: its quantization_config isn't a JSON object")
+    name = settings.get("quant_method")
+    if name is None and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
+        name = "bitsandbytes"  # which wrote no name at first
+    if not isinstance(name, str) or name not in METHODS:
+        raise UnsupportedCheckpoint(
+            f"{subject}: weights packed by {quoted(name or 'an unnamed method', 40)} can't be audited (these can:"
+            f" {', '.join(METHODS)}); use the unpacked ones, or a GGUF file"
+        )
+    return METHODS[name](Settings(settings, name, subject))

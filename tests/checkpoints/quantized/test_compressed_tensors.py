@@ -1,0 +1,218 @@
+"""compressed-tensors: packed and plain codes, with every way of sharing a scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from peelaudit.checkpoints import open_checkpoint
+from peelaudit.errors import CheckpointError
+from peelaudit.lowbit import Grids
+from tests.checkpoints.quantized.support import Packer, assert_same_loss, pack, packed_bits
+
+UP = "model.layers.1.mlp.up_proj"
+BLOCKS = {"tensor": (None, None), "channel": (1, None), "group": (1, 32), "block": (32, 32)}
+"""Rows and columns that share a scale; None for all."""
+
+
+def tiled(weight: Tensor, strategy: str) -> tuple[Tensor, tuple[int, int]]:
+    """[blocks down, rows, blocks across, columns], and a block's size."""
+    rows, columns = (size or whole for size, whole in zip(BLOCKS[strategy], weight.shape, strict=True))
+    return weight.reshape(len(weight) // rows, rows, -1, columns), (rows, columns)
+
+
+def packer(strategy: str, bits: int = 8, *, sym: bool = True, packed: bool = False, dtype: Any = torch.int8) -> Packer:
+    def quantise(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        tiles, _ = tiled(weight, strategy)
+        half = 2 ** (bits - 1)
+        low, high = tiles.amin(dim=(1, 3), keepdim=True), tiles.amax(dim=(1, 3), keepdim=True)
+        if sym:
+            scale, zero = (
+                torch.maximum(-low, high) / (half - 0.5 if dtype is torch.int8 else 448),
+                torch.zeros_like(low),
+            )
+        else:
+            scale = (high - low) / (2 * half - 1)
+            zero = (-half - low / scale).round().clamp(-half, half - 1)
+        scale = scale.bfloat16().float()
+        codes = tiles / scale + zero
+        codes = codes.round().clamp(-half, half - 1) if dtype is torch.int8 else codes.to(dtype).float()
+        value = ((codes - zero) * scale).reshape(weight.shape)
+        codes, scale, zero = codes.reshape(weight.shape), scale[:, 0, :, 0], zero[:, 0, :, 0]
+        if packed:
+            parts = {
+                "weight_packed": packed_bits((codes + half).numpy(), bits),
+                "weight_shape": torch.tensor(weight.shape),
+            }
+        else:
+            parts = {"weight": codes.to(dtype)}
+        parts["weight_scale"] = scale.reshape(1 if strategy == "tensor" else scale.shape).bfloat16()
+        if not sym and packed:
+            parts["weight_zero_point"] = packed_bits((zero + half).T.numpy(), bits).T
+        elif not sym:
+            parts["weight_zero_point"] = zero.to(torch.int8).reshape(parts["weight_scale"].shape)
+        return parts, value
+
+    return quantise
+
+
+def config(name: str, bits: int = 8, kind: str = "int", **more: Any) -> dict[str, Any]:
+    weights = {"num_bits": bits, "type": kind, "symmetric": True, "strategy": "group", "group_size": 32}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": name,
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+        "quantization_status": "compressed",
+        **more,
+    }
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize(("strategy", "sym"), [("group", True), ("group", False), ("channel", False)])
+def test_packed_integers_give_transformers_loss(bits: int, strategy: str, sym: bool, tmp_path: Path) -> None:
+    parts = packer(strategy, bits, sym=sym, packed=True)
+    model = pack("llama", tmp_path, parts, config("pack-quantized", bits))
+    assert_same_loss(tmp_path, model)
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert torch.equal(checkpoint.tensor(f"{UP}.weight"), model.get_parameter(f"{UP}.weight"))
+
+
+@pytest.mark.parametrize("name", ["int-quantized", "naive-quantized"])
+@pytest.mark.parametrize("strategy", BLOCKS)
+@pytest.mark.parametrize("sym", [True, False])
+def test_plain_integers_give_transformers_loss(name: str, strategy: str, sym: bool, tmp_path: Path) -> None:
+    assert_same_loss(tmp_path, pack("llama", tmp_path, packer(strategy, sym=sym), config(name)))
+
+
+@pytest.mark.parametrize("strategy", BLOCKS)
+def test_8_bit_floats_give_transformers_loss(strategy: str, tmp_path: Path) -> None:
+    parts = packer(strategy, dtype=torch.float8_e4m3fn)
+    assert_same_loss(tmp_path, pack("llama", tmp_path, parts, config("float-quantized", kind="float")))
+
+
+def test_reordered_inputs(tmp_path: Path) -> None:
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(5))
+
+    def quantise(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        mixed = order if weight.shape[1] == 64 else torch.arange(weight.shape[1])
+        parts, value = packer("group", 4)(weight[:, mixed])
+        back = mixed.argsort()
+        index = (torch.arange(weight.shape[1]) // 32)[back].int()
+        codes = parts.pop("weight")[:, back].int() + 8
+        packed = {"weight_packed": packed_bits(codes.numpy(), 4), "weight_shape": torch.tensor(weight.shape)}
+        return {**parts, **packed, "weight_g_idx": index}, value[:, back]
+
+    assert_same_loss(tmp_path, pack("llama", tmp_path, quantise, config("pack-quantized", 4)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "settings", "dtype", "grid"),
+    [
+        (packer("group", 4, packed=True), config("pack-quantized", 4), "int4-g32", "4-bit in groups of 32"),
+        (packer("channel", 3, packed=True), config("pack-quantized", 3), "int3-row", "3-bit per row"),
+        (packer("tensor"), config("int-quantized"), "int8-tensor", "8-bit per tensor"),
+        (packer("channel", 4), config("naive-quantized", 4), "int4-row", "4-bit per row"),
+        (packer("block"), config("naive-quantized"), "int8-block", None),
+        (
+            packer("channel", dtype=torch.float8_e4m3fn),
+            config("float-quantized", kind="float"),
+            "float8_e4m3fn-row",
+            None,
+        ),
+    ],
+)
+def test_grids_come_from_the_shapes_and_the_configuration(
+    parts: Packer, settings: Any, dtype: str, grid: str | None, tmp_path: Path
+) -> None:
+    pack("llama", tmp_path, parts, settings)
+    with open_checkpoint(tmp_path) as checkpoint:
+        found = {tensor.name: tensor for tensor in Grids(checkpoint).info().tensors}[f"{UP}.weight"]
+    assert found.dtype == f"compressed-tensors-{dtype}"
+    assert (found.grid.name if found.grid else None) == grid
+
+
+def test_rounded_activations_are_said_to_be_left_out(tmp_path: Path) -> None:
+    settings = config("int-quantized")
+    settings["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8, "dynamic": True, "strategy": "token"}
+    pack("llama", tmp_path, packer("channel"), settings)
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert "rounds the weights alone" in checkpoint.notes[0]
+    pack("llama", tmp_path, packer("channel"), config("int-quantized"))
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.notes == ()
+
+
+def test_scales_of_static_activations_are_no_weights(tmp_path: Path) -> None:
+    def quantise(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        parts, value = packer("channel")(weight)
+        return {**parts, "input_scale": torch.ones(1), "input_zero_point": torch.zeros(1, dtype=torch.int8)}, value
+
+    assert_same_loss(tmp_path, pack("llama", tmp_path, quantise, config("int-quantized")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "marlin-24"}, "format 'marlin-24': only pack-quantized"),
+        ({"format": None}, "format 'None'"),
+        ({"format": "dense"}, "format 'dense'"),
+        ({"config_groups": {"W4A16": ["Linear"]}}, "config_groups doesn't describe"),
+        ({"config_groups": 3}, "config_groups doesn't describe"),
+        ({"config_groups": {"a": {"weights": {"num_bits": 9}}}}, "a num_bits that isn't 1 to 8"),
+        ({"config_groups": {"a": {"format": "nvfp4-pack-quantized"}}}, "another format"),
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "a sparse format"),
+        ({"transform_config": {"config_groups": {"R1": {}}}}, "transforms of the states"),
+        ({"config_groups": {"a": {"weights": {"num_bits": 3}}}}, "not 64 × 96 of 3 bits, densely packed"),
+    ],
+)
+def test_settings_that_cannot_be_followed_are_refused(settings: Any, message: str, tmp_path: Path) -> None:
+    pack("llama", tmp_path, packer("group", 4, packed=True), config("pack-quantized", 4, **settings))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("weight_scale", None, "its weight_scale is missing"),
+        ("weight_shape", None, "its weight_shape is missing"),
+        ("weight_packed", None, "its weight_packed is missing"),
+        ("weight_packed", torch.zeros(96, 7, dtype=torch.int32), "weight_packed is 96 × 7, not 96 × 64 of 4 bits"),
+        ("weight_shape", torch.tensor([96, 2**40]), "weight_packed is 96 × 8"),
+        ("weight_shape", torch.tensor([96, -1]), "weight_packed is 96 × 8"),
+        ("weight_shape", torch.tensor([96]), "weight_shape isn't two numbers"),
+        ("weight_scale", torch.ones(96, 3), "weight_scale is 96 × 3, which doesn't divide 96 × 64"),
+        ("weight_scale", torch.ones(96, 2, dtype=torch.int8), "weight_scale is stored as int8"),
+        ("weight_zero_point", torch.zeros(96, 1, dtype=torch.int8), r"weight_zero_point has the shape \[96, 1\]"),
+        ("weight_zero_point", torch.zeros(11, 2, dtype=torch.int32), r"weight_zero_point has the shape \[11, 2\]"),
+        ("weight_g_idx", torch.full((64,), 9), "weight_g_idx puts an input into a group"),
+        ("weight_g_idx", torch.zeros(63, dtype=torch.int64), "weight_g_idx isn't one group"),
+        ("weight_scale", torch.full((96, 2), torch.nan), r"up_proj\.weight' holds \d+ NaN or Inf"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(name: str, tensor: Tensor | None, message: str, tmp_path: Path) -> None:
+    pack("llama", tmp_path, packer("group", 4, packed=True), config("pack-quantized", 4))
+    state = load_file(tmp_path / "model.safetensors")
+    state.pop(f"{UP}.{name}", None)
+    if tensor is not None:
+        state[f"{UP}.{name}"] = tensor
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=message), open_checkpoint(tmp_path) as checkpoint:
+        checkpoint.check_weights()
+
+
+def test_floats_that_are_yet_to_be_rounded_are_refused(tmp_path: Path) -> None:
+    def quantise(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        return {"weight": weight, "weight_scale": torch.ones(1)}, weight
+
+    pack("llama", tmp_path, quantise, config("naive-quantized"))
+    with pytest.raises(CheckpointError, match="its weight is stored as float32, not as int8"):
+        open_checkpoint(tmp_path)

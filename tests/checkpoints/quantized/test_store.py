@@ -1,0 +1,113 @@
+"""Packed checkpoints through the commands: what is shown, what is audited, and how damage ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import peelaudit
+from peelaudit.checkpoints import open_checkpoint
+from peelaudit.checkpoints.quantized.packed_type import PackedType
+from peelaudit.cli import main
+from peelaudit.errors import UnsupportedCheckpoint
+from peelaudit.records import LowBit, LowBitSet
+from tests.checkpoints import models
+from tests.checkpoints.quantized import test_compressed_tensors as compressed
+from tests.checkpoints.quantized import test_gptq as gptq
+from tests.checkpoints.quantized.support import configure, pack
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    pack("llama", tmp_path / "model", gptq.packer(4, 32), gptq.config(4, 32))
+    return tmp_path / "model"
+
+
+def test_inspect_shows_how_tensors_are_packed(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(packed), "--tensors"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "gptq-int4-g32+float32" in shown
+    assert "4-bit in groups of 32" in shown
+    assert "qweight" not in shown
+
+
+def test_a_report_says_what_of_the_quantisation_is_left_out(tmp_path: Path) -> None:
+    settings = compressed.config("int-quantized")
+    settings["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8, "dynamic": True, "strategy": "token"}
+    pack("llama", tmp_path / "model", compressed.packer("channel"), settings)
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 64, 4000).astype(np.uint16))
+    report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
+    assert any("the audit rounds the weights alone" in warning for warning in report.warnings)
+    assert report.low_bit == LowBit((LowBitSet("8-bit per row", 14),), 14, held=True)
+
+
+def test_the_parts_of_a_layer_may_be_in_two_shards(packed: Path) -> None:
+    state = load_file(packed / "model.safetensors")
+    (packed / "model.safetensors").unlink()
+    with_scales = {name: tensor for name, tensor in state.items() if name.endswith("scales")}
+    rest = {name: tensor for name, tensor in state.items() if name not in with_scales}
+    shards = {"a.safetensors": with_scales, "b.safetensors": rest}
+    for shard, tensors in shards.items():
+        save_file(tensors, packed / shard)
+    weight_map = {name: shard for shard, tensors in shards.items() for name in tensors}
+    (packed / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with open_checkpoint(packed) as checkpoint:
+        weight = checkpoint.tensor(f"{gptq.UP}.weight")
+    scale = state[f"{gptq.UP}.scales"].float()[state[f"{gptq.UP}.g_idx"].long()].T
+    codes = weight / scale + 8
+    torch.testing.assert_close(codes, codes.round().clamp(0, 15), atol=1e-4, rtol=0)
+    assert len(codes.round().unique()) == 16
+
+
+def test_damage_ends_in_one_sentence(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = load_file(packed / "model.safetensors")
+    for name, tensor in (("qweight", torch.zeros(3, 96, dtype=torch.int32)), ("scales", torch.ones(2, 5))):
+        save_file(whole | {f"{gptq.UP}.{name}": tensor}, packed / "model.safetensors")
+        assert main(["inspect", str(packed)]) == 3
+        error = capsys.readouterr().err
+        assert error.startswith("peelaudit: error: ")
+        assert error.count("\n") == 1
+        assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "bitsandbytes"])
+def test_a_method_without_packed_weights_is_refused(method: str, tmp_path: Path) -> None:
+    models.save(models.model("llama"), tmp_path)
+    settings = {"quant_method": method, "bits": 4, "format": "naive-quantized", "config_groups": {"a": {"weights": {}}}}
+    configure(tmp_path, quantization_config={**settings, **({"format": "gemm"} if method == "awq" else {})})
+    if method == "gptq":
+        configure(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(UnsupportedCheckpoint, match=rf"packed by '{method}', but no layer has "):
+        open_checkpoint(tmp_path)
+
+
+def test_no_configuration_of_a_quantisation_is_a_float_checkpoint(tmp_path: Path) -> None:
+    models.save(models.model("llama"), tmp_path)
+    configure(tmp_path, quantization_config=None)
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.info.dtype == "float32"
+
+
+def test_each_read_is_anew_and_nothing_is_kept(packed: Path) -> None:
+    with open_checkpoint(packed) as checkpoint:
+        first, second = (checkpoint.tensor(f"{gptq.UP}.weight") for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.data_ptr() != second.data_ptr()
+    assert first.dtype is torch.float32
+
+
+@pytest.mark.parametrize("scales", ["tensor", "row", "block", "mixed", "g128"])
+def test_packed_types_are_read_back(scales: str) -> None:
+    whole = PackedType("compressed-tensors", "float8_e4m3fn", scales)
+    assert PackedType.parse(str(whole)) == whole
+    assert whole.group == (128 if scales == "g128" else None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "Q4_K", "gptq-int4", "gptq-int4-g0", "gptq-int4-g12x", ""])
+def test_other_dtypes_are_none(dtype: str) -> None:
+    assert PackedType.parse(dtype) is None
