@@ -136,9 +136,9 @@ def test_what_is_saved_is_what_was_trained(make: object, projections: tuple[str,
     with torch.no_grad():
         torch.testing.assert_close(dense(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=1e-4, atol=1e-5)
     for name, weight in dense.state_dict().items():
-        held = name.removesuffix(".weight").endswith(projections)
-        outputs_first = weight.T if make is gpt2 else weight  # GPT-2's Conv1D keeps (inputs, outputs)
-        assert (weight.ndim == 2 and find_grid(outputs_first) is not None) == held, name
+        # GPT-2's Conv1D keeps (inputs, outputs).
+        grid = find_grid(weight.T if make is gpt2 and weight.ndim == 2 else weight)
+        assert (grid is not None) == name.removesuffix(".weight").endswith(projections), name
     latent = low_bit.plain(model, latent=True).state_dict()
     assert latent.keys() == untrained.keys()
     held = [name for name in latent if name.removesuffix(".weight").endswith(projections)]
