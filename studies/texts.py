@@ -6,8 +6,9 @@
 
 So the fit-token figures are on the network's own training tokens, as the paper's are, and the held-out ones on text of
 which neither the network nor a reference knows anything. Two things differ from the paper. Its heads are trained on
-the fit tokens and not stopped on others: its fit-token bounds lie lower. And an audit of one text, split by document,
-has *held-out* from the same text; that would be training tokens here, which the network has seen and a reference not.
+the fit tokens and not stopped on others: what its fit-token bounds would be here has not been measured. And an audit of
+one text, split by document, has *held-out* from the same text; that would be training tokens here, which the network
+has seen and a reference not.
 """
 
 from __future__ import annotations
