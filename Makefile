@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup audit faults test test-all lint format bench bench-batch bench-gpu regression-gate fixtures clean
+.PHONY: setup audit faults test test-all lint format bench bench-batch bench-gpu regression-gate paper fixtures clean
 
 setup: .venv/.installed
 
@@ -51,6 +51,10 @@ bench-gpu: setup
 
 bench-batch: setup
 	$(BIN)/python -m tests.fleet.bench
+
+paper: setup
+	$(if $(and $(TRAIN),$(TEST)),,$(error make paper needs TRAIN=text and TEST=text, such as WikiText-2's files))
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.paper --train "$(TRAIN)" --test "$(TEST)"
 
 fixtures: setup
 	$(BIN)/python fixtures/make_fixtures.py

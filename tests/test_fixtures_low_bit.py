@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedModel as Model
 
+import peelaudit
 from peelaudit.lowbit.constraints import Binary, Constraint, Ternary
 from peelaudit.lowbit.detection import find_grid
 from peelaudit.records import Grid, GridKind, ScaleLayout
@@ -77,6 +78,18 @@ def test_the_latent_weights_are_no_network_of_their_own() -> None:
     assert latent > ternary + 0.1
 
 
+def test_latent_weights_are_audited_as_the_network_that_they_stand_for() -> None:
+    quick = {"tokens": 2048, "seq_len": 64, "schedules": ("final",), "readout": "own", "depth_readout": "own"}
+    ternary = peelaudit.audit(TERNARY, resamples=100, **quick)
+    latent = peelaudit.audit(LATENT, resamples=100, bits="ternary", **quick)
+    assert ternary.low_bit == latent.low_bit
+    assert ternary.low_bit is not None
+    assert [(s.name, s.matrices) for s in ternary.low_bit.sets] == [("ternary per tensor", MATRICES)]
+    assert ternary.network == latent.network
+    as_it_lies = peelaudit.audit(LATENT, resamples=100, **quick).network.held_out.trained_loss
+    assert as_it_lies.value > latent.network.held_out.trained_loss.value + 0.1
+
+
 # ---- How they are trained ----
 
 
@@ -123,8 +136,9 @@ def test_what_is_saved_is_what_was_trained(make: object, projections: tuple[str,
     with torch.no_grad():
         torch.testing.assert_close(dense(input_ids=tokens).logits, model(input_ids=tokens).logits, rtol=1e-4, atol=1e-5)
     for name, weight in dense.state_dict().items():
-        held = name.removesuffix(".weight").endswith(projections)
-        assert (weight.ndim == 2 and find_grid(weight) is not None) == held, name
+        # GPT-2's Conv1D keeps (inputs, outputs).
+        grid = find_grid(weight.T if make is gpt2 and weight.ndim == 2 else weight)
+        assert (grid is not None) == name.removesuffix(".weight").endswith(projections), name
     latent = low_bit.plain(model, latent=True).state_dict()
     assert latent.keys() == untrained.keys()
     held = [name for name in latent if name.removesuffix(".weight").endswith(projections)]

@@ -125,6 +125,13 @@ def test_the_cloud_alone_is_a_file_with_its_own_style() -> None:
     assert text == cloud_svg(trace(make_series()).fit)
 
 
+def test_the_cloud_says_what_its_steps_count() -> None:
+    text = cloud_svg(trace(make_series()).fit, unit="epoch")
+    assert "training epoch" in text
+    assert "checkpoints, epochs 0 to" in text
+    assert "step" not in "".join(ET.fromstring(text).itertext())
+
+
 @pytest.mark.parametrize("losses", [(3.0, 3.0, 3.0), (0.0, 0.0, 0.0), (1e6, 2e6, 1.0)])
 def test_a_cloud_of_one_step_or_of_one_loss(losses: tuple[float, float, float]) -> None:
     for reports in ([make_step(0, *losses)], [make_step(0, *losses), make_step(1, *losses)]):

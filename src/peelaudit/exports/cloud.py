@@ -26,17 +26,17 @@ _TITLES = {
 }
 
 
-def cloud_svg(cloud: Cloud, *, width: int = 900) -> str:
-    """The cloud as an SVG file's text, ending in a newline."""
-    return _drawn(cloud, width, Markup(text_of("charts.css"))) + "\n"
+def cloud_svg(cloud: Cloud, *, width: int = 900, unit: str = "step") -> str:
+    """The cloud as an SVG file's text, ending in a newline. `unit` is what its steps count: `step`, `epoch`."""
+    return _drawn(cloud, width, Markup(text_of("charts.css")), unit) + "\n"
 
 
 def cloud_chart(cloud: Cloud, *, width: int) -> Markup:
     """The cloud as a part of a page, `width` pixels wide."""
-    return _drawn(cloud, width, None)
+    return _drawn(cloud, width, None, "step")
 
 
-def _drawn(cloud: Cloud, width: int, style: Markup | None) -> Markup:
+def _drawn(cloud: Cloud, width: int, style: Markup | None, unit: str) -> Markup:
     points = cloud.points
     losses = [v for p in points for v in (p.trained, p.least_yes0, p.least_yes_star)]
     room = (max(losses) - min(losses) or 1.0) * 0.08
@@ -44,16 +44,16 @@ def _drawn(cloud: Cloud, width: int, style: Markup | None) -> Markup:
     y = Axis(min(losses) - room, max(losses) + room, _TOP + _PLOT_HEIGHT, _TOP)
     legend, rows = _legend(cloud, width)
     identity = f"cloud-{cloud.split}-{width}"
-    parts = [_patterns(identity), *_regions(cloud, x, y, identity), *_axes(cloud, x, y, width)]
-    parts += [*_lines(cloud, x, y), *legend]
+    parts = [_patterns(identity), *_regions(cloud, x, y, identity), *_axes(cloud, x, y, width, unit)]
+    parts += [*_lines(cloud, x, y, unit), *legend]
     height = _TOP + _PLOT_HEIGHT + _AXIS + rows * _LEGEND_ROW
-    return drawing(width, height, _title(cloud), *parts, style=style)
+    return drawing(width, height, _title(cloud, unit), *parts, style=style)
 
 
-def _title(cloud: Cloud) -> str:
+def _title(cloud: Cloud, unit: str) -> str:
     first, last = cloud.points[0], cloud.points[-1]
     return (
-        f"{_TITLES[cloud.split]}: {count(len(cloud.points))} checkpoints, steps {count(first.step)} to "
+        f"{_TITLES[cloud.split]}: {count(len(cloud.points))} checkpoints, {unit}s {count(first.step)} to "
         f"{count(last.step)}; trained loss {number(first.trained)} to {number(last.trained)}, "
         f"least YES-0 {number(last.least_yes0)}, least YES* {number(last.least_yes_star)} nats/token; "
         f"the last in the {verdict_text(last.region)} region"
@@ -96,7 +96,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
-def _axes(cloud: Cloud, x: Axis, y: Axis, width: int) -> list[Markup]:
+def _axes(cloud: Cloud, x: Axis, y: Axis, width: int, unit: str) -> list[Markup]:
     parts = []
     for value, label in ticks(y.low, y.high, 6):
         parts.append(element("line", x1=_LEFT, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
@@ -113,11 +113,11 @@ def _axes(cloud: Cloud, x: Axis, y: Axis, width: int) -> list[Markup]:
         parts.append(element("text", label, x=at, y=base + 17, class_=f"tick {anchor}"))
     parts.append(element("path", d=f"M{_LEFT} {_TOP}V{base:g}H{x.end:g}", class_="frame"))
     parts.append(element("text", "loss, nats/token", x=4, y=10, class_="axis"))
-    parts.append(element("text", "training step", x=(x.start + x.end) / 2, y=base + 34, class_="axis mid"))
+    parts.append(element("text", f"training {unit}", x=(x.start + x.end) / 2, y=base + 34, class_="axis mid"))
     return parts
 
 
-def _lines(cloud: Cloud, x: Axis, y: Axis) -> list[Markup]:
+def _lines(cloud: Cloud, x: Axis, y: Axis, unit: str) -> list[Markup]:
     points = cloud.points
     yes0 = _path(_staircase([(p.step, p.least_yes0) for p in points], x, y))
     star = _path(_staircase([(p.step, p.least_yes_star) for p in points], x, y))
@@ -131,7 +131,7 @@ def _lines(cloud: Cloud, x: Axis, y: Axis) -> list[Markup]:
         parts += [
             element(
                 "g",
-                element("title", f"step {count(p.step)}: trained {number(p.trained)}, {verdict_text(p.region)}"),
+                element("title", f"{unit} {count(p.step)}: trained {number(p.trained)}, {verdict_text(p.region)}"),
                 mark(p.region, x(p.step), y(p.trained), 4.5),
                 class_=f"v-{p.region}",
             )

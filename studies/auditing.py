@@ -1,0 +1,73 @@
+"""Audits the checkpoints of one run; keeps the reports and draws the clouds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from studies.plan import Run, Study
+from studies.texts import Corpus, calibration
+from studies.training import checkpoints
+
+from peelaudit.auditing import audit_prepared, prepared
+from peelaudit.calibration import Calibration
+from peelaudit.config import AuditConfig
+from peelaudit.exports import Format, export
+from peelaudit.exports.cloud import cloud_svg
+from peelaudit.exports.files import write_whole
+from peelaudit.exports.json import read_report
+from peelaudit.records import AuditReport
+from peelaudit.trajectory import trace
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """One checkpoint and its report."""
+
+    run: Run
+    epoch: int
+    report: AuditReport
+
+
+def audit_run(run: Run, study: Study, corpus: Corpus, out: Path) -> Iterator[Audited]:
+    """An audit of each checkpoint of a trained run; a report that is there is read, not made again.
+
+    Raises:
+        PeelauditError: an audit can't be completed.
+    """
+    data = calibration(corpus, study)
+    for epoch, folder in checkpoints(run, study, out).items():
+        kept = folder.with_name(f"{folder.name}.json")
+        if not kept.is_file():
+            write_whole(kept, export((_audit(folder, study, corpus, data),), Format.JSON))
+        yield Audited(run, epoch, read_report(kept))
+
+
+def _audit(folder: Path, study: Study, corpus: Corpus, data: Calibration) -> AuditReport:
+    """All eight staircases. The library splits one text by document; here the splits are given."""
+    config = AuditConfig(
+        checkpoint=str(folder),
+        data=(str(corpus.train), str(corpus.test)),
+        tokens=study.fit_tokens + study.select_tokens + study.test_tokens,
+        seq_len=study.context,
+        schedules=("all",),
+        solver=study.solver,
+        steps=study.steps,
+        device="cpu",
+        seed=study.seed,
+    )
+    with prepared(config) as audit:
+        return audit_prepared(dataclasses.replace(audit, calibration=data))
+
+
+def draw_clouds(audited: list[Audited], out: Path) -> None:
+    """The YES clouds of one run: on fit tokens as the paper draws it, and on held-out tokens.
+
+    Raises:
+        OutputError: a picture can't be written.
+    """
+    name, trajectory = audited[0].run.name, trace(row.report for row in audited)
+    write_whole(out / f"{name}.fit.svg", cloud_svg(trajectory.fit, unit="epoch"))
+    write_whole(out / f"{name}.held-out.svg", cloud_svg(trajectory.held_out, unit="epoch"))
