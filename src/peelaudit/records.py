@@ -47,7 +47,9 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-"""Raised whenever a field of the JSON report is removed, renamed, or changes its meaning."""
+"""Raised whenever a field of the JSON report is removed, renamed, or changes its meaning. A new field has a default,
+which is what a report of an earlier version is taken to say.
+"""
 
 
 class Verdict(StrEnum):
@@ -414,7 +416,6 @@ class AuditReport:
     versions: tuple[tuple[str, str], ...]
     checkpoint: CheckpointInfo
     data: DataInfo
-    low_bit: LowBit | None
     held_out_predictions: tuple[int, ...]
     settings: tuple[tuple[str, object], ...]
     baselines: BaselineLosses
@@ -427,6 +428,7 @@ class AuditReport:
     advice: str
     timings: tuple[tuple[str, float], ...]
     repair: RepairInfo | None = None
+    low_bit: LowBit | None = None
 
 
 @dataclass(frozen=True, slots=True)

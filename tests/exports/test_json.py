@@ -133,6 +133,22 @@ DAMAGE: dict[str, tuple[Callable[[Any], object], str]] = {
 }
 
 
+def test_a_report_from_before_a_field_was_added_is_read_with_its_default() -> None:
+    report = make_report()
+    data = json.loads(export(report))
+    for key in ("low_bit", "repair"):
+        assert data.pop(key) is None
+    for row in data["layers"]:
+        del row["repair_gap"]
+        for split in ("fit", "held_out"):
+            del row[split]["float_bound"], row[split]["distortion"]
+    read = parse_report(json.dumps(data))
+    assert read == dataclasses.replace(
+        report, layers=tuple(dataclasses.replace(r, repair_gap=None) for r in read.layers)
+    )
+    assert export(parse_report(export(read))) == export(read)
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 def test_reader_refuses_damage(name: str) -> None:
     change, message = DAMAGE[name]

@@ -216,16 +216,19 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of an object. `inside` names the flattened record that holds it, if one does."""
+    """One field of an object. `inside` names the flattened record that holds it, if one does. An `optional` one has a
+    default, and may be missing in a report of an earlier version: it is always written.
+    """
 
     name: str
     shape: Shape
     inside: str | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record, as an object with exactly its fields."""
+    """A record, as an object with its fields and no others."""
 
     kind: type[Any]
     fields: tuple[Field, ...]
@@ -244,12 +247,12 @@ class Record:
         if not isinstance(data, dict):
             _refuse(data, where or "the report", "an object")
         names = {field.name for field in self.fields}
-        for missing in sorted(names - data.keys()):
+        for missing in sorted(field.name for field in self.fields if not field.optional and field.name not in data):
             raise ReportError(f"{_under(where, missing)} is missing")
         for unknown in sorted(data.keys() - names):
             raise ReportError(f"{_under(where, unknown)} is not a field of {self.kind.__name__}")
         values: dict[str | None, dict[str, Any]] = {None: {}}
-        for field in self.fields:
+        for field in (field for field in self.fields if field.name in data):
             decoded = field.shape.decode(data[field.name], _under(where, field.name))
             values.setdefault(field.inside, {})[field.name] = decoded
         inner = {name: _FLATTENED[self.kind, name](**parts) for name, parts in values.items() if name is not None}
@@ -264,7 +267,7 @@ class Record:
                 "description": inspect.getdoc(self.kind),
                 "type": "object",
                 "properties": properties,
-                "required": list(properties),
+                "required": [field.name for field in self.fields if not field.optional],
                 "additionalProperties": False,
             }
         return {"$ref": f"#/$defs/{name}"}
@@ -278,11 +281,12 @@ def _fields(kind: type[Any]) -> tuple[Field, ...]:
     """The fields of the object that stands for a record, in order."""
     hints = typing.get_type_hints(kind)
     fields: list[Field] = []
-    for name in (field.name for field in dataclasses.fields(kind)):
+    for field in dataclasses.fields(kind):
+        name = field.name
         if (kind, name) in _FLATTENED:
-            fields += [Field(inner.name, inner.shape, name) for inner in _fields(hints[name])]
+            fields += [Field(inner.name, inner.shape, name, inner.optional) for inner in _fields(hints[name])]
         else:
-            fields.append(Field(name, shape_of(hints[name])))
+            fields.append(Field(name, shape_of(hints[name]), optional=field.default is not dataclasses.MISSING))
     return tuple(fields)
 
 
