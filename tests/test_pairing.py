@@ -58,8 +58,8 @@ def test_all_that_keeps_reports_apart_is_told() -> None:
 
 
 def test_a_setting_that_one_report_is_without_keeps_them_apart() -> None:
-    with pytest.raises(IncomparableReports, match="bits is None in the base, 4"):
-        compare(BASE, with_settings(BASE, bits=4))
+    with pytest.raises(IncomparableReports, match="colour is None in the base, 4"):
+        compare(BASE, with_settings(BASE, colour=4))
 
 
 def test_other_clusters_keep_reports_apart() -> None:

@@ -41,7 +41,7 @@ STEPS = (1.0, 0.5, 0.25, 0.125)
 
 _DAMPING = 1e-8
 """What is added to the Gram matrix that weights are rounded against, relative to its mean eigenvalue."""
-_TOGETHER = {"cpu": 1 << 24, "cuda": 1 << 28}
+_TOGETHER = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Weights that are rounded at once, of several targets: a GPU is fast at many columns, and slow at many steps."""
 
 
@@ -153,7 +153,7 @@ class BlockRegression:
         parts = feature_parts(self._block, self.writers)
         dtype = next(self._block.module.parameters()).dtype
         result: list[Tensor | None] = [None] * len(changes)
-        size = max(1, _TOGETHER.get(trained.device.type, 1 << 24) // trained.numel())
+        size = max(1, _TOGETHER.get(trained.device.type, 1 << 22) // trained.numel())
         for penalty, targets in by_penalty.items():
             ridge = max(penalty, _DAMPING) * self.factorisation.values.mean()
             gram = self._fit.gram + torch.diag_embed(ridge.expand(len(trained)))
