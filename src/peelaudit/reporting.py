@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -98,26 +99,11 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
     floats = _float_references(measured, n_layers)
     others = [reference for reference in references if not np.array_equal(reference.losses, trained)]
     rival = best(panel, others, "select") if others else None
+    of = partial(figures, panel, own=own, trained=trained, yes0=yes0.losses)
     row = NetworkRow(
         readout=config.readout,
-        fit=figures(
-            panel,
-            "fit",
-            own=own,
-            trained=trained,
-            yes0=yes0.losses,
-            bound=on_fit.losses,
-            float_bound=_least(panel, floats, "fit"),
-        ),
-        held_out=figures(
-            panel,
-            "held_out",
-            own=own,
-            trained=trained,
-            yes0=yes0.losses,
-            bound=on_select.losses,
-            float_bound=_least(panel, floats, "select"),
-        ),
+        fit=of(split="fit", bound=on_fit.losses, float_bound=_least(panel, floats, "fit")),
+        held_out=of(split="held_out", bound=on_select.losses, float_bound=_least(panel, floats, "select")),
         best_schedule=on_select.name,
         best_schedule_fit=on_fit.name,
         paper_verdict=paper_verdict(*(panel.mean(losses, "fit") for losses in (own, yes0.losses, on_fit.losses))),
@@ -161,28 +147,13 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int) -> LayerRow:
     yes0 = next(reference.losses for reference in references if reference.targets == final)
     chosen, on_fit = best(panel, references, "select"), best(panel, references, "fit")
     floats = _float_references(measured, depth)
-    held_out = figures(
-        panel,
-        "held_out",
-        own=own,
-        trained=trained,
-        yes0=yes0,
-        bound=chosen.losses,
-        float_bound=_least(panel, floats, "select"),
-    )
+    of = partial(figures, panel, own=own, trained=trained, yes0=yes0)
+    held_out = of(split="held_out", bound=chosen.losses, float_bound=_least(panel, floats, "select"))
     redundancy = _error(measured, measured.peel_map[depth - 1].skipped, depth)
     return LayerRow(
         layer=depth,
         readout=config.depth_readout,
-        fit=figures(
-            panel,
-            "fit",
-            own=own,
-            trained=trained,
-            yes0=yes0,
-            bound=on_fit.losses,
-            float_bound=_least(panel, floats, "fit"),
-        ),
+        fit=of(split="fit", bound=on_fit.losses, float_bound=_least(panel, floats, "fit")),
         held_out=held_out,
         gap=held_out.gap_layers,
         best_schedule=chosen.name,
