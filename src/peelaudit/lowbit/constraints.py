@@ -18,7 +18,7 @@ from torch import Tensor
 
 from peelaudit.records import Grid, GridKind, ScaleLayout, ZeroPoint
 
-__all__ = ["Binary", "Constraint", "Held", "Integer", "Scales", "Ternary", "constraint_of", "nearest"]
+__all__ = ["Binary", "Constraint", "Held", "Integer", "Scales", "Ternary", "away_from_zero", "constraint_of", "nearest"]
 
 _SHRINKAGES = tuple(1 - step / 20 for step in range(14))
 """Shares of a group's range that its integer grid may span: the outermost weights are clipped where that is better."""
@@ -37,6 +37,10 @@ class Scales:
         """For each weight: [..., outputs or 1, inputs]."""
         length = inputs // self.scale.shape[-1]
         return Scales(self.scale.repeat_interleave(length, dim=-1), self.zero.repeat_interleave(length, dim=-1))
+
+    def of(self, group: int) -> Scales:
+        """A view of one group's, [..., outputs or 1, 1]."""
+        return Scales(self.scale[..., group : group + 1], self.zero[..., group : group + 1])
 
 
 @dataclass(frozen=True, slots=True)
