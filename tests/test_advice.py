@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 
 from peelaudit.advice import advise, calibration_warnings, read_layer
-from peelaudit.records import BaselineLosses, Estimate, NetworkRow, RepairInfo, Verdict
+from peelaudit.records import BaselineLosses, Estimate, LayerRow, NetworkRow, RepairInfo, Symptom, Verdict
 from tests.factories import make_data, make_estimate, make_figures, make_report, make_schedule
 
 BASELINES = BaselineLosses(10.8, make_estimate(7.2))
@@ -102,10 +103,38 @@ def test_a_grey_whose_gap_is_sure_does_not_deny_it() -> None:
         ((3, 1), (0.8, 0.2, 0.9, 0.2), "Look at layer 3, whose repair alone gains"),
         ((3, 1), (0.8, 0.2, 0.9, 0.2), "and layer 1, whose"),
         ((), (0.1, 0.2, 0.3, 0.2), "No layer stands out: repaired alone, they gain 0.1000 to 0.3000"),
-        ((), (0.0, 0.0, 0.0, 0.0), "No layer's repair, alone, gains anything"),
+        ((), (0.0, 0.0, 0.0, 0.0), "No layer gains anything by its repair alone"),
     ],
 )
 def test_the_layers_that_stand_out_are_named(named: tuple[int, ...], gaps: tuple[float, ...], words: str) -> None:
-    info = RepairInfo("cheap", (1,) * len(gaps), 9.5, named)
-    estimates = [make_estimate(gap, 0.01) for gap in gaps]
-    assert words in advise(network(), BASELINES, BEST, info, estimates)
+    assert words in advise(network(), BASELINES, BEST, rows(*gaps), RepairInfo("cheap", (1,) * len(gaps), 9.5, named))
+
+
+def rows(*gaps: float, symptoms: Mapping[int, tuple[Symptom, ...]] = {}) -> list[LayerRow]:
+    row = make_report().layers[0]
+    return [
+        dataclasses.replace(row, layer=k, repair_gap=make_estimate(gap, 0.01), symptoms=symptoms.get(k, ()))
+        for k, gap in enumerate(gaps, 1)
+    ]
+
+
+def test_symptoms_are_told_whatever_the_verdict_and_not_again_by_their_gaps() -> None:
+    sick = rows(0.9, 0.2, 0.2, symptoms={1: (Symptom.UNTRAINED,), 3: (Symptom.UNTRAINED, Symptom.MLP_SILENT)})
+    for trained in (11.5, 8.0, 5.0):
+        words = advise(network(trained=trained), BASELINES, BEST, sick)
+        assert "Look at layers 1, 3: matrices that can't be told from random ones" in words
+        assert "Look at layer 3: an MLP that adds nothing" in words
+    words = advise(network(), BASELINES, BEST, sick, RepairInfo("cheap", (1, 1, 1), 9.5, ()))
+    assert "None of the others stands out: repaired alone, they gain 0.2000 to 0.2000" in words
+    assert "No layer stands out" not in words
+
+
+def test_where_all_layers_are_untrained_none_is_singled_out() -> None:
+    words = advise(network(), BASELINES, BEST, rows(0.1, 0.1, symptoms=dict.fromkeys((1, 2), (Symptom.UNTRAINED,))))
+    assert "All layers: matrices that can't be told from random ones" in words
+    assert "Look at" not in words
+
+
+def test_a_layers_reading_has_its_symptoms() -> None:
+    words = read_layer(3, make_figures(5.0, 0.2), "via:2", 4, make_estimate(0.5), (Symptom.ATTENTION_SILENT,))
+    assert words.endswith("Block 3: an attention that adds nothing to the residual stream.")

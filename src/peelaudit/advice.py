@@ -8,11 +8,13 @@ from peelaudit.records import (
     BaselineLosses,
     DataInfo,
     Estimate,
+    LayerRow,
     LowBit,
     NetworkRow,
     RepairInfo,
     ScheduleResult,
     SplitFigures,
+    Symptom,
     Verdict,
 )
 
@@ -24,11 +26,26 @@ TOKENS_PER_UNKNOWN = 10
 _NOTHING = 1e-4
 """nats/token below which a gap is not worth a word."""
 
+_MOST_LISTED = 5
+
+_SYMPTOMS = {
+    Symptom.UNTRAINED: "matrices that can't be told from random ones, as if never trained or overwritten",
+    Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream",
+    Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream",
+}
+
 _IDLE = 0.01
 """A block that moves the state by less than this share of its spread hardly does anything."""
 
 
-def read_layer(layer: int, figures: SplitFigures, schedule: str, target: int, redundancy: Estimate) -> str:
+def read_layer(
+    layer: int,
+    figures: SplitFigures,
+    schedule: str,
+    target: int,
+    redundancy: Estimate,
+    symptoms: Sequence[Symptom] = (),
+) -> str:
     """A depth's row, in a sentence or two.
 
     Args:
@@ -37,6 +54,7 @@ def read_layer(layer: int, figures: SplitFigures, schedule: str, target: int, re
         schedule: the reference behind the bound.
         target: the state that its block k is fitted to.
         redundancy: of leaving block k out.
+        symptoms: of block k.
     """
     gap = figures.gap_layers
     aim = "its own state" if target == layer else f"the state after layer {target}"
@@ -54,15 +72,16 @@ def read_layer(layer: int, figures: SplitFigures, schedule: str, target: int, re
         case Verdict.GREY:
             words = f"the held-out text can't tell the trained blocks from {reference} {_interval(gap)}."
     idle = f" Without block {layer} the state moves by {redundancy.value:.2%} of its spread: it hardly does anything."
-    return f"Cut after layer {layer}, {words}" + (idle if redundancy.high < _IDLE else "")
+    looks = f" Block {layer}: {'; '.join(_SYMPTOMS[symptom] for symptom in symptoms)}." if symptoms else ""
+    return f"Cut after layer {layer}, {words}{idle if redundancy.high < _IDLE else ''}{looks}"
 
 
 def advise(
     network: NetworkRow,
     baselines: BaselineLosses,
     best: ScheduleResult,
+    layers: Sequence[LayerRow] = (),
     repair: RepairInfo | None = None,
-    repair_gaps: Sequence[Estimate | None] = (),
 ) -> str:
     """What to make of the audit, in plain words.
 
@@ -70,34 +89,50 @@ def advise(
         network: the network's row.
         baselines: what needs no model.
         best: the schedule behind the held-out bound.
+        layers: all of its layers' rows.
         repair: how blocks were repaired, if they were.
-        repair_gaps: of each layer, then.
     """
+    looks = _on_looks(layers)
     trained, uniform, unigram = network.held_out.trained_loss, baselines.uniform, baselines.unigram
     if trained.low > uniform:
         return (
             f"This checkpoint is broken or untrained, or not made for this tokenizer: its loss of {trained.value:.2f} "
-            f"is worse than guessing all tokens alike ({uniform:.2f}). Check the file before anything else."
+            f"is worse than guessing all tokens alike ({uniform:.2f}). Check the file before anything else.{looks}"
         )
     if trained.low > unigram.high:
         return (
             f"The network predicts this text worse ({trained.value:.2f}) than token frequencies alone do "
-            f"({unigram.value:.2f}): it is untrained, damaged, or the tokenizer or text isn't its own."
+            f"({unigram.value:.2f}): it is untrained, damaged, or the tokenizer or text isn't its own.{looks}"
         )
-    gaps = [gap for gap in repair_gaps if gap is not None]
-    on_repair = () if repair is None or not gaps else (_on_repair(repair, gaps),)
-    return " ".join((_on_layers(network, best), *_on_head(network), *on_repair))
+    on_repair = "" if repair is None else _on_repair(repair, layers)
+    return " ".join(filter(None, (_on_layers(network, best) + looks, *_on_head(network), on_repair)))
 
 
-def _on_repair(repair: RepairInfo, gaps: Sequence[Estimate]) -> str:
-    """Which layers to look at, at most three, or that none stands out."""
-    least, most = min(gap.value for gap in gaps), max(gap.value for gap in gaps)
+def _on_looks(layers: Sequence[LayerRow]) -> str:
+    """The layers with a symptom, each symptom in a sentence; nothing for none."""
+    words = []
+    for symptom, says in _SYMPTOMS.items():
+        found = [row.layer for row in layers if symptom in row.symptoms]
+        if found and len(found) == len(layers):
+            words.append(f" All layers: {says}.")
+        elif found:
+            numbers = ", ".join(map(str, found[:_MOST_LISTED])) + (" and more" if len(found) > _MOST_LISTED else "")
+            words.append(f" Look at layer{'s' if len(found) > 1 else ''} {numbers}: {says}.")
+    return "".join(words)
+
+
+def _on_repair(repair: RepairInfo, layers: Sequence[LayerRow]) -> str:
+    """Which layers' gaps to look at, at most three, or that none stands out; those with a symptom were told of."""
+    gaps = {row.layer: row.repair_gap for row in layers if row.repair_gap is not None and not row.symptoms}
+    rest = [gap.value for layer, gap in gaps.items() if layer not in repair.named]
+    if not rest:
+        return ""
     if not repair.named:
-        if all(gap.low <= _NOTHING for gap in gaps):
-            return "No layer's repair, alone, gains anything that this text can tell."
-        return f"No layer stands out: repaired alone, they gain {least:.4f} to {most:.4f} nats/token."
-    words = " and ".join(f"layer {layer}, whose repair alone gains {_nats(gaps[layer - 1])}" for layer in repair.named)
-    rest = [gap.value for layer, gap in enumerate(gaps, 1) if layer not in repair.named]
+        none = "None of the others" if len(gaps) < len(layers) else "No layer"
+        if all(gap.low <= _NOTHING for gap in gaps.values()):
+            return f"{none} gains anything by its repair alone that this text can tell."
+        return f"{none} stands out: repaired alone, they gain {min(rest):.4f} to {max(rest):.4f} nats/token."
+    words = " and ".join(f"layer {layer}, whose repair alone gains {_nats(gaps[layer])}" for layer in repair.named)
     return f"Look at {words}; that of the others gains {min(rest):.4f} to {max(rest):.4f}."
 
 

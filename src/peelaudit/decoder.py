@@ -189,6 +189,16 @@ class Block:
             parameters[name].copy_(held.rounded(parameters[name], scales[name]))
         return copied
 
+    @torch.no_grad()
+    def quantised(self) -> Block:
+        """A copy whose low-bit parameters are of their sets, with scales of their own where they weren't."""
+        copied = self.copy()
+        copied.module.requires_grad_(requires_grad=False)
+        parameters = dict(copied.module.named_parameters())
+        for name, held in self.held.items():
+            parameters[name].copy_(held.quantise(parameters[name]))
+        return copied
+
     def writer_held(self, index: int) -> Held | None:
         """What holds the weight of a writer, None where it is float."""
         writer = (self._family.attention, self._family.mlp)[index]

@@ -16,7 +16,7 @@ NOISE = 0.3
 
 @torch.no_grad()
 def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: float = NOISE) -> Block:
-    """A copy of the block with a fault.
+    """A copy of the block with a fault; low-bit weights are rounded again.
 
     Args:
         block: the healthy one.
@@ -52,7 +52,7 @@ def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: flo
             _scramble(attention, heads, generator)
         case FaultKind.ROLLED_BACK:
             raise ValueError("a block is rolled back by taking it from an earlier checkpoint")
-    return copy
+    return copy.quantised()
 
 
 def _scramble(writer: nn.Module, heads: int, generator: torch.Generator) -> None:

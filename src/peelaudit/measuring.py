@@ -27,9 +27,10 @@ from peelaudit.hidden_states import StateStore, TokenRows, trained_states
 from peelaudit.peel import Peeler, ProjectionRow, SolverSettings, deviation, projection_map
 from peelaudit.progress import SILENT, Progress
 from peelaudit.readout import ReadoutFactory
-from peelaudit.records import BlockFit
+from peelaudit.records import BlockFit, LayerSigns
 from peelaudit.repair import Repair, Repairer
 from peelaudit.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
+from peelaudit.symptoms import signs
 
 __all__ = ["Measurements", "RepairLosses", "ScheduleLosses", "measure"]
 
@@ -74,6 +75,7 @@ class Measurements:
         schedules: in the order they were asked for.
         peel_map: a row for each layer.
         digests: [L] of the blocks' weights.
+        signs: [L] what each block shows by itself.
         deviations: [L] ‖h_k - mean(h_k)‖² of each held-out sequence.
         unigram: on `panel`, the losses of guessing by the fit tokens' frequencies.
         searched: how many staircases were compared by estimate.
@@ -91,6 +93,7 @@ class Measurements:
     schedules: tuple[ScheduleLosses, ...]
     peel_map: tuple[ProjectionRow, ...]
     digests: tuple[str, ...]
+    signs: tuple[LayerSigns, ...]
     deviations: tuple[Losses, ...]
     unigram: Losses
     searched: int
@@ -164,6 +167,7 @@ class _Measurer:
             float_nodes, whole = self._references(schedules, own, readout, low_bit=False)
             float_nodes |= {targets: result.readout for targets, result in whole.items()}
         repairs = self._repairs(own[-1], keep_repair)
+        looked = [self._look(layer) for layer in range(1, n_layers + 1)]
         return Measurements(
             panel=self.panel,
             depth_panel=self.depth_panel,
@@ -172,7 +176,8 @@ class _Measurer:
             nodes=nodes,
             schedules=tuple(leaves[schedule.targets] for schedule in schedules),
             peel_map=peel_map,
-            digests=tuple(self.decoder.block(layer).digest() for layer in range(1, n_layers + 1)),
+            digests=tuple(digest for digest, _ in looked),
+            signs=tuple(found for _, found in looked),
             deviations=tuple(deviation(self.states[k], rows.held_out) for k in range(1, n_layers + 1)),
             unigram=_unigram(self.data.tokens, rows.fit, self.decoder.vocabulary),
             searched=searched,
@@ -180,6 +185,11 @@ class _Measurer:
             float_nodes=float_nodes,
             repairs=repairs,
         )
+
+    def _look(self, layer: int) -> tuple[str, LayerSigns]:
+        """A block's digest and signs: it is read once for both."""
+        block = self.decoder.block(layer)
+        return block.digest(), signs(block, self.states[layer - 1], self.data.rows.held_out)
 
     def _repairs(
         self, own: Losses, keep: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None

@@ -11,7 +11,7 @@ added, and the level divided by the number of layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -27,19 +27,23 @@ undamaged stories260K had 0.09 and 0.22."""
 PRIOR_FREEDOM = 4
 
 
-def standing_out(panel: Panel, gains: Sequence[Losses]) -> tuple[int, ...]:
+def standing_out(panel: Panel, gains: Sequence[Losses], suspects: Collection[int] = ()) -> tuple[int, ...]:
     """The layers, 1 … L, whose gap stands out, the largest first; at most three.
 
     Args:
         panel: of the network's losses.
         gains: [L] arrays of the panel's sequences: nats that each block's repair gains; only *held-out* is looked at.
+        suspects: layers, 1 … L, that are known to be damaged: they and their neighbours aren't named for a gap.
     """
     gaps = np.array([panel.mean(gain, "held_out") for gain in gains])
+    known = [layer - 1 for layer in suspects]
     named: list[int] = []
     for index in map(int, np.argsort(-gaps)):
-        if len(named) == MOST_NAMED or not _stands_out(panel, gains, gaps, index, named):
+        if index in known:
+            continue
+        if len(named) == MOST_NAMED or not _stands_out(panel, gains, gaps, index, [*known, *named]):
             break
-        if all(abs(index - one) > 1 for one in named):
+        if all(abs(index - one) > 1 for one in (*known, *named)):
             named.append(index)
     return tuple(index + 1 for index in named)
 

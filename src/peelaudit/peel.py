@@ -186,10 +186,7 @@ def redrawn(block: Block, seed: int) -> Block:
         if parameter.ndim > 1:
             noise = torch.randn(parameter.shape, generator=generator) * float(parameter.float().std())
             parameter.data.copy_(noise)
-    for name, parameter in block.module.named_parameters():
-        if name in block.held:
-            parameter.data.copy_(block.held[name].quantise(parameter.data))
-    return block
+    return block.quantised()
 
 
 def projection_map(

@@ -120,6 +120,31 @@ class ClusterSums:
     bound: tuple[float, ...]
 
 
+class Symptom(StrEnum):
+    """What is wrong with a layer by its own looks."""
+
+    UNTRAINED = "untrained"
+    """None of its matrices can be told from random ones."""
+    ATTENTION_SILENT = "attention silent"
+    """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
+    MLP_SILENT = "MLP silent"
+    """Its MLP adds next to nothing to the residual stream, compared with the other layers'."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSigns:
+    """What a layer's symptoms are told from.
+
+    `attention_rms` and `mlp_rms` are root mean squares of what each adds to the residual stream, over *held-out*.
+    `spectral_excess` is the most of the block's matrices: how far the largest eigenvalue of W'W is above what random
+    entries of the same spread give, in the unit of its law (Tracy and Widom): up to 8, it may be chance.
+    """
+
+    attention_rms: float
+    mlp_rms: float
+    spectral_excess: float
+
+
 @dataclass(frozen=True, slots=True)
 class LayerRow:
     """The audit's row for peel depth `layer`: blocks 1 to `layer` alone, read out directly. The last is the
@@ -150,6 +175,8 @@ class LayerRow:
     """By how much the network's held-out loss falls, nats/token, when block `layer` alone is repaired; None where no
     repair was asked for.
     """
+    signs: LayerSigns | None = None
+    symptoms: tuple[Symptom, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,8 +579,12 @@ class FaultKind(StrEnum):
 
 
 class Score(StrEnum):
-    """A figure of each layer that might tell which one is damaged."""
+    """What might tell which layer is damaged: a figure of each, or what the audit makes of them.
 
+    AUDIT is the order of suspicion: layers with a symptom before all others, then the repair gap.
+    """
+
+    AUDIT = "audit"
     REPAIR = "repair gap"
     DEPTH_GAP = "depth gap"
     PROJECTION = "projection error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,9 +24,11 @@ from peelaudit.records import (
     ScheduleBounds,
     ScheduleResult,
     ScheduleSearch,
+    Symptom,
     YesBound,
 )
 from peelaudit.schedules import staircase
+from peelaudit.symptoms import symptoms
 
 __all__ = ["Findings", "conclude"]
 
@@ -44,6 +47,12 @@ class Findings:
     advice: str
     repair: RepairInfo | None
 
+    @property
+    def named(self) -> tuple[int, ...]:
+        """The layers to look at: those with a symptom, then those whose repair gap stands out."""
+        looks = tuple(row.layer for row in self.layers if row.symptoms)
+        return (*looks, *(self.repair.named if self.repair else ()))
+
 
 def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Findings:
     """Choose on *select*, report on *held-out* and *fit*.
@@ -53,12 +62,13 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     """
     n_layers = len(measured.own)
     network, sums = _network(measured, config)
-    layers = tuple(_layer(measured, config, depth) for depth in range(1, n_layers))
+    looks = symptoms(measured.signs)
+    layers = tuple(_layer(measured, config, depth, looks[depth - 1]) for depth in range(1, n_layers))
     schedules = tuple(_schedule(measured, result) for result in measured.schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), measured.panel.estimate(measured.unigram, "held_out"))
     chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
-    rows = (*layers, _last_layer(measured, network, chosen, sums))
-    repair = _repair(measured, config)
+    rows = (*layers, _last_layer(measured, network, chosen, sums, looks[-1]))
+    repair = _repair(measured, config, [row.layer for row in rows if row.symptoms])
     return Findings(
         held_out_predictions=measured.panel.cluster_predictions("held_out"),
         baselines=baselines,
@@ -71,16 +81,17 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
             [result.readout for result in measured.schedules],
         ),
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), measured.searched, len(schedules)),
-        advice=advise(network, baselines, chosen, repair, tuple(row.repair_gap for row in rows)),
+        advice=advise(network, baselines, chosen, rows, repair),
         repair=repair,
     )
 
 
-def _repair(measured: Measurements, config: AuditConfig) -> RepairInfo | None:
+def _repair(measured: Measurements, config: AuditConfig, suspects: Collection[int]) -> RepairInfo | None:
     repairs = measured.repairs
     if repairs is None:
         return None
-    return RepairInfo(config.repair, repairs.steps, repairs.passes, standing_out(measured.panel, repairs.gains))
+    named = standing_out(measured.panel, repairs.gains, suspects)
+    return RepairInfo(config.repair, repairs.steps, repairs.passes, named)
 
 
 def _repair_gap(measured: Measurements, layer: int) -> Estimate | None:
@@ -139,7 +150,7 @@ def _least(panel: Panel, references: list[Reference], split: Split) -> Losses | 
     return best(panel, references, split).losses if references else None
 
 
-def _layer(measured: Measurements, config: AuditConfig, depth: int) -> LayerRow:
+def _layer(measured: Measurements, config: AuditConfig, depth: int, looks: tuple[Symptom, ...]) -> LayerRow:
     panel, n_layers = measured.depth_panel, len(measured.own)
     own, trained = measured.own[depth - 1], measured.readout[depth - 1]
     references = _references(measured, depth)
@@ -160,14 +171,18 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int) -> LayerRow:
         best_target=chosen.targets[-1],
         redundancy=redundancy,
         projection_error=_projection(measured, depth),
-        reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy),
+        reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy, looks),
         held_out_sums=_sums(panel, own=own, trained=trained, yes0=yes0, bound=chosen.losses),
         weights_sha256=measured.digests[depth - 1],
         repair_gap=_repair_gap(measured, depth),
+        signs=measured.signs[depth - 1],
+        symptoms=looks,
     )
 
 
-def _last_layer(measured: Measurements, network: NetworkRow, chosen: ScheduleResult, sums: ClusterSums) -> LayerRow:
+def _last_layer(
+    measured: Measurements, network: NetworkRow, chosen: ScheduleResult, sums: ClusterSums, looks: tuple[Symptom, ...]
+) -> LayerRow:
     n_layers = len(measured.own)
     redundancy = _error(measured, measured.peel_map[-1].skipped, n_layers)
     return LayerRow(
@@ -180,10 +195,12 @@ def _last_layer(measured: Measurements, network: NetworkRow, chosen: ScheduleRes
         best_target=chosen.targets[-1],
         redundancy=redundancy,
         projection_error=_projection(measured, n_layers),
-        reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy),
+        reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy, looks),
         held_out_sums=sums,
         weights_sha256=measured.digests[-1],
         repair_gap=_repair_gap(measured, n_layers),
+        signs=measured.signs[-1],
+        symptoms=looks,
     )
 
 

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peelaudit.auditing import Prepared, prepared
+from peelaudit.auditing import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.config import AuditConfig
 from peelaudit.decoder import Block, Decoder
 from peelaudit.errors import ConfigError
 from peelaudit.faults import damaged
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
+from peelaudit.lowbit import Grids
 from peelaudit.measuring import measure
 from peelaudit.policy import Selector
 from peelaudit.progress import SILENT, Progress
@@ -79,13 +80,13 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
             for layer in chosen:
                 faults.append(bench.planted(kind, layer, loss, earlier))
                 progress.advance()
-        undamaged = [_named(healthy)]
+        undamaged = [healthy.named]
         info, data = audit.checkpoint.info, audit.calibration.info
     progress.stage("draws of the text", plan.redraws)
     for draw in range(plan.redraws):
         with prepared(dataclasses.replace(config, seed=config.seed + 1 + draw)) as audit:
             again = _Bench(audit)
-            undamaged.append(_named(again.audit(again.decoder)))
+            undamaged.append(again.audit(again.decoder).named)
         progress.advance()
     return Selftest(info.path, data.source, data.fit.tokens, info.layers, loss, tuple(faults), tuple(undamaged))
 
@@ -94,14 +95,10 @@ class _Bench:
     """A checkpoint open for audits of damaged copies."""
 
     def __init__(self, audit: Prepared) -> None:
-        self._config, self._calibration = audit.config, audit.calibration
+        self._audit, self._config, self._calibration = audit, audit.config, audit.calibration
         self._info = audit.checkpoint.info
-        self._device, self._dtype = torch.device(audit.config.device), getattr(torch, audit.config.dtype)
-        self.decoder = self._open(audit)
-
-    def _open(self, audit: Prepared) -> Decoder:
-        positions = self._calibration.info.seq_len
-        return Decoder(audit.checkpoint, seq_len=positions, device=self._device, dtype=self._dtype)
+        self._dtype = getattr(torch, audit.config.dtype)
+        self.decoder = _decoder(audit)
 
     def decoder_of(self, path: Path, stack: ExitStack) -> Decoder:
         """Another checkpoint's network, open as long as `stack`. Raises ConfigError where it isn't alike."""
@@ -109,7 +106,7 @@ class _Bench:
         info = checkpoint.info
         if (info.family, info.layers, info.width) != (self._info.family, self._info.layers, self._info.width):
             raise ConfigError(f"--earlier is {path}: not a checkpoint of the same network")
-        return Decoder(checkpoint, seq_len=self._calibration.info.seq_len, device=self._device, dtype=self._dtype)
+        return _decoder(dataclasses.replace(self._audit, checkpoint=checkpoint))
 
     def planted(self, kind: FaultKind, layer: int, loss: float, earlier: Decoder | None) -> FaultResult:
         """What the audit makes of a fault; `loss` is the undamaged network's."""
@@ -122,7 +119,7 @@ class _Bench:
         findings = self.audit(decoder)
         ranks = tuple((str(score), _rank(values, layer)) for score, values in self._scores(decoder, findings).items())
         rise = findings.network.held_out.trained_loss.value - loss
-        return FaultResult(kind, layer, rise, ranks, _named(findings))
+        return FaultResult(kind, layer, rise, ranks, findings.named)
 
     def audit(self, decoder: Decoder) -> Findings:
         """The figures of this network."""
@@ -133,11 +130,13 @@ class _Bench:
     def _scores(self, decoder: Decoder, findings: Findings) -> Scores:
         """Of each layer, what is largest where damage is thought to be."""
         rows = findings.layers
-        gaps = [row.repair_gap.value if row.repair_gap else 0.0 for row in rows]
+        gaps = np.array([row.repair_gap.value if row.repair_gap else 0.0 for row in rows])
+        symptoms = np.array([bool(row.symptoms) for row in rows])
         errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in rows]
         blocks = [decoder.block(row.layer) for row in rows]
         return {
-            Score.REPAIR: np.array(gaps),
+            Score.AUDIT: np.where(symptoms, gaps + np.ptp(gaps) + 1, gaps),
+            Score.REPAIR: gaps,
             Score.DEPTH_GAP: np.array([row.gap.value for row in rows]),
             Score.PROJECTION: np.array(errors),
             Score.REDUNDANCY: _oddity([row.redundancy.value for row in rows]),
@@ -152,6 +151,11 @@ class _Bench:
         for before, after in pairwise(states):
             cosine = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
             yield 1 - float(cosine.mean())
+
+
+def _decoder(audit: Prepared) -> Decoder:
+    decoder, _ = held_decoder(audit, Grids(audit.checkpoint))
+    return decoder
 
 
 def _norm(block: Block) -> float:
@@ -171,7 +175,3 @@ def _oddity(values: Sequence[float]) -> NDArray[np.float64]:
 def _rank(values: NDArray[np.float64], layer: int) -> int:
     """1 for the largest; a tie counts against the layer."""
     return int((values >= values[layer - 1]).sum())
-
-
-def _named(findings: Findings) -> tuple[int, ...]:
-    return findings.repair.named if findings.repair else ()

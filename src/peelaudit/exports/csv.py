@@ -54,7 +54,7 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
     """One layer's cells by column name."""
     row = report.layers[index]
     data = record(LayerRow).encode(row, f"layers[{index}]")
-    del data["projection_error"], data["held_out_sums"], data["repair_gap"]
+    del data["projection_error"], data["held_out_sums"], data["repair_gap"], data["signs"], data["symptoms"]
     errors = (*row.projection_error[:2], None, None)
     return {
         "checkpoint": _cell(report.checkpoint.path),
@@ -64,6 +64,7 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
         **_error_cells("projection_error.own", errors[0]),
         **_error_cells("projection_error.next", errors[1]),
         **_error_cells("repair_gap", row.repair_gap),
+        "symptoms": "; ".join(row.symptoms),
     }
 
 

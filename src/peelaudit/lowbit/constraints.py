@@ -234,8 +234,10 @@ class Held:
         return self.constraint.read(self.matrix(weight.detach()))
 
     def rounded(self, weight: Tensor, scales: Scales) -> Tensor:
-        """The parameter rounded to the set with these scales."""
+        """The parameter rounded to the set with these scales, or with its own where all of these are 0."""
         matrix = self.matrix(weight)
+        if not bool(scales.scale.any()):
+            scales = self.constraint.scales(matrix)
         return self.matrix(self.constraint.values(self.constraint.codes(matrix, scales), scales)).contiguous()
 
     def quantise(self, weight: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def _places(result: Selftest) -> Table:
     grid = table()
     grid.add_column("fault", no_wrap=True)
     grid.add_column("n", justify="right", no_wrap=True)
-    for title in ("repair", "depth", "proj.", "redund.", "infl.", "norm", "named", "loss rise"):
+    for title in ("audit", "repair", "depth", "proj.", "redund.", "infl.", "norm", "named", "loss rise"):
         grid.add_column(title, justify="right", no_wrap=True, min_width=5)
     for kind in kinds:
         grid.add_row(str(kind), *_cells([fault for fault in result.faults if fault.kind is kind]))
