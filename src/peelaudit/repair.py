@@ -43,9 +43,9 @@ PROBES = 3
 """Looks at *select* along one direction, at most."""
 FURTHEST, NEAREST = 4.0, 0.125
 """How far beyond a probe, and short of it, the next may lie."""
-LEAST_GAIN = 0.02
+LEAST_GAIN = 0.05
 """Share of the select gain so far that a step must add to be followed by another one."""
-LEAST_GAIN_OF_CONTENDERS = 0.005
+LEAST_GAIN_OF_CONTENDERS = 0.02
 CONTENDER = 0.7
 """Share of the largest select gain from which on a block may be the one with the largest."""
 MOST_STEPS, MOST_STEPS_OF_CONTENDERS = 6, 16
