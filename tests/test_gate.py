@@ -13,7 +13,7 @@ from peelaudit.errors import ConfigError, IncomparableReports, NonFiniteResult, 
 from peelaudit.gate import GateResult, gate, suppression_notes
 from peelaudit.policy import GatePolicy, Suppression, parse_rule, parse_selector
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
-from tests.factories import make_report
+from tests.factories import make_estimate, make_report
 from tests.variants import judged, moved, reweighted, with_row, with_settings
 
 TODAY = date(2026, 6, 1)
@@ -79,6 +79,19 @@ def test_rows_are_selected() -> None:
     assert [check.layer for check in result.checks] == [1, 3, 4, 1, 2, 3, 4]
     assert result.checks[0].figure == REPORT.layers[0].redundancy
     assert result.checks[-1].figure == REPORT.layers[-1].gap
+
+
+def test_repair_gaps_are_limited_where_there_are_any() -> None:
+    with pytest.raises(ConfigError, match=r"'layer.repair_gap=0.1' needs an audit with --repair cheap or thorough"):
+        gated(REPORT, policy("layer.repair_gap=0.1"))
+    layers = tuple(dataclasses.replace(row, repair_gap=make_estimate(row.layer / 10, 0.01)) for row in REPORT.layers)
+    result = gated(dataclasses.replace(REPORT, layers=layers), policy("layer.repair_gap=0.25"))
+    assert [(check.layer, check.outcome) for check in result.checks] == [
+        (3, Outcome.FAILED),
+        (4, Outcome.FAILED),
+        (1, Outcome.PASSED),
+        (2, Outcome.PASSED),
+    ]
 
 
 @pytest.mark.parametrize("rule", ["layer[5].gap=9", "layer[1,5-8].gap=9"])

@@ -27,6 +27,7 @@ def covered(selector: str, layers: int = 12) -> list[int]:
         ("trained_loss=3", "trained_loss", None, 3.0),
         ("layer.gap=0.02", "gap_layers", [1, 2, 3, 4], 0.02),
         ("layer[*].redundancy=0.9", "redundancy", [1, 2, 3, 4], 0.9),
+        ("layer.repair_gap=0.1", "repair_gap", [1, 2, 3, 4], 0.1),
         ("layer[2].gap=0.02", "gap_layers", [2], 0.02),
         ("layer[1-2,4].trained_loss=2", "trained_loss", [1, 2, 4], 2.0),
     ],

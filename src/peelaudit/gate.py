@@ -23,7 +23,7 @@ from datetime import date
 from peelaudit.compare import find_origin
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.pairing import Change, Pairing, check_rows
-from peelaudit.policy import VERDICT, GatePolicy, Rule, Suppression
+from peelaudit.policy import OWN_LAYER_FIGURES, VERDICT, GatePolicy, Rule, Suppression
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
 from peelaudit.stats import RESOLUTION
 
@@ -119,7 +119,9 @@ def _limits(report: AuditReport, rule: Rule) -> Iterator[GateCheck]:
         return
     for row in report.layers:
         if row.layer in rule.layers:
-            figure = row.redundancy if rule.metric == "redundancy" else getattr(row.held_out, rule.metric)
+            figure = getattr(row if rule.metric in OWN_LAYER_FIGURES else row.held_out, rule.metric)
+            if figure is None:
+                raise ConfigError(f"the rule {rule.text!r} needs an audit with --repair cheap or thorough")
             yield _check(report, rule.text, row.layer, rule.metric, rule.limit, figure, f"{rule.metric} is")
 
 

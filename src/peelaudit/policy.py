@@ -5,6 +5,7 @@
     layer[2].gap=0.02           of layer 2, numbered from 1
     layer[1-3,7].gap=0.02       of layers 1 to 3 and 7
     layer[*].redundancy=0.9     of any layer: the same as `layer.redundancy`
+    layer.repair_gap=0.1        what a layer's repair alone gains, in an audit with --repair
     trained_loss=5%             in a regression rule: 5 % above the baseline's figure; without `%`, nats/token above it
 
 `gap` is short for `gap_layers`. A row that a selector names has to be there.
@@ -41,7 +42,9 @@ OnInconclusive = Literal["warn", "pass", "fail"]
 
 FIGURES = ("trained_loss", "trained_readout_loss", "yes0", "bound", "gap_total", "gap_head", "gap_layers")
 """The held-out figures of a row, all in nats/token, that a rule may limit."""
-LAYER_FIGURES = (*FIGURES, "redundancy")
+OWN_LAYER_FIGURES = ("redundancy", "repair_gap")
+"""A layer's figures that aren't of what the blocks below and it predict."""
+LAYER_FIGURES = (*FIGURES, *OWN_LAYER_FIGURES)
 FORBIDDEN = (Verdict.RED, Verdict.YELLOW, Verdict.GREY)
 """What `fail-on` may name. `yellow` means yellow or worse, so red as well; `grey` means grey alone."""
 
