@@ -1,0 +1,78 @@
+"""What an audit found: frozen records without torch, so that a saved report is read, gated or drawn without it.
+
+All losses and gaps are in nats/token. The JSON report has the names of the fields here (`exports/json.py`).
+"""
+
+from __future__ import annotations
+
+from peelaudit.records.audit import (
+    SCHEMA_VERSION,
+    AuditReport,
+    BaselineLosses,
+    BlockFit,
+    DataInfo,
+    LayerRow,
+    LayerSigns,
+    NetworkRow,
+    RepairInfo,
+    ScheduleBounds,
+    ScheduleResult,
+    ScheduleSearch,
+    SplitInfo,
+    Symptom,
+    YesBound,
+)
+from peelaudit.records.checkpoints import (
+    CheckpointInfo,
+    Grid,
+    GridKind,
+    LowBit,
+    LowBitSet,
+    ScaleLayout,
+    TensorInfo,
+    ZeroPoint,
+)
+from peelaudit.records.faults import FaultKind, FaultResult, Score, Selftest
+from peelaudit.records.figures import ClusterSums, Estimate, SplitFigures, Verdict
+from peelaudit.records.fleet import TaskFigures, TaskRow, TaskState, Unaudited
+from peelaudit.records.gating import GateCheck, Outcome
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AuditReport",
+    "BaselineLosses",
+    "BlockFit",
+    "CheckpointInfo",
+    "ClusterSums",
+    "DataInfo",
+    "Estimate",
+    "FaultKind",
+    "FaultResult",
+    "GateCheck",
+    "Grid",
+    "GridKind",
+    "LayerRow",
+    "LayerSigns",
+    "LowBit",
+    "LowBitSet",
+    "NetworkRow",
+    "Outcome",
+    "RepairInfo",
+    "ScaleLayout",
+    "ScheduleBounds",
+    "ScheduleResult",
+    "ScheduleSearch",
+    "Score",
+    "Selftest",
+    "SplitFigures",
+    "SplitInfo",
+    "Symptom",
+    "TaskFigures",
+    "TaskRow",
+    "TaskState",
+    "TensorInfo",
+    "Unaudited",
+    "Verdict",
+    "YesBound",
+    "ZeroPoint",
+]

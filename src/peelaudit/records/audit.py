@@ -1,0 +1,267 @@
+"""The report of one audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from peelaudit.records.checkpoints import CheckpointInfo, LowBit
+from peelaudit.records.figures import ClusterSums, Estimate, SplitFigures, Verdict
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AuditReport",
+    "BaselineLosses",
+    "BlockFit",
+    "DataInfo",
+    "LayerRow",
+    "LayerSigns",
+    "NetworkRow",
+    "RepairInfo",
+    "ScheduleBounds",
+    "ScheduleResult",
+    "ScheduleSearch",
+    "SplitInfo",
+    "Symptom",
+    "YesBound",
+]
+
+SCHEMA_VERSION = 1
+"""Raised whenever a field of the JSON report is removed, renamed, or changes its meaning. A new field has a default,
+which is what a report of an earlier version is taken to say.
+"""
+
+
+class Symptom(StrEnum):
+    """What is wrong with a layer by its own looks."""
+
+    UNTRAINED = "untrained"
+    """None of its matrices can be told from random ones."""
+    ATTENTION_SILENT = "attention silent"
+    """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
+    MLP_SILENT = "MLP silent"
+    """Its MLP adds next to nothing to the residual stream, compared with the other layers'."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSigns:
+    """What a layer's symptoms are told from.
+
+    `attention_rms` and `mlp_rms` are root mean squares of what each adds to the residual stream, over *held-out*.
+    `spectral_excess` is the most of the block's matrices: how far the largest eigenvalue of W'W is above what random
+    entries of the same spread give, in the unit of its law (Tracy and Widom): up to 8, it may be chance.
+    """
+
+    attention_rms: float
+    mlp_rms: float
+    spectral_excess: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """The audit's row for peel depth `layer`: blocks 1 to `layer` alone, read out directly. The last is the
+    network's own.
+
+    `gap` is `held_out.gap_layers`: trained states minus best reference states, same tokens, same readout.
+    `best_schedule` was chosen on *select*; `best_target` is what it fits this block to. `redundancy` is the
+    normalised mean squared error (held-out) of skipping the block, `projection_error[i]` that of the best block
+    `layer` from the trained input to the trained state after block `layer + i`: the row of the peel map. Errors are
+    ratios without unit: 0 is exact, 1 no better than the target's mean. `reading` says the row in plain words.
+    `held_out_sums` is what `held_out` was taken from. `weights_sha256` is of block `layer`'s weights in the dtype that
+    they were computed in, whatever the file's format.
+    """
+
+    layer: int
+    readout: str
+    fit: SplitFigures
+    held_out: SplitFigures
+    gap: Estimate
+    best_schedule: str
+    best_target: int
+    redundancy: Estimate
+    projection_error: tuple[Estimate, ...]
+    reading: str
+    held_out_sums: ClusterSums
+    weights_sha256: str
+    repair_gap: Estimate | None = None
+    """By how much the network's held-out loss falls, nats/token, when block `layer` alone is repaired; None where no
+    repair was asked for.
+    """
+    signs: LayerSigns | None = None
+    symptoms: tuple[Symptom, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow:
+    """The whole network. `paper_verdict` is the paper's: point values on fit tokens, own head against refitted heads.
+
+    `best_schedule`, the one behind `bound`, was chosen on *select* for `held_out` and is the least on fit tokens
+    (`best_schedule_fit`) for `fit`, as in the paper.
+
+    The schedule `direct`, from trained weights, is the trained network itself, so that a gap can be 0 by definition.
+    `rival` is the best on *select* of the references that are another network, and `margin` its held-out loss minus
+    the trained states' (same readout, nats/token): how far behind it is. Both are None where there is no other.
+    """
+
+    readout: str
+    fit: SplitFigures
+    held_out: SplitFigures
+    best_schedule: str
+    best_schedule_fit: str
+    paper_verdict: Verdict
+    rival: str | None
+    margin: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFit:
+    """How one reference block was fitted. Errors are normalised mean squared errors of the block's output, without
+    unit.
+    """
+
+    layer: int
+    target: int
+    fit_error: float
+    select_error: float
+    trained_error: float
+    """The error on *select* with the trained weights left as they are."""
+    method: str
+    """`trained` (nothing better found or nothing to do), `ridge` or `adam`."""
+    penalty: float | None
+    """The ridge penalty chosen on *select*, relative to the mean eigenvalue of the Gram matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleBounds:
+    """A schedule's loss on one split, nats/token: under the model's own head, and under the network row's readout."""
+
+    own: Estimate
+    bound: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleResult:
+    """One schedule that was run. `targets[k-1]` is the state that block k was fitted to; `waypoints` is None where the
+    targets are not a staircase.
+    """
+
+    name: str
+    targets: tuple[int, ...]
+    waypoints: tuple[int, ...] | None
+    fit: ScheduleBounds
+    select: ScheduleBounds
+    held_out: ScheduleBounds
+    blocks: tuple[BlockFit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class YesBound:
+    """YES-k: the least bound over the schedules run with at most `waypoints` waypoints.
+
+    `fit` and `select` are least on their own tokens, so they never rise with k. `held_out` is the held-out loss of the
+    schedule that is best on *select* (`schedule`), an unbiased estimate that may rise.
+    """
+
+    waypoints: int
+    schedule: str
+    fit: float
+    select: float
+    held_out: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSearch:
+    """How the schedules were found: `possible` staircases exist, `searched` were compared by estimate, `run` were
+    run.
+    """
+
+    requested: tuple[str, ...]
+    possible: int
+    searched: int
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineLosses:
+    """What needs no model: guessing uniformly, ln(vocabulary), and the fit tokens' add-one unigram frequencies
+    (held-out).
+    """
+
+    uniform: float
+    unigram: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """The size of one split. A cluster is a document, or a group of short ones, or a sequence where there are no
+    documents.
+    """
+
+    sequences: int
+    tokens: int
+    predicted_tokens: int
+    clusters: int
+    documents: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DataInfo:
+    """The calibration data as used. `sha256` is of the source's bytes, `tokens_sha256` of the token ids in the three
+    splits.
+
+    `unit` is `document` or `sequence`: what the splits and the bootstrap keep together.
+    """
+
+    source: str
+    kind: str
+    sha256: str
+    tokens_sha256: str
+    tokenizer: str | None
+    unit: str
+    documents: int | None
+    duplicate_documents: int
+    available_tokens: int | None
+    seq_len: int
+    fit: SplitInfo
+    select: SplitInfo
+    held_out: SplitInfo
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """A finished audit. `settings` are the resolved ones, `versions` those of the tool and the libraries that computed,
+    `timings` are seconds by stage (the one part that differs between equal runs). `held_out_predictions` is the number
+    of predicted tokens of each held-out cluster. `low_bit` is None where all blocks are float.
+    """
+
+    schema_version: int
+    versions: tuple[tuple[str, str], ...]
+    checkpoint: CheckpointInfo
+    data: DataInfo
+    held_out_predictions: tuple[int, ...]
+    settings: tuple[tuple[str, object], ...]
+    baselines: BaselineLosses
+    network: NetworkRow
+    layers: tuple[LayerRow, ...]
+    schedules: tuple[ScheduleResult, ...]
+    yes: tuple[YesBound, ...]
+    search: ScheduleSearch
+    warnings: tuple[str, ...]
+    advice: str
+    timings: tuple[tuple[str, float], ...]
+    repair: RepairInfo | None = None
+    low_bit: LowBit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepairInfo:
+    """How blocks were repaired for `LayerRow.repair_gap`, and which of them stand out.
+
+    `steps` are those that each block's repair took, `passes` the cost of all in forward passes over the calibration
+    tokens. `named` are the layers whose gap stands out from the others', the largest first.
+    """
+
+    mode: str
+    steps: tuple[int, ...]
+    passes: float
+    named: tuple[int, ...]

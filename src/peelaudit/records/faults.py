@@ -1,0 +1,79 @@
+"""What an audit sees of planted faults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["FaultKind", "FaultResult", "Score", "Selftest"]
+
+
+class FaultKind(StrEnum):
+    """What `selftest` does to a block."""
+
+    REINITIALISED = "reinitialised"
+    """Matrices drawn anew, with the spread that they had."""
+    NOISED = "noised"
+    """Noise of 0.3 of each matrix' spread is added."""
+    MLP_ZEROED = "mlp-zeroed"
+    """The MLP's output matrix is zero."""
+    ATTENTION_ZEROED = "attention-zeroed"
+    """The attention's output matrix is zero."""
+    HEAD_SCRAMBLED = "head-scrambled"
+    """One head's part of the attention's output matrix is shuffled."""
+    ONE_BIT = "one-bit"
+    """Matrices rounded to their signs, times a scale for each output."""
+    ROLLED_BACK = "rolled-back"
+    """The block of an earlier checkpoint."""
+
+
+class Score(StrEnum):
+    """What might tell which layer is damaged: a figure of each, or what the audit makes of them.
+
+    AUDIT is the order of suspicion: layers with a symptom before all others, then the repair gap.
+    """
+
+    AUDIT = "audit"
+    REPAIR = "repair gap"
+    DEPTH_GAP = "depth gap"
+    PROJECTION = "projection error"
+    REDUNDANCY = "redundancy"
+    INFLUENCE = "block influence"
+    NORM = "weight norm"
+
+
+@dataclass(frozen=True, slots=True)
+class FaultResult:
+    """What an audit made of one planted fault.
+
+    `rise` is by how much the held-out loss rose with it, nats/token. `ranks` are the damaged layer's, 1 the first, by
+    score. `named` are the layers that the audit named.
+    """
+
+    kind: FaultKind
+    layer: int
+    rise: float
+    ranks: tuple[tuple[str, int], ...]
+    named: tuple[int, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether the damaged layer was named."""
+        return self.layer in self.named
+
+
+@dataclass(frozen=True, slots=True)
+class Selftest:
+    """What the audit sees of planted faults on this checkpoint with this text.
+
+    `loss` is the undamaged network's on *held-out*, nats/token. `undamaged` are the layers that were named without any
+    fault, for each draw of the text; the first is the draw that the faults were audited on.
+    """
+
+    checkpoint: str
+    source: str
+    fit_tokens: int
+    layers: int
+    loss: float
+    faults: tuple[FaultResult, ...]
+    undamaged: tuple[tuple[int, ...], ...]
