@@ -6,7 +6,7 @@ For a map with inputs X and, at its output, the gradients G of the loss over the
 
 (Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", arXiv 1503.05671).
 The input's half is the regression of the gradient on the features. The output's half keeps one step from going far
-along the few directions in which the loss is steep. One eigendecomposition a side serves every damping.
+along the few directions in which the loss is steep.
 """
 
 from __future__ import annotations
@@ -29,26 +29,31 @@ OUTPUT_DAMPING = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Curvature:
-    """One map's factors in their eigenbases: `cross` is X'G/n in both, [inputs, outputs]."""
+    """One map's gradient X'G/n, [inputs, outputs], the same times the output factor's inverse, and X'X/n."""
 
     gradient: Tensor
-    input_values: Tensor
-    input_vectors: Tensor
-    output_values: Tensor
-    output_vectors: Tensor
-    cross: Tensor
+    scaled: Tensor
+    inputs: Tensor
 
     def direction(self, damping: float) -> Tensor:
         """ΔW for a damping of `DAMPINGS`, [inputs, outputs]; zeros where no gradient reaches the map."""
-        if not bool(self.output_values.any()) or not bool(self.input_values.any()):
-            return torch.zeros_like(self.cross)
-        inputs = self.input_values + damping * self.input_values.mean()
-        outputs = self.output_values + OUTPUT_DAMPING * self.output_values.mean()
-        return -(self.input_vectors @ (self.cross / inputs[:, None] / outputs) @ self.output_vectors.T)
+        if not bool(self.scaled.any()):
+            return torch.zeros_like(self.scaled)
+        return -torch.cholesky_solve(self.scaled, _damped_factor(self.inputs, damping))
+
+
+def _damped_factor(moment: Tensor, damping: float) -> Tensor:
+    """The Cholesky factor of a matrix of second moments plus `damping` times its mean eigenvalue."""
+    damped = moment.clone()
+    damped.diagonal().add_(damping * moment.diagonal().mean())
+    factor: Tensor = torch.linalg.cholesky(damped)
+    return factor
 
 
 class Factors:
     """X'X, G'G and X'G of one map, summed batch by batch in float64. A column of ones stands last for its bias.
+
+    X'X, whose damping may be small, has its products in float64 too; those of the others are in the rows' own dtype.
 
     Args:
         inputs: how many the map has.
@@ -67,31 +72,23 @@ class Factors:
 
     def add(self, inputs: Tensor, gradients: Tensor) -> None:
         """Rows of X, [tokens, inputs], and of G, [tokens, outputs]."""
-        x, g = inputs.to(self._cross.dtype), gradients.to(self._cross.dtype)
-        if self.biased:
-            x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        self._inputs.addmm_(x.T, x)
-        self._outputs.addmm_(g.T, g)
-        self._cross.addmm_(x.T, g)
+        x = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1) if self.biased else inputs
+        exact = x.to(self._inputs.dtype)
+        self._inputs.addmm_(exact.T, exact)
+        self._outputs += gradients.T @ gradients
+        self._cross += x.T @ gradients
         self._rows += len(x)
 
     def curvature(self) -> Curvature:
-        """The factors' eigendecompositions.
+        """The factors as they are used.
 
         Raises:
             NonFiniteResult: a factor holds NaN or Inf.
         """
-        factors = [factor / self._rows for factor in (self._inputs, self._outputs, self._cross)]
-        if not all(bool(torch.isfinite(factor).all()) for factor in factors):
+        inputs, outputs, cross = (factor / self._rows for factor in (self._inputs, self._outputs, self._cross))
+        if not all(bool(torch.isfinite(factor).all()) for factor in (inputs, outputs, cross)):
             raise NonFiniteResult("the curvature of the loss in a linear map holds NaN or Inf")
-        input_values, input_vectors = torch.linalg.eigh(factors[0])
-        output_values, output_vectors = torch.linalg.eigh(factors[1])
-        rotated = input_vectors.T @ factors[2] @ output_vectors
-        return Curvature(
-            factors[2],
-            input_values.clamp_min(0),
-            input_vectors,
-            output_values.clamp_min(0),
-            output_vectors,
-            rotated,
-        )
+        if not bool(cross.any()):
+            return Curvature(cross, cross, inputs)
+        scaled = torch.cholesky_solve(cross.T, _damped_factor(outputs, OUTPUT_DAMPING)).T
+        return Curvature(cross, scaled, inputs)
