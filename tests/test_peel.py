@@ -231,6 +231,15 @@ def test_the_peel_map_is_the_best_block_to_each_later_state(family: str, network
             assert row.select[step] <= squared_error(block, inputs, target, select) * (1 + 1e-9)
 
 
+def test_a_map_of_a_shorter_reach_has_the_same_errors(network: Opener) -> None:
+    opened = network("llama", changes={"num_hidden_layers": 4})
+    whole = projection_map(opened.decoder, opened.states, opened.rows)
+    near = projection_map(opened.decoder, opened.states, opened.rows, reach=1)
+    assert [len(row.select) for row in near] == [2, 2, 2, 1]
+    for one, other in zip(near, whole, strict=True):
+        np.testing.assert_allclose(one.held_out, other.held_out[: len(one.held_out)], rtol=1e-9)
+
+
 def test_unknowns_are_those_of_an_output(network: Opener) -> None:
     """The MLP's width, the bias where there is one, and the heads' where both writers change."""
     expected = {"llama": 48, "gpt2": 4 * 32 + 1, "phi": 48 + 1 + 32 + 1}

@@ -110,6 +110,7 @@ def measure(
     *,
     store: StateStore,
     keep_repair: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None = None,
+    map_reach: int | None = None,
     progress: Progress = SILENT,
 ) -> Measurements:
     """Run the trained network and every reference over the calibration tokens.
@@ -121,12 +122,13 @@ def measure(
         config: the settings.
         store: where states go.
         keep_repair: is given the network, the states, each repair and the held-out nats/token that it gains.
+        map_reach: how far beyond each block the peel map goes; all the way if None, which a search needs.
         progress: told of each stage.
 
     Raises:
         NonFiniteResult: a state or a loss became NaN or Inf; names the layer and the schedule.
     """
-    return _Measurer(decoder, calibration, plan, config, store, progress).run(keep_repair)
+    return _Measurer(decoder, calibration, plan, config, store, progress).run(keep_repair, map_reach)
 
 
 class _Measurer:
@@ -155,11 +157,13 @@ class _Measurer:
         self.readouts = ReadoutFactory(decoder, self.data, self.states[-1], seed=config.seed)
 
     def run(
-        self, keep_repair: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None = None
+        self,
+        keep_repair: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None,
+        map_reach: int | None,
     ) -> Measurements:
         rows, n_layers = self.data.rows, self.decoder.n_layers
         own, readout = self._trained()
-        peel_map = projection_map(self.decoder, self.states, rows, progress=self.progress)
+        peel_map = projection_map(self.decoder, self.states, rows, reach=map_reach, progress=self.progress)
         schedules, searched = self._schedules(peel_map)
         nodes, leaves = self._references(schedules, own, readout, low_bit=True)
         float_nodes = None

@@ -190,9 +190,15 @@ def redrawn(block: Block, seed: int) -> Block:
 
 
 def projection_map(
-    decoder: Decoder, states: Sequence[Tensor], rows: Rows, *, progress: Progress = SILENT
+    decoder: Decoder,
+    states: Sequence[Tensor],
+    rows: Rows,
+    *,
+    reach: int | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[ProjectionRow, ...]:
-    """The peel map: for each block k, from the trained h_{k-1}, the closed-form block to every later state.
+    """The peel map: for each block k, from the trained h_{k-1}, the closed-form block to every later state, or to the
+    next `reach` of them.
 
     Each is fitted on *fit* and its penalty chosen on *select*.
 
@@ -202,7 +208,7 @@ def projection_map(
     progress.stage("peel map", decoder.n_layers)
     result = []
     for layer in range(1, decoder.n_layers + 1):
-        inputs, later = states[layer - 1], states[layer + 1 :]
+        inputs, later = states[layer - 1], states[layer + 1 :][:reach]
         held_out = np.zeros((1 + len(later), rows.held_out.stop - rows.held_out.start))
         select, unknowns = np.zeros(1 + len(later)), 0
         if later:

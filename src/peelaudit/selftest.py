@@ -124,7 +124,7 @@ class _Bench:
     def audit(self, decoder: Decoder) -> Findings:
         """The figures of this network."""
         plan, store = parse_schedules(self._config.schedules, decoder.n_layers), StateStore(dtype=self._dtype)
-        measured = measure(decoder, self._calibration, plan, self._config, store=store)
+        measured = measure(decoder, self._calibration, plan, self._config, store=store, map_reach=1)
         return conclude(measured, self._config, self._info.vocabulary)
 
     def _scores(self, decoder: Decoder, findings: Findings) -> Scores:
