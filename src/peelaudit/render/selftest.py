@@ -27,9 +27,10 @@ def _parts(result: Selftest) -> Iterator[RenderableType]:
     yield heading("The damaged layer's place, by score: first / in the first two, of all faults of the kind")
     yield _places(result)
     words = (
-        "proj.: error of the best block at the next one's job; redund.: of leaving the block out; infl.: 1 - cosine of "
+        "audit: layers that look untrained or silent first, then the repair gap. proj.: error of the best block at the "
+        "next one's job; red.: of leaving the block out; infl.: 1 - cosine of a block's input and output; norm: of its "
+        "weights; these three: farthest from the layers' median. loss rise: least and most, nats/token."
     )
-    words += "a block's input and output; norm: of its weights. The last three: farthest from the layers' median."
     yield prose((words, "dim"))
     yield heading("What the audit names")
     yield from _naming(result)
@@ -40,7 +41,7 @@ def _places(result: Selftest) -> Table:
     grid = table()
     grid.add_column("fault", no_wrap=True)
     grid.add_column("n", justify="right", no_wrap=True)
-    for title in ("audit", "repair", "depth", "proj.", "redund.", "infl.", "norm", "named", "loss rise"):
+    for title in ("audit", "repair", "depth", "proj.", "red.", "infl.", "norm", "named", "loss rise"):
         grid.add_column(title, justify="right", no_wrap=True, min_width=5)
     for kind in kinds:
         grid.add_row(str(kind), *_cells([fault for fault in result.faults if fault.kind is kind]))
@@ -56,7 +57,7 @@ def _cells(faults: Sequence[FaultResult]) -> Iterator[str]:
         yield f"{sum(rank == 1 for rank in ranks)}/{sum(rank <= 2 for rank in ranks)}"
     yield str(sum(fault.found for fault in faults))
     rises = [fault.rise for fault in faults]
-    yield f"{signed(min(rises))}..{signed(max(rises))}" if rises else ""
+    yield f"{min(rises):.2f}..{max(rises):.2f}" if rises else ""
 
 
 def _naming(result: Selftest) -> Iterator[Text]:
