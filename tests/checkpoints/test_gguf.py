@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import struct
 import sys
-import time
 from pathlib import Path
 
 import gguf
@@ -256,11 +255,9 @@ def aligned(number: int, kind: int = 4) -> bytes:
 def test_hostile_headers(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    started = time.monotonic()
     with pytest.raises(CheckpointError, match=rf"model\.gguf'.*{message}") as caught:
         open_checkpoint(path)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.9])

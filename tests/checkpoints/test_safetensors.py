@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -61,11 +60,9 @@ def build(header: object, data: bytes = bytes(24), length: int | None = None) ->
 def test_headers_that_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    started = time.monotonic()
     with pytest.raises(MalformedCheckpoint, match=rf"model\.safetensors'.*{message}") as caught:
         open_checkpoint(path)
     assert len(str(caught.value)) < 400
-    assert time.monotonic() - started < 10
 
 
 def test_a_name_with_escape_codes_is_escaped(tmp_path: Path) -> None:

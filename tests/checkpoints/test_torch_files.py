@@ -8,7 +8,6 @@ import io
 import json
 import pickle
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -176,14 +175,12 @@ def good(tmp_path: Path) -> Path:
 
 
 def refuse(path: Path, kind: type[CheckpointError], message: str) -> None:
-    started = time.monotonic()
     with pytest.raises(kind, match=message) as caught, open_checkpoint(path) as checkpoint:
         checkpoint.check_weights()
     text = str(caught.value)
     assert path.name in text
     assert "\n" not in text
     assert "weights_only" not in text
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(
