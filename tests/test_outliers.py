@@ -38,6 +38,21 @@ def test_layers_are_named_for_standing_out_of_the_spread(gaps: tuple[float, ...]
     assert standing_out(PANEL, gains(*gaps)) == named
 
 
+def test_what_is_known_is_left_out_and_its_neighbours_are_not_named() -> None:
+    gaps = gains(0.0, 0.3, 0.9, 0.2, 0.0, 0.0, 0.0, 0.4, 0.0)
+    assert standing_out(PANEL, gaps) == (3, 8)
+    assert standing_out(PANEL, gaps, suspects=[3]) == (8,)
+    assert standing_out(PANEL, gaps, suspects=[3, 8]) == ()
+
+
+def test_low_bit_layers_may_differ_more() -> None:
+    """The undamaged bitllama-3M after one step."""
+    healthy = gains(0.016, 0.04, 0.0, 0.0, 0.023, 0.05, 0.066, 0.035)
+    assert standing_out(PANEL, healthy) == (7,)
+    assert standing_out(PANEL, healthy, low_bit=True) == ()
+    assert standing_out(PANEL, gains(0.016, 0.04, 0.3, 0.0, 0.023, 0.05, 0.06, 0.035), low_bit=True) == (3,)
+
+
 def test_at_most_three_are_named() -> None:
     assert len(standing_out(PANEL, gains(*([0.0] * 9 + [0.5]) * 4))) == 3
 

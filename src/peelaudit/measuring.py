@@ -54,12 +54,14 @@ class ScheduleLosses:
 @dataclass(frozen=True, slots=True)
 class RepairLosses:
     """The repairs of all blocks: `gains` are [L] arrays on the panel of the nats that each saves on *held-out*, zero on
-    the other splits; `steps` those that each took; `passes` the cost in forward passes.
+    the other splits; `steps` those that each took; `passes` the cost in forward passes; `low_bit` whether the
+    blocks are.
     """
 
     gains: tuple[Losses, ...]
     steps: tuple[int, ...]
     passes: float
+    low_bit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ class _Measurer:
             gain[held_out] = own[held_out] - repair.losses
             if keep is not None:
                 keep(downstream, self.states, repair, self.panel.mean(gain, "held_out"))
-        return RepairLosses(tuple(gains), tuple(steps), repairer.passes)
+        return RepairLosses(tuple(gains), tuple(steps), repairer.passes, self.decoder.low_bit)
 
     def _trained(self) -> tuple[tuple[Losses, ...], tuple[Losses, ...]]:
         """The trained states' losses at every depth, under the own head and under the row's readout."""

@@ -90,7 +90,7 @@ def _repair(measured: Measurements, config: AuditConfig, suspects: Collection[in
     repairs = measured.repairs
     if repairs is None:
         return None
-    named = standing_out(measured.panel, repairs.gains, suspects)
+    named = standing_out(measured.panel, repairs.gains, suspects, low_bit=repairs.low_bit)
     return RepairInfo(config.repair, repairs.steps, repairs.passes, named)
 
 
