@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
 from tests.checkpoints.models import config
 
-SMOLLM2 = Path("/tmp/models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+SMOLLM2 = Path(os.environ.get("PEELAUDIT_SMOLLM2", ""))  # its GGUF file: real models are not in the repository
 HEAD_SIZES = {"qwen3": 128, "gemma3": 16}
 WIDTH, MLP, VOCABULARY, LAYERS = 32, 64, 96, 2
 SIZES = {
