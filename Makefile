@@ -40,8 +40,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# CKPT=checkpoint DATA=text: that one instead of the fixtures, by the default schedules.
 bench: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -u -m tests.bench
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m tests.bench $(if $(CKPT),"$(CKPT)" --data "$(DATA)" --schedules default)
 
 regression-gate: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.regression_gate

@@ -180,23 +180,16 @@ class Block:
         return {name: held.scales(parameters[name]) for name, held in self.held.items()}
 
     @torch.no_grad()
-    def rounded(self, scales: Mapping[str, Scales]) -> Block:
-        """A copy whose low-bit parameters are rounded to their sets, with these scales."""
+    def rounded(self, scales: Mapping[str, Scales] | None = None) -> Block:
+        """A copy whose low-bit parameters are rounded to their sets, with these scales; without any, those that aren't
+        of their sets yet with scales of their own.
+        """
         copied = self.copy()
         copied.module.requires_grad_(requires_grad=False)
         parameters = dict(copied.module.named_parameters())
         for name, held in self.held.items():
-            parameters[name].copy_(held.rounded(parameters[name], scales[name]))
-        return copied
-
-    @torch.no_grad()
-    def quantised(self) -> Block:
-        """A copy whose low-bit parameters are of their sets, with scales of their own where they weren't."""
-        copied = self.copy()
-        copied.module.requires_grad_(requires_grad=False)
-        parameters = dict(copied.module.named_parameters())
-        for name, held in self.held.items():
-            parameters[name].copy_(held.quantise(parameters[name]))
+            weight = parameters[name]
+            weight.copy_(held.quantise(weight) if scales is None else held.rounded(weight, scales[name]))
         return copied
 
     def writer_held(self, index: int) -> Held | None:

@@ -52,7 +52,7 @@ def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: flo
             _scramble(attention, heads, generator)
         case FaultKind.ROLLED_BACK:
             raise ValueError("a block is rolled back by taking it from an earlier checkpoint")
-    return copy.quantised()
+    return copy.rounded()
 
 
 def _scramble(writer: nn.Module, heads: int, generator: torch.Generator) -> None:

@@ -186,7 +186,7 @@ def redrawn(block: Block, seed: int) -> Block:
         if parameter.ndim > 1:
             noise = torch.randn(parameter.shape, generator=generator) * float(parameter.float().std())
             parameter.data.copy_(noise)
-    return block.quantised()
+    return block.rounded()
 
 
 def projection_map(

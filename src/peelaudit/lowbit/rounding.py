@@ -156,9 +156,9 @@ class _Search:
         return Scales(*(self._columns(v.expand(-1, self.outputs, -1)) for v in (spread.scale, spread.zero)))
 
     def objectives(self) -> Tensor:
-        """tr((W - W*)' H (W - W*)) of each of the batch, up to a constant factor: [batch] float64."""
+        """tr((W - W*)' H (W - W*)) of each of the batch, up to a constant factor: [batch] float64, at least 0."""
         products = (self.slope * (self.target - self.weight)).sum(dim=0, dtype=torch.float64)
-        return products.reshape(self.batch, self.outputs).sum(dim=1)
+        return products.reshape(self.batch, self.outputs).sum(dim=1).clamp_min(0)
 
     def _compensated(self, problem: _Problem) -> Tensor:
         """The target rounded feature by feature, each one's error spread over those to come.
