@@ -52,11 +52,12 @@ def _cells(row: Audited) -> dict[str, object]:
 
 
 def table_markdown(audited: Sequence[Audited]) -> str:
-    """Point values, and the intervals that verdicts rest on: of gap_layers on held-out tokens."""
+    """Point values, and on held-out tokens the intervals that verdicts rest on."""
     heads = ["network", "bits", "rate", "epoch"]
     heads += [f"fit: {_HEADS[0]}", *_HEADS[1:], "the paper's"]
-    heads += [f"held-out: {_HEADS[0]}", *_HEADS[1:4], "gap_layers (95 %)", "best", "verdict"]
-    right = {"rate", "epoch", *(head for head in heads if "trained" in head or head in _HEADS[1:4])}
+    heads += [f"held-out: {_HEADS[0]}", *_HEADS[1:3], "gap_head (95 %)", "gap_layers (95 %)", "best"]
+    heads += ["nearest rival behind", "verdict"]
+    right = {"rate", "epoch", *(head for head in heads if "trained" in head or head in _HEADS[1:5])}
     lines = [_line(heads), _line(["---:" if head in right else "---" for head in heads])]
     lines += [_line(_words(row)) for row in audited]
     return "\n".join(lines) + "\n"
@@ -64,26 +65,32 @@ def table_markdown(audited: Sequence[Audited]) -> str:
 
 def _words(row: Audited) -> list[str]:
     network = row.report.network
-    gap = network.held_out.gap_layers
+    fit, held_out = network.fit, network.held_out
     return [
         str(row.run.architecture),
         str(row.run.bits),
         f"{row.run.learning_rate:g}",
         str(row.epoch),
-        *_losses(network.fit),
-        f"{network.fit.gap_layers.value:+.3f}",
+        *_losses(fit),
+        f"{fit.gap_head.value:+.3f}",
+        f"{fit.gap_layers.value:+.3f}",
         network.best_schedule_fit,
         str(network.paper_verdict),
-        *_losses(network.held_out),
-        f"{gap.value:+.3f} ({gap.low:+.3f}..{gap.high:+.3f})",
+        *_losses(held_out),
+        _gap(held_out.gap_head),
+        _gap(held_out.gap_layers),
         network.best_schedule,
-        str(network.held_out.verdict),
+        "" if network.margin is None else f"{network.rival} {_gap(network.margin)}",
+        str(held_out.verdict),
     ]
 
 
 def _losses(figures: SplitFigures) -> list[str]:
-    plain = [f"{getattr(figures, name).value:.3f}" for name in ESTIMATES[:3]]
-    return [*plain, f"{figures.gap_head.value:+.3f}"]
+    return [f"{getattr(figures, name).value:.3f}" for name in ESTIMATES[:3]]
+
+
+def _gap(gap: Estimate) -> str:
+    return f"{gap.value:+.3f} ({gap.low:+.3f}..{gap.high:+.3f})"
 
 
 def _line(cells: Sequence[str]) -> str:
