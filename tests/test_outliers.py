@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from peelaudit.bounds import Panel
-from peelaudit.outliers import standing_out
+from peelaudit.outliers import Gaps, Slopes, standing_out, suspicion
 
 PANEL = Panel.of(
     {"fit": np.arange(3), "select": np.arange(3), "held_out": np.arange(40)}, positions=11, resamples=500, seed=0
@@ -35,31 +35,79 @@ def gains(*gaps: float, noise: float = 0.0, seed: int = 0) -> list[np.ndarray]:
     ],
 )
 def test_layers_are_named_for_standing_out_of_the_spread(gaps: tuple[float, ...], named: tuple[int, ...]) -> None:
-    assert standing_out(PANEL, gains(*gaps)) == named
+    assert standing_out(Gaps(PANEL, gains(*gaps))) == named
 
 
 def test_what_is_known_is_left_out_and_its_neighbours_are_not_named() -> None:
     gaps = gains(0.0, 0.3, 0.9, 0.2, 0.0, 0.0, 0.0, 0.4, 0.0)
-    assert standing_out(PANEL, gaps) == (3, 8)
-    assert standing_out(PANEL, gaps, suspects=[3]) == (8,)
-    assert standing_out(PANEL, gaps, suspects=[3, 8]) == ()
+    assert standing_out(Gaps(PANEL, gaps)) == (3, 8)
+    assert standing_out(Gaps(PANEL, gaps), suspects=[3]) == (8,)
+    assert standing_out(Gaps(PANEL, gaps), suspects=[3, 8]) == ()
 
 
 def test_low_bit_layers_may_differ_more() -> None:
     """The undamaged bitllama-3M after one step."""
     healthy = gains(0.016, 0.04, 0.0, 0.0, 0.023, 0.05, 0.066, 0.035)
-    assert standing_out(PANEL, healthy) == (7,)
-    assert standing_out(PANEL, healthy, low_bit=True) == ()
-    assert standing_out(PANEL, gains(0.016, 0.04, 0.3, 0.0, 0.023, 0.05, 0.06, 0.035), low_bit=True) == (3,)
+    assert standing_out(Gaps(PANEL, healthy)) == (7,)
+    assert standing_out(Gaps(PANEL, healthy, low_bit=True)) == ()
+    assert standing_out(Gaps(PANEL, gains(0.016, 0.04, 0.3, 0.0, 0.023, 0.05, 0.06, 0.035), low_bit=True)) == (3,)
 
 
 def test_at_most_three_are_named() -> None:
-    assert len(standing_out(PANEL, gains(*([0.0] * 9 + [0.5]) * 4))) == 3
+    assert len(standing_out(Gaps(PANEL, gains(*([0.0] * 9 + [0.5]) * 4)))) == 3
 
 
 def test_healthy_layers_are_hardly_ever_named() -> None:
     rng = np.random.default_rng(1)
     draws = [
-        standing_out(PANEL, gains(*(0.2 * (1 + 0.1 * rng.normal(size=12))), noise=0.1, seed=i)) for i in range(100)
+        standing_out(Gaps(PANEL, gains(*(0.2 * (1 + 0.1 * rng.normal(size=12))), noise=0.1, seed=i)))
+        for i in range(100)
     ]
     assert sum(map(bool, draws)) <= 5
+
+
+def slopes(*means: float, noise: float = 1.0, seed: int = 0) -> Slopes:
+    """Of these means, nats/token, with this standard deviation of a token."""
+    rng = np.random.default_rng(seed)
+    return Slopes(PANEL, [10 * mean + noise * 10**0.5 * rng.normal(size=46) for mean in means])
+
+
+@pytest.mark.parametrize(
+    ("means", "named"),
+    [
+        ((0.0, 0.0, 0.0, 0.0, 0.0), ()),
+        ((0.0, 0.8, 0.0, 0.0, 0.0), (2,)),
+        ((0.0, 0.0, 0.0, -0.8, 0.0, 0.0), (4,)),
+        ((0.5, -0.5, 0.5, -0.8, 0.5, -0.5), ()),
+        ((0.0, 0.8, -0.7, 0.0, 0.0, 0.0, 0.0, 0.0), (2,)),
+    ],
+)
+def test_a_slope_stands_out_either_way(means: tuple[float, ...], named: tuple[int, ...]) -> None:
+    assert standing_out(slopes(*means)) == named
+
+
+def test_slopes_are_measured_in_their_own_spread() -> None:
+    """The unit of the loss doesn't matter, and one layer that varies more may be farther from 0."""
+    rng = np.random.default_rng(3)
+    drawn = [10 * mean + 10**0.5 * rng.normal(size=46) for mean in (0.0, 0.0, 0.8, 0.0, 0.0, 0.0)]
+    assert standing_out(Slopes(PANEL, drawn)) == standing_out(Slopes(PANEL, [1e-3 * one for one in drawn])) == (3,)
+    assert standing_out(Slopes(PANEL, [*drawn[:2], 10 * (drawn[0] + 0.8), *drawn[3:]])) == ()
+    assert standing_out(Slopes(PANEL, [np.zeros(46)] * 6)) == ()
+
+
+def test_layers_without_a_slope_are_hardly_ever_named() -> None:
+    draws = [standing_out(slopes(*[0.0] * 12, seed=seed)) for seed in range(100)]
+    assert sum(map(bool, draws)) <= 5
+
+
+def test_suspicion_keeps_the_order_of_the_figure_and_is_1_where_naming_begins() -> None:
+    gaps = Gaps(PANEL, gains(0.2, 0.21, 0.8, 0.3, 0.19, 0.2, -0.1))
+    found = suspicion(gaps)
+    assert list(np.argsort(-found)[:4]) == [2, 3, 1, 0]
+    assert found[2] > 1
+    assert standing_out(gaps) == (3,)
+    assert found.min() == 0
+    assert suspicion(gaps, suspects=[3])[3] < 1
+    assert standing_out(gaps, suspects=[3]) == ()
+    assert not suspicion(Gaps(PANEL, gains(0.0, 0.0))).any()
+    assert not suspicion(gaps, suspects=range(1, 8)).any()

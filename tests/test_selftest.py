@@ -35,9 +35,9 @@ RESULT = Selftest(
 def test_the_page_counts_first_places_and_names() -> None:
     text = render_selftest(RESULT)
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line[:3] in ("noi", "one", "all")}
-    assert rows["noised"][1:10] == ["3", *["1/2"] * 7, "1"]
-    assert rows["one-bit"][1:10] == ["1", *["1/1"] * 7, "1"]
-    assert rows["all"][1:10] == ["4", *["2/3"] * 7, "2"]
+    assert rows["noised"][1:11] == ["3", *["1/2"] * 8, "1"]
+    assert rows["one-bit"][1:11] == ["1", *["1/1"] * 8, "1"]
+    assert rows["all"][1:11] == ["4", *["2/3"] * 8, "2"]
     assert "least damage that was named: layer 1 one-bit, +0.200" in text
     assert "most damage that was not named: layer 3 noised, +0.300" in text
     assert "named as well or instead: 2 of 4" in text

@@ -32,6 +32,7 @@ _SYMPTOMS = {
     Symptom.UNTRAINED: "matrices that can't be told from random ones, as if never trained or overwritten",
     Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream",
     Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream",
+    Symptom.MISSCALED: "matrices whose scale the loss would change, unlike the others', as if disturbed after training",
 }
 
 _IDLE = 0.01
@@ -45,6 +46,7 @@ def read_layer(
     target: int,
     redundancy: Estimate,
     symptoms: Sequence[Symptom] = (),
+    scale_slope: Estimate | None = None,
 ) -> str:
     """A depth's row, in a sentence or two.
 
@@ -55,6 +57,7 @@ def read_layer(
         target: the state that its block k is fitted to.
         redundancy: of leaving block k out.
         symptoms: of block k.
+        scale_slope: of block k.
     """
     gap = figures.gap_layers
     aim = "its own state" if target == layer else f"the state after layer {target}"
@@ -73,6 +76,8 @@ def read_layer(
             words = f"the held-out text can't tell the trained blocks from {reference} {_interval(gap)}."
     idle = f" Without block {layer} the state moves by {redundancy.value:.2%} of its spread: it hardly does anything."
     looks = f" Block {layer}: {'; '.join(_SYMPTOMS[symptom] for symptom in symptoms)}." if symptoms else ""
+    if scale_slope is not None and Symptom.MISSCALED in symptoms:
+        looks += f" Its scale slope is {scale_slope.value:+.4f} {_interval(scale_slope)}."
     return f"Cut after layer {layer}, {words}{idle if redundancy.high < _IDLE else ''}{looks}"
 
 

@@ -7,6 +7,7 @@ a block is run again on the state it had, so that no more than one block's activ
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -106,6 +107,26 @@ class Downstream:
             gradient[part] = down.to(gradient.dtype)
         _checked(gradient, f"the input of layer {block.layer}")
 
+    def slopes(self, block: Block, inputs: Tensor, gradient: Tensor) -> NDArray[np.float64]:
+        """[sequences] the derivative of each one's summed loss by the log of a scale of all the block's matrices.
+
+        The matrices are scaled together and the biases left, at a scale of 1.
+
+        Args:
+            block: as it is.
+            inputs: of the block.
+            gradient: of the loss at its output.
+        """
+        self.work += 3 * len(inputs)
+        found = np.zeros(len(inputs))
+        for part in batches(slice(0, len(inputs)), inputs.shape[1]):
+            for path, call in _tapped(block, block.take(inputs[part]), gradient[part]).items():
+                bias = getattr(block.linears()[path], "bias", None)
+                made = call.made if bias is None else call.made - bias
+                products = (made.double() * call.pulled.double()).sum(dim=-1)
+                found[part] += products.view(part.stop - part.start, -1).sum(dim=1).cpu().numpy()
+        return found
+
     def factors(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Factors]:
         """The curvature factors of the block's maps, by path, from the gradient at its output."""
         self.work += 3 * len(inputs)
@@ -114,8 +135,8 @@ class Downstream:
             for path, linear in block.linears().items()
         }
         for part in batches(slice(0, len(inputs)), inputs.shape[1]):
-            for path, (seen, pulled) in _tapped(block, block.take(inputs[part]), gradient[part]).items():
-                found[path].add(seen, pulled)
+            for path, call in _tapped(block, block.take(inputs[part]), gradient[part]).items():
+                found[path].add(call.seen, call.pulled)
         return found
 
 
@@ -125,8 +146,16 @@ def _checked(gradient: Tensor, where: str) -> Tensor:
     return gradient
 
 
-def _tapped(block: Block, hidden: Tensor, gradient: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each map's inputs and the gradient at its output, both [tokens, …], from the gradient at the block's output."""
+class _Call(NamedTuple):
+    """A map's inputs, its outputs and the gradient at these, all [tokens, …]."""
+
+    seen: Tensor
+    made: Tensor
+    pulled: Tensor
+
+
+def _tapped(block: Block, hidden: Tensor, gradient: Tensor) -> dict[str, _Call]:
+    """What goes through each map, from the gradient at the block's output."""
     calls: dict[str, tuple[Tensor, Tensor]] = {}
     handles = []
     for path, linear in block.linears().items():
@@ -148,7 +177,7 @@ def _tapped(block: Block, hidden: Tensor, gradient: Tensor) -> dict[str, tuple[T
         for handle in handles:
             handle.remove()
     return {
-        path: (_rows(seen.detach()), _rows(torch.zeros_like(made) if pull is None else pull))
+        path: _Call(_rows(seen.detach()), _rows(made.detach()), _rows(torch.zeros_like(made) if pull is None else pull))
         for (path, (seen, made)), pull in zip(calls.items(), pulled, strict=True)
     }
 

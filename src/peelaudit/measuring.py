@@ -29,6 +29,7 @@ from peelaudit.progress import SILENT, Progress
 from peelaudit.readout import ReadoutFactory
 from peelaudit.records import BlockFit, LayerSigns
 from peelaudit.repair import Repair, Repairer
+from peelaudit.scale_slopes import scale_slopes
 from peelaudit.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 from peelaudit.symptoms import signs
 
@@ -85,6 +86,8 @@ class Measurements:
         float_nodes: as `nodes`, of references without bits, by every prefix down to the whole schedules; None where
             they weren't asked for or the network is float.
         repairs: None where none was asked for.
+        scale_slopes: [L] on `panel`, nats of each *held-out* sequence, zero on the other splits; None for a block that
+            no finite gradient reaches.
     """
 
     panel: Panel
@@ -102,6 +105,7 @@ class Measurements:
     unknowns: int
     float_nodes: Mapping[tuple[int, ...], Losses] | None
     repairs: RepairLosses | None = None
+    scale_slopes: tuple[Losses | None, ...] = ()
 
 
 def measure(
@@ -190,6 +194,7 @@ class _Measurer:
             unknowns=peel_map[0].unknowns,
             float_nodes=float_nodes,
             repairs=repairs,
+            scale_slopes=self._scale_slopes(),
         )
 
     def _look(self, layer: int) -> tuple[str, LayerSigns]:
@@ -197,13 +202,26 @@ class _Measurer:
         block = self.decoder.block(layer)
         return block.digest(), signs(block, self.states[layer - 1], self.data.rows.held_out)
 
+    def _scale_slopes(self) -> tuple[Losses | None, ...]:
+        downstream, rows = self._downstream(), self.data.rows.held_out
+        found: list[Losses | None] = []
+        for slopes in scale_slopes(downstream, self.states, rows, progress=self.progress):
+            whole = None if slopes is None else np.zeros(len(self.data.tokens))
+            if whole is not None:
+                whole[rows] = slopes
+            found.append(whole)
+        return tuple(found)
+
+    def _downstream(self) -> Downstream:
+        return Downstream(self.decoder, self.data, self.readouts.own, self.store)
+
     def _repairs(
         self, own: Losses, keep: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None
     ) -> RepairLosses | None:
         """What each block's repair gains, if that was asked for."""
         if self.config.repair == "off":
             return None
-        downstream = Downstream(self.decoder, self.data, self.readouts.own, self.store)
+        downstream = self._downstream()
         repairer = Repairer(downstream, self.states, own)
         held_out, n_layers = self.data.rows.held_out, self.decoder.n_layers
         gains, steps = [np.zeros_like(own) for _ in range(n_layers)], [0] * n_layers

@@ -3,7 +3,7 @@
 Block k is moved along natural-gradient steps (`solvers.kronecker`) of the network's own loss, taken through the real
 blocks above it; every other block is left as it is. Each step is conjugate to the one before it (Polak and Ribière),
 which gets further in as many steps: 4.31 of 4.46 nats against 4.20 in ten, where the fixture's first MLP was zeroed.
-Damping and step length are found by the real loss on
+The step length is found by the real loss on
 *select*: there is no learning rate, and nothing is random.
 
 The first step is shared work: one sweep down has the gradients of all blocks. `cheap` stops there. `thorough` goes on
@@ -28,14 +28,11 @@ from peelaudit.downstream import Downstream
 from peelaudit.errors import NonFiniteResult
 from peelaudit.lowbit.constraints import Scales
 from peelaudit.progress import SILENT, Progress
-from peelaudit.solvers.kronecker import DAMPINGS
 
 __all__ = ["Repair", "RepairMode", "Repairer", "changed"]
 
 RepairMode = Literal["cheap", "thorough"]
 
-FIRST_DAMPINGS = (1, 2, 3)
-"""Of `DAMPINGS`, those that a first step is tried with."""
 FIRST_GAIN = 1.0
 """nats/token that the first probe would gain if the loss were linear: far, for near a damaged block's weights the loss
 may curve more than it does further on."""
@@ -80,8 +77,6 @@ class _Move:
     loss: float
     changes: Changes
     expected: float
-    damping: int
-    natural: Changes
 
 
 @dataclass
@@ -94,7 +89,6 @@ class _Course:
     loss: float
     expected: float
     steps: int = 0
-    dampings: tuple[int, ...] = FIRST_DAMPINGS
     previous: tuple[Changes, Changes, Changes] | None = None
     """The gradient, the natural-gradient direction and the change of the last step."""
 
@@ -180,28 +174,22 @@ class Repairer:
             finished = before - course.loss < least_gain * course.gain
 
     def _step(self, course: _Course, gradient: Tensor) -> None:
-        """Take the best of a few directions; none, if none helps on *select*."""
+        """Take the best step along one direction; none, if none helps on *select*."""
         inputs = self._states[course.layer - 1][self._rows.fit]
         factors = self._down.factors(self._held(course.block), inputs, gradient)
         curvatures = {path: factor.curvature() for path, factor in factors.items()}
         slopes = {path: curvature.gradient for path, curvature in curvatures.items()}
-        best: _Move | None = None
-        for damping in course.dampings:
-            natural = {path: curvature.direction(DAMPINGS[damping]) for path, curvature in curvatures.items()}
-            for move in self._search(course, slopes, natural, damping):
-                if move.loss < (course.loss if best is None else best.loss):
-                    best = move
-        if best is None:
+        natural = {path: curvature.direction() for path, curvature in curvatures.items()}
+        best = min(self._search(course, slopes, natural), key=lambda move: move.loss, default=None)
+        if best is None or not best.loss < course.loss:
             course.previous = None
             return
         course.block = changed(course.block, best.changes)
         course.loss, course.steps = best.loss, course.steps + 1
-        course.previous = (slopes, best.natural, best.changes)
+        course.previous = (slopes, natural, best.changes)
         course.expected = min(best.expected, FIRST_GAIN)
-        other = best.damping + (1 if course.steps % 2 else -1)
-        course.dampings = (best.damping, *(() if not 0 <= other < len(DAMPINGS) else (other,)))
 
-    def _search(self, course: _Course, slopes: Changes, natural: Changes, damping: int) -> list[_Move]:
+    def _search(self, course: _Course, slopes: Changes, natural: Changes) -> list[_Move]:
         """Probes along a direction: parabolas through the slope at 0 and the last probe."""
         direction = natural if course.previous is None else _conjugate(slopes, natural, *course.previous)
         slope = _dot(slopes, direction)
@@ -213,7 +201,7 @@ class Repairer:
             changes = {path: step * change for path, change in direction.items()}
             loss = self._loss(course.layer, changed(course.block, changes))
             expected = -slope * step
-            moves.append(_Move(loss, changes, expected, damping, natural))
+            moves.append(_Move(loss, changes, expected))
             shortfall = expected - (course.loss - loss)
             factor = expected / (2 * shortfall) if shortfall > 0 else FURTHEST
             factor = min(max(factor, NEAREST), FURTHEST)

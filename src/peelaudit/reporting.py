@@ -13,7 +13,7 @@ from peelaudit.bounds import Losses, Panel, Reference, Split, best, figures, pap
 from peelaudit.config import AuditConfig
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
-from peelaudit.outliers import standing_out
+from peelaudit.outliers import Gaps, Slopes, standing_out, suspicion
 from peelaudit.records import (
     BaselineLosses,
     ClusterSums,
@@ -46,6 +46,8 @@ class Findings:
     search: ScheduleSearch
     advice: str
     repair: RepairInfo | None
+    suspicion: Losses
+    """[L] how suspect each layer is: by its looks, else by how far its repair gap or scale slope stands out."""
 
     @property
     def named(self) -> tuple[int, ...]:
@@ -62,7 +64,7 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     """
     n_layers = len(measured.own)
     network, sums = _network(measured, config)
-    looks = symptoms(measured.signs)
+    looks, suspects = _looks(measured)
     layers = tuple(_layer(measured, config, depth, looks[depth - 1]) for depth in range(1, n_layers))
     schedules = tuple(_schedule(measured, result) for result in measured.schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), measured.panel.estimate(measured.unigram, "held_out"))
@@ -83,14 +85,53 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), measured.searched, len(schedules)),
         advice=advise(network, baselines, chosen, rows, repair),
         repair=repair,
+        suspicion=_suspicion(measured, suspects),
     )
+
+
+def _looks(measured: Measurements) -> tuple[tuple[tuple[Symptom, ...], ...], tuple[int, ...]]:
+    """Each layer's symptoms, and the layers that have one by their looks alone, whatever the loss says of their scale.
+
+    Where a block is silent or random, the loss would scale the others too: its neighbours' slopes aren't held against
+    them.
+    """
+    looks = symptoms(measured.signs)
+    suspects = tuple(layer for layer, found in enumerate(looks, 1) if found)
+    slopes = _slopes(measured)
+    named = () if slopes is None else standing_out(slopes, suspects)
+    both = ((*found, *((Symptom.MISSCALED,) if layer in named else ())) for layer, found in enumerate(looks, 1))
+    return tuple(both), suspects
+
+
+def _slopes(measured: Measurements) -> Slopes | None:
+    """The scale slopes to judge by; None where a block has none."""
+    slopes = [slope for slope in measured.scale_slopes if slope is not None]
+    return Slopes(measured.panel, slopes) if len(slopes) == len(measured.own) else None
+
+
+def _suspicion(measured: Measurements, suspects: Collection[int]) -> Losses:
+    """[L] those of the suspects are above all others'."""
+    slopes, repairs = _slopes(measured), measured.repairs
+    found = np.zeros(len(measured.own))
+    if slopes is not None:
+        found = suspicion(slopes, suspects)
+    if repairs is not None:
+        found = np.maximum(found, suspicion(Gaps(measured.panel, repairs.gains, low_bit=repairs.low_bit), suspects))
+    known = [layer in suspects for layer in range(1, len(found) + 1)]
+    above: Losses = np.where(known, found + found.max() + 1, found)
+    return above
+
+
+def _scale_slope(measured: Measurements, layer: int) -> Estimate | None:
+    slope = measured.scale_slopes[layer - 1]
+    return None if slope is None else measured.panel.estimate(slope, "held_out")
 
 
 def _repair(measured: Measurements, config: AuditConfig, suspects: Collection[int]) -> RepairInfo | None:
     repairs = measured.repairs
     if repairs is None:
         return None
-    named = standing_out(measured.panel, repairs.gains, suspects, low_bit=repairs.low_bit)
+    named = standing_out(Gaps(measured.panel, repairs.gains, low_bit=repairs.low_bit), suspects)
     return RepairInfo(config.repair, repairs.steps, repairs.passes, named)
 
 
@@ -161,6 +202,7 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int, looks: tuple
     of = partial(figures, panel, own=own, trained=trained, yes0=yes0)
     held_out = of(split="held_out", bound=chosen.losses, float_bound=_least(panel, floats, "select"))
     redundancy = _error(measured, measured.peel_map[depth - 1].skipped, depth)
+    slope = _scale_slope(measured, depth)
     return LayerRow(
         layer=depth,
         readout=config.depth_readout,
@@ -171,10 +213,11 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int, looks: tuple
         best_target=chosen.targets[-1],
         redundancy=redundancy,
         projection_error=_projection(measured, depth),
-        reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy, looks),
+        reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy, looks, slope),
         held_out_sums=_sums(panel, own=own, trained=trained, yes0=yes0, bound=chosen.losses),
         weights_sha256=measured.digests[depth - 1],
         repair_gap=_repair_gap(measured, depth),
+        scale_slope=slope,
         signs=measured.signs[depth - 1],
         symptoms=looks,
     )
@@ -185,6 +228,7 @@ def _last_layer(
 ) -> LayerRow:
     n_layers = len(measured.own)
     redundancy = _error(measured, measured.peel_map[-1].skipped, n_layers)
+    slope = _scale_slope(measured, n_layers)
     return LayerRow(
         layer=n_layers,
         readout=network.readout,
@@ -195,10 +239,11 @@ def _last_layer(
         best_target=chosen.targets[-1],
         redundancy=redundancy,
         projection_error=_projection(measured, n_layers),
-        reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy, looks),
+        reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy, looks, slope),
         held_out_sums=sums,
         weights_sha256=measured.digests[-1],
         repair_gap=_repair_gap(measured, n_layers),
+        scale_slope=slope,
         signs=measured.signs[-1],
         symptoms=looks,
     )

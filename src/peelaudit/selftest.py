@@ -131,12 +131,13 @@ class _Bench:
         """Of each layer, what is largest where damage is thought to be."""
         rows = findings.layers
         gaps = np.array([row.repair_gap.value if row.repair_gap else 0.0 for row in rows])
-        symptoms = np.array([bool(row.symptoms) for row in rows])
+        slopes = np.array([abs(row.scale_slope.value) if row.scale_slope else 0.0 for row in rows])
         errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in rows]
         blocks = [decoder.block(row.layer) for row in rows]
         return {
-            Score.AUDIT: np.where(symptoms, gaps + np.ptp(gaps) + 1, gaps),
+            Score.AUDIT: findings.suspicion,
             Score.REPAIR: gaps,
+            Score.SCALE_SLOPE: slopes,
             Score.DEPTH_GAP: np.array([row.gap.value for row in rows]),
             Score.PROJECTION: np.array(errors),
             Score.REDUNDANCY: _oddity([row.redundancy.value for row in rows]),

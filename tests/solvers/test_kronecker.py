@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.solvers.kronecker import OUTPUT_DAMPING, Factors
+from peelaudit.solvers.kronecker import INPUT_DAMPING, OUTPUT_DAMPING, Factors
 
 CPU = torch.device("cpu")
 
@@ -19,23 +19,22 @@ def factors(x: torch.Tensor, g: torch.Tensor, *, biased: bool) -> Factors:
 
 
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("damping", [1.0, 1e-4])
-def test_the_direction_is_that_of_the_dense_formula(damping: float, *, biased: bool) -> None:
+def test_the_direction_is_that_of_the_dense_formula(*, biased: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     x, g = (torch.randn(40, width, generator=generator, dtype=torch.float64) for width in (5, 3))
     curvature = factors(x, g, biased=biased).curvature()
     if biased:
         x = torch.cat([x, torch.ones(40, 1, dtype=torch.float64)], dim=1)
     a, b, c = x.T @ x / 40, g.T @ g / 40, x.T @ g / 40
-    a += damping * a.diagonal().mean() * torch.eye(len(a), dtype=a.dtype)
+    a += INPUT_DAMPING * a.diagonal().mean() * torch.eye(len(a), dtype=a.dtype)
     b += OUTPUT_DAMPING * b.diagonal().mean() * torch.eye(len(b), dtype=b.dtype)
     torch.testing.assert_close(curvature.gradient, c)
-    torch.testing.assert_close(curvature.direction(damping), -torch.linalg.solve(a, torch.linalg.solve(b, c.T).T))
+    torch.testing.assert_close(curvature.direction(), -torch.linalg.solve(a, torch.linalg.solve(b, c.T).T))
 
 
 def test_a_map_that_no_gradient_reaches_is_left_as_it_is() -> None:
     curvature = factors(torch.ones(4, 2), torch.zeros(4, 3), biased=False).curvature()
-    assert not curvature.direction(1.0).any()
+    assert not curvature.direction().any()
 
 
 def test_what_is_not_finite_is_refused() -> None:

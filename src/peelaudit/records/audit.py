@@ -41,6 +41,8 @@ class Symptom(StrEnum):
     """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
     MLP_SILENT = "MLP silent"
     """Its MLP adds next to nothing to the residual stream, compared with the other layers'."""
+    MISSCALED = "misscaled"
+    """The loss would change with a scale of its matrices as it doesn't with that of the others'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,10 @@ class LayerRow:
     repair_gap: Estimate | None = None
     """By how much the network's held-out loss falls, nats/token, when block `layer` alone is repaired; None where no
     repair was asked for.
+    """
+    scale_slope: Estimate | None = None
+    """The derivative of the network's held-out loss by the log of a common scale of block `layer`'s matrices, in
+    nats/token; None where no finite gradient reaches it, and in reports of before it was taken.
     """
     signs: LayerSigns | None = None
     symptoms: tuple[Symptom, ...] = ()

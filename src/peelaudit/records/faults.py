@@ -30,11 +30,13 @@ class FaultKind(StrEnum):
 class Score(StrEnum):
     """What might tell which layer is damaged: a figure of each, or what the audit makes of them.
 
-    AUDIT is the order of suspicion: layers with a symptom before all others, then the repair gap.
+    AUDIT is the order of suspicion: layers that look untrained or silent before all others, then by how far the repair
+    gap or the scale slope stands out, whichever does further.
     """
 
     AUDIT = "audit"
     REPAIR = "repair gap"
+    SCALE_SLOPE = "scale slope"
     DEPTH_GAP = "depth gap"
     PROJECTION = "projection error"
     REDUNDANCY = "redundancy"

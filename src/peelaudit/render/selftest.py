@@ -27,9 +27,10 @@ def _parts(result: Selftest) -> Iterator[RenderableType]:
     yield heading("The damaged layer's place, by score: first / in the first two, of all faults of the kind")
     yield _places(result)
     words = (
-        "audit: layers that look untrained or silent first, then the repair gap. proj.: error of the best block at the "
-        "next one's job; red.: of leaving the block out; infl.: 1 - cosine of a block's input and output; norm: of its "
-        "weights; these three: farthest from the layers' median. loss rise: least and most, nats/token."
+        "audit: layers that look untrained or silent first, then by the repair gap or the scale slope, whichever "
+        "stands out further. slope: the loss's derivative by the scale of a block's matrices. proj.: error of the best "
+        "block at the next one's job; red.: of leaving the block out; infl.: 1 - cosine of a block's input and output; "
+        "norm: of its weights; these three: farthest from the layers' median. loss rise: least and most, nats/token."
     )
     yield prose((words, "dim"))
     yield heading("What the audit names")
@@ -41,7 +42,7 @@ def _places(result: Selftest) -> Table:
     grid = table()
     grid.add_column("fault", no_wrap=True)
     grid.add_column("n", justify="right", no_wrap=True)
-    for title in ("audit", "repair", "depth", "proj.", "red.", "infl.", "norm", "named", "loss rise"):
+    for title in ("audit", "repair", "slope", "depth", "proj.", "red.", "infl.", "norm", "named", "loss rise"):
         grid.add_column(title, justify="right", no_wrap=True, min_width=5)
     for kind in kinds:
         grid.add_row(str(kind), *_cells([fault for fault in result.faults if fault.kind is kind]))

@@ -172,6 +172,7 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
         Column("best reference"),
         *(Column(title, right=True) for title in ("target", "redundancy", "next block")),
         *((Column("repair gap (95 %)", right=True),) if report.repair else ()),
+        *((Column("scale slope (95 %)", right=True),) if _with_slopes(report) else ()),
         Column("in words", wide=True),
     ]
     yield heading(level, "Layers")
@@ -179,18 +180,28 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
         "p",
         "Blocks 1 to k alone, read out at once. Redundancy and next block are errors without unit: of leaving the "
         "block out, and of this block, refitted, at the next one's job."
-        + (" Repair gap: what the network gains when this block alone is repaired." if report.repair else ""),
+        + (" Repair gap: what the network gains when this block alone is repaired." if report.repair else "")
+        + (
+            " Scale slope: the derivative of the whole network's loss by the log of a scale of this block's matrices; "
+            "near 0 where training has settled it."
+            if _with_slopes(report)
+            else ""
+        ),
         class_="soft",
     )
     yield table(
         "A row for each layer: held-out losses and gaps, nats/token",
         columns,
-        map(_layer_cells, report.layers),
+        (_layer_cells(row, slope=_with_slopes(report)) for row in report.layers),
         sortable=True,
     )
 
 
-def _layer_cells(row: LayerRow) -> list[Cell | str]:
+def _with_slopes(report: AuditReport) -> bool:
+    return any(row.scale_slope is not None for row in report.layers)
+
+
+def _layer_cells(row: LayerRow, *, slope: bool) -> list[Cell | str]:
     figures, errors = row.held_out, row.projection_error
     return [
         Cell(str(row.layer), str(row.layer)),
@@ -204,6 +215,7 @@ def _layer_cells(row: LayerRow) -> list[Cell | str]:
         number_cell(row.redundancy.value),
         number_cell(errors[1].value) if len(errors) > 1 else "",
         *(() if row.repair_gap is None else (signed_cell(row.repair_gap),)),
+        *(("" if row.scale_slope is None else signed_cell(row.scale_slope),) if slope else ()),
         row.reading,
     ]
 
