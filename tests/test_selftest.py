@@ -81,3 +81,13 @@ def test_mistakes_are_sentences(flags: list[str], words: str, capsys: pytest.Cap
 
 def test_json_has_the_records_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(dump(RESULT, Selftest))["faults"][0]["ranks"]["repair gap"] == 1
+
+
+def test_without_repairs_slopes_and_looks_still_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ["--faults", "reinitialised,one-bit", "--layers", "3", "--redraws", "0", "--repair", "off"]
+    assert main(["selftest", NANOGPT, *wish, "-f", "json", *SMALL]) == 0
+    result = load(capsys.readouterr().out, Selftest)
+    for fault in result.faults:
+        assert Score.REPAIR not in dict(fault.ranks)
+        assert dict(fault.ranks)[Score.AUDIT] == 1
+    assert "one-bit" in render_selftest(result)

@@ -40,19 +40,22 @@ Scores = Mapping[Score, NDArray[np.float64]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What is planted.
+    """What is planted, and how it is looked for.
 
     Attributes:
         kinds: of faults; ROLLED_BACK only with `earlier`.
         layers: that are damaged; None for all.
         redraws: of the text, on the undamaged network.
         earlier: an earlier checkpoint of the same run.
+        repairs: whether blocks are repaired; without, a deep network takes a fraction of the time, and has no repair
+            gaps.
     """
 
     kinds: tuple[FaultKind, ...]
     layers: Selector | None = None
     redraws: int = 10
     earlier: Path | None = None
+    repairs: bool = True
 
 
 def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) -> Selftest:
@@ -64,7 +67,8 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
     Raises:
         PeelauditError: as `audit_config`.
     """
-    repair = "thorough" if config.repair == "off" else config.repair
+    mode = "thorough" if config.repair == "off" else config.repair
+    repair = mode if plan.repairs else "off"
     config = dataclasses.replace(config, schedules=("final",), readout="own", repair=repair)
     with prepared(config) as audit, ExitStack() as stack:
         bench = _Bench(audit)
@@ -130,13 +134,13 @@ class _Bench:
     def _scores(self, decoder: Decoder, findings: Findings) -> Scores:
         """Of each layer, what is largest where damage is thought to be."""
         rows = findings.layers
-        gaps = np.array([row.repair_gap.value if row.repair_gap else 0.0 for row in rows])
+        gaps = [row.repair_gap.value for row in rows if row.repair_gap]
         slopes = np.array([abs(row.scale_slope.value) if row.scale_slope else 0.0 for row in rows])
         errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in rows]
         blocks = [decoder.block(row.layer) for row in rows]
         return {
             Score.AUDIT: findings.suspicion,
-            Score.REPAIR: gaps,
+            **({Score.REPAIR: np.array(gaps)} if gaps else {}),
             Score.SCALE_SLOPE: slopes,
             Score.DEPTH_GAP: np.array([row.gap.value for row in rows]),
             Score.PROJECTION: np.array(errors),

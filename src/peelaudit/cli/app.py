@@ -304,7 +304,8 @@ def selftest(
 ) -> None:
     """Damage copies of a checkpoint, layer by layer, and say which figures of an audit would have told.
 
-    It says what the audit has the power to see on this model with this text. --repair is thorough if not given.
+    It says what the audit has the power to see on this model with this text. --repair is thorough if not given; off is
+    quick, and goes by symptoms alone.
     """
     from peelaudit.cli.selftest import Wish, run_selftest
 

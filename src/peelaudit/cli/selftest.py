@@ -75,7 +75,8 @@ def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str,
         from peelaudit.selftest import Plan, selftest
 
         earlier = None if wish.earlier is None else Path(wish.earlier)
-        result = selftest(config, Plan(kinds, layers, redraws, earlier), progress=progress)
+        plan = Plan(kinds, layers, redraws, earlier, repairs=flags.get("repair") != "off")
+        result = selftest(config, plan, progress=progress)
     if form is Format.JSON:
         from peelaudit.exports.json import dump
         from peelaudit.records import Selftest

@@ -49,7 +49,7 @@ class FaultResult:
     """What an audit made of one planted fault.
 
     `rise` is by how much the held-out loss rose with it, nats/token. `ranks` are the damaged layer's, 1 the first, by
-    score. `named` are the layers that the audit named.
+    score; there is none by repair gap where blocks weren't repaired. `named` are the layers that the audit named.
     """
 
     kind: FaultKind

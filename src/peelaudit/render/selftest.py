@@ -54,8 +54,8 @@ def _places(result: Selftest) -> Table:
 def _cells(faults: Sequence[FaultResult]) -> Iterator[str]:
     yield str(len(faults))
     for score in Score:
-        ranks = [dict(fault.ranks)[score] for fault in faults]
-        yield f"{sum(rank == 1 for rank in ranks)}/{sum(rank <= 2 for rank in ranks)}"
+        ranks = [rank for fault in faults for name, rank in fault.ranks if name == score]
+        yield f"{sum(rank == 1 for rank in ranks)}/{sum(rank <= 2 for rank in ranks)}" if ranks else ""
     yield str(sum(fault.found for fault in faults))
     rises = [fault.rise for fault in faults]
     yield f"{min(rises):.2f}..{max(rises):.2f}" if rises else ""
