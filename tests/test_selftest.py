@@ -91,3 +91,10 @@ def test_without_repairs_slopes_and_looks_still_tell(capsys: pytest.CaptureFixtu
         assert Score.REPAIR not in dict(fault.ranks)
         assert dict(fault.ranks)[Score.AUDIT] == 1
     assert "one-bit" in render_selftest(result)
+
+
+def test_no_other_layer_is_misscaled_where_one_is_untrained(capsys: pytest.CaptureFixture[str]) -> None:
+    """With block 1 of the Llama fixture redrawn, the loss would scale block 5 down too."""
+    wish = ["--faults", "reinitialised", "--layers", "1", "--redraws", "0", "--repair", "off"]
+    assert main(["selftest", str(FIXTURES / "llama"), *wish, "-f", "json", "--tokens", "16384", "-q"]) == 0
+    assert [fault.named for fault in load(capsys.readouterr().out, Selftest).faults] == [(1,)]

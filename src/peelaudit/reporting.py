@@ -92,13 +92,12 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
 def _looks(measured: Measurements) -> tuple[tuple[tuple[Symptom, ...], ...], tuple[int, ...]]:
     """Each layer's symptoms, and the layers that have one by their looks alone, whatever the loss says of their scale.
 
-    Where a block is silent or random, the loss would scale the others too: its neighbours' slopes aren't held against
-    them.
+    Where a block is silent or random, the loss would scale others too, so that their slopes aren't held against them.
     """
     looks = symptoms(measured.signs)
     suspects = tuple(layer for layer, found in enumerate(looks, 1) if found)
     slopes = _slopes(measured)
-    named = () if slopes is None else standing_out(slopes, suspects)
+    named = () if slopes is None or suspects else standing_out(slopes)
     both = ((*found, *((Symptom.MISSCALED,) if layer in named else ())) for layer, found in enumerate(looks, 1))
     return tuple(both), suspects
 
