@@ -104,8 +104,8 @@ class Measurements:
     searched: int
     unknowns: int
     float_nodes: Mapping[tuple[int, ...], Losses] | None
-    repairs: RepairLosses | None = None
-    scale_slopes: tuple[Losses | None, ...] = ()
+    repairs: RepairLosses | None
+    scale_slopes: tuple[Losses | None, ...]
 
 
 def measure(

@@ -64,7 +64,8 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     """
     n_layers = len(measured.own)
     network, sums = _network(measured, config)
-    looks, suspects = _looks(measured)
+    slopes = _slopes(measured)
+    looks, suspects = _looks(measured, slopes)
     layers = tuple(_layer(measured, config, depth, looks[depth - 1]) for depth in range(1, n_layers))
     schedules = tuple(_schedule(measured, result) for result in measured.schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), measured.panel.estimate(measured.unigram, "held_out"))
@@ -85,18 +86,17 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), measured.searched, len(schedules)),
         advice=advise(network, baselines, chosen, rows, repair),
         repair=repair,
-        suspicion=_suspicion(measured, suspects),
+        suspicion=_suspicion(measured, slopes, suspects),
     )
 
 
-def _looks(measured: Measurements) -> tuple[tuple[tuple[Symptom, ...], ...], tuple[int, ...]]:
+def _looks(measured: Measurements, slopes: Slopes | None) -> tuple[tuple[tuple[Symptom, ...], ...], tuple[int, ...]]:
     """Each layer's symptoms, and the layers that have one by their looks alone, whatever the loss says of their scale.
 
     Where a block is silent or random, the loss would scale others too, so that their slopes aren't held against them.
     """
     looks = symptoms(measured.signs)
     suspects = tuple(layer for layer, found in enumerate(looks, 1) if found)
-    slopes = _slopes(measured)
     named = () if slopes is None or suspects else standing_out(slopes)
     both = ((*found, *((Symptom.MISSCALED,) if layer in named else ())) for layer, found in enumerate(looks, 1))
     return tuple(both), suspects
@@ -108,9 +108,9 @@ def _slopes(measured: Measurements) -> Slopes | None:
     return Slopes(measured.panel, slopes) if len(slopes) == len(measured.own) else None
 
 
-def _suspicion(measured: Measurements, suspects: Collection[int]) -> Losses:
+def _suspicion(measured: Measurements, slopes: Slopes | None, suspects: Collection[int]) -> Losses:
     """[L] those of the suspects are above all others'."""
-    slopes, repairs = _slopes(measured), measured.repairs
+    repairs = measured.repairs
     found = np.zeros(len(measured.own))
     if slopes is not None:
         found = suspicion(slopes, suspects)

@@ -3,9 +3,11 @@
 The derivative of the loss by the log of a common scale of a block's matrices, sum of <dL/dW, W> over them. Training
 brings it near 0: the scale is one of the things that it finds first. Where something was added to the weights that the
 loss doesn't want, be it noise N, it wants less of it: the slope moves by about N'HN with H the curvature, twice what N
-costs. All that is wrong with a block adds up in one number of its own, fitted to nothing, while its neighbours' weights
-are hardly more parallel to their gradients than before. Where rounding has weakened what a block says, the slope is
-negative.
+costs, or more where maps follow one another (3 to 6.5 times on seven noised blocks of two networks). All that is wrong
+with a block adds up in one number of its own, fitted to nothing, while its neighbours' weights are hardly more parallel
+to their gradients than before. Where rounding has weakened what a block says, the slope is negative.
+
+In BitNet, whose activations are rounded, the gradient is the straight-through one.
 
 The same product, its sign left out, ranks the weights to prune (Molchanov et al., "Importance estimation for neural
 network pruning", 2019).

@@ -258,6 +258,11 @@ class AuditReport:
     repair: RepairInfo | None = None
     low_bit: LowBit | None = None
 
+    @property
+    def has_scale_slopes(self) -> bool:
+        """Whether any layer has one: reports of before they were taken have none."""
+        return any(row.scale_slope is not None for row in self.layers)
+
 
 @dataclass(frozen=True, slots=True)
 class RepairInfo:

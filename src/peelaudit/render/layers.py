@@ -37,7 +37,7 @@ def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
     if not wide:
         signs = ", ".join(f"{sign} {verdict} {word}" for verdict, (sign, word) in VERDICT_WORDS.items())
         yield prose((f"{signs}.", "dim"))
-    elif _with_slopes(report):
+    elif report.has_scale_slopes:
         slope = "slope: the derivative of the whole network's loss by the log of a scale of block k's matrices; near 0 "
         yield prose((f"{slope}where training has settled it.", "dim"))
     if report.repair is not None:
@@ -91,7 +91,7 @@ def _rows(report: AuditReport, wide: bool) -> Table:
     grid.add_column("redund.", justify="right", no_wrap=True)
     if wide:
         grid.add_column("next", justify="right", no_wrap=True, min_width=6)
-    if wide and _with_slopes(report):
+    if wide and report.has_scale_slopes:
         grid.add_column("slope", justify="right", no_wrap=True, min_width=7)
     grid.add_column("verdict", no_wrap=True)
     for row in report.layers[:-1]:
@@ -100,10 +100,6 @@ def _rows(report: AuditReport, wide: bool) -> Table:
     for row in report.layers[-1:]:
         grid.add_row(*_cells(report, row, wide))
     return grid
-
-
-def _with_slopes(report: AuditReport) -> bool:
-    return any(row.scale_slope is not None for row in report.layers)
 
 
 def _with_distortion(report: AuditReport) -> bool:
@@ -126,7 +122,7 @@ def _cells(report: AuditReport, row: LayerRow, wide: bool) -> Iterator[str | Tex
     yield number(row.redundancy.value)
     if wide:
         yield number(row.projection_error[1].value) if len(row.projection_error) > 1 else ""
-    if wide and _with_slopes(report):
+    if wide and report.has_scale_slopes:
         yield "" if row.scale_slope is None else signed(row.scale_slope.value)
     sign, _ = VERDICT_WORDS[verdict]
     yield Text(f" {verdict_text(verdict) if wide else f'{sign} {verdict}'}", STYLES[verdict])

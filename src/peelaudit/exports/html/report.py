@@ -172,7 +172,7 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
         Column("best reference"),
         *(Column(title, right=True) for title in ("target", "redundancy", "next block")),
         *((Column("repair gap (95 %)", right=True),) if report.repair else ()),
-        *((Column("scale slope (95 %)", right=True),) if _with_slopes(report) else ()),
+        *((Column("scale slope (95 %)", right=True),) if report.has_scale_slopes else ()),
         Column("in words", wide=True),
     ]
     yield heading(level, "Layers")
@@ -184,7 +184,7 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
         + (
             " Scale slope: the derivative of the whole network's loss by the log of a scale of this block's matrices; "
             "near 0 where training has settled it."
-            if _with_slopes(report)
+            if report.has_scale_slopes
             else ""
         ),
         class_="soft",
@@ -192,13 +192,9 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
     yield table(
         "A row for each layer: held-out losses and gaps, nats/token",
         columns,
-        (_layer_cells(row, slope=_with_slopes(report)) for row in report.layers),
+        (_layer_cells(row, slope=report.has_scale_slopes) for row in report.layers),
         sortable=True,
     )
-
-
-def _with_slopes(report: AuditReport) -> bool:
-    return any(row.scale_slope is not None for row in report.layers)
 
 
 def _layer_cells(row: LayerRow, *, slope: bool) -> list[Cell | str]:
