@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from peelaudit.bounds import Panel
-from peelaudit.outliers import Gaps, Slopes, standing_out, suspicion
+from peelaudit.outliers import BulkSlopes, Gaps, ScaleSlopes, Yardstick, standing_out, suspicion
 
 PANEL = Panel.of(
     {"fit": np.arange(3), "select": np.arange(3), "held_out": np.arange(40)}, positions=11, resamples=500, seed=0
@@ -66,10 +68,10 @@ def test_healthy_layers_are_hardly_ever_named() -> None:
     assert sum(map(bool, draws)) <= 5
 
 
-def slopes(*means: float, noise: float = 1.0, seed: int = 0) -> Slopes:
-    """Of these means, nats/token, with this standard deviation of a token."""
+def slopes(*means: float, noise: float = 1.0, seed: int = 0) -> list[np.ndarray]:
+    """[sequences] nats of these means, nats/token, with this standard deviation of a token."""
     rng = np.random.default_rng(seed)
-    return Slopes(PANEL, [10 * mean + noise * 10**0.5 * rng.normal(size=46) for mean in means])
+    return [10 * mean + noise * 10**0.5 * rng.normal(size=46) for mean in means]
 
 
 @pytest.mark.parametrize(
@@ -82,21 +84,39 @@ def slopes(*means: float, noise: float = 1.0, seed: int = 0) -> Slopes:
         ((0.0, 0.8, -0.7, 0.0, 0.0, 0.0, 0.0, 0.0), (2,)),
     ],
 )
-def test_a_slope_stands_out_either_way(means: tuple[float, ...], named: tuple[int, ...]) -> None:
-    assert standing_out(slopes(*means)) == named
+def test_a_scale_slope_stands_out_either_way(means: tuple[float, ...], named: tuple[int, ...]) -> None:
+    assert standing_out(ScaleSlopes(PANEL, slopes(*means))) == named
 
 
-def test_slopes_are_measured_in_their_own_spread() -> None:
+@pytest.mark.parametrize(
+    ("means", "named"),
+    [
+        ((0.0, 0.0, 0.0, 0.0, 0.0), ()),
+        ((0.0, 0.8, 0.0, 0.0, 0.0), (2,)),
+        ((0.0, 0.0, 0.0, -0.8, 0.0, 0.0), ()),
+        ((0.5, -0.5, 0.5, 0.8, 0.5, -0.5), ()),
+        ((0.0, 0.0, 0.1, 0.0, 0.1, 0.0, 0.8, 0.0, 0.1, 0.0, -3.0, 0.1), (7,)),
+    ],
+)
+def test_a_bulk_slope_stands_out_above_whatever_one_layer_has_below(
+    means: tuple[float, ...], named: tuple[int, ...]
+) -> None:
+    assert standing_out(BulkSlopes(PANEL, slopes(*means, noise=0.3))) == named
+
+
+def test_scale_slopes_are_measured_in_their_own_spread() -> None:
     """The unit of the loss doesn't matter, and one layer that varies more may be farther from 0."""
     rng = np.random.default_rng(3)
     drawn = [10 * mean + 10**0.5 * rng.normal(size=46) for mean in (0.0, 0.0, 0.8, 0.0, 0.0, 0.0)]
-    assert standing_out(Slopes(PANEL, drawn)) == standing_out(Slopes(PANEL, [1e-3 * one for one in drawn])) == (3,)
-    assert standing_out(Slopes(PANEL, [*drawn[:2], 10 * (drawn[0] + 0.8), *drawn[3:]])) == ()
-    assert standing_out(Slopes(PANEL, [np.zeros(46)] * 6)) == ()
+    small = [1e-3 * one for one in drawn]
+    assert standing_out(ScaleSlopes(PANEL, drawn)) == standing_out(ScaleSlopes(PANEL, small)) == (3,)
+    assert standing_out(ScaleSlopes(PANEL, [*drawn[:2], 10 * (drawn[0] + 0.8), *drawn[3:]])) == ()
+    assert standing_out(ScaleSlopes(PANEL, [np.zeros(46)] * 6)) == ()
 
 
-def test_layers_without_a_slope_are_hardly_ever_named() -> None:
-    draws = [standing_out(slopes(*[0.0] * 12, seed=seed)) for seed in range(100)]
+@pytest.mark.parametrize("yardstick", [ScaleSlopes, BulkSlopes])
+def test_layers_without_a_slope_are_hardly_ever_named(yardstick: Callable[..., Yardstick]) -> None:
+    draws = [standing_out(yardstick(PANEL, slopes(*[0.0] * 12, seed=seed))) for seed in range(100)]
     assert sum(map(bool, draws)) <= 5
 
 

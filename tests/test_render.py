@@ -54,6 +54,24 @@ def test_numbers_are_whole_at_their_widest() -> None:
     assert text.count("-123.5..-99.999 prefix:78→80   5e+04  ! yellow") == 80
 
 
+@pytest.mark.parametrize(("distortion", "enough"), [(None, 122), (make_estimate(-0.0123), 131)])
+def test_slopes_have_columns_where_all_of_a_row_fits(distortion: Estimate | None, enough: int) -> None:
+    report = make_report(4)
+    layers = tuple(
+        dataclasses.replace(
+            row,
+            scale_slope=make_estimate(0.25),
+            bulk_slope=make_estimate(-0.125),
+            held_out=dataclasses.replace(row.held_out, verdict=Verdict.GREY, distortion=distortion),
+        )
+        for row in report.layers
+    )
+    for width in range(104, 140):
+        text = render_report(dataclasses.replace(report, layers=layers), width=width)
+        assert widest(text) <= width
+        assert text.count("+0.250  -0.125  grey ? inconclusive") == (4 if width >= enough else 0)
+
+
 def test_a_row_for_each_layer_and_the_network_last() -> None:
     text = render_report(make_report(80))
     rows = [int(match[1]) for match in re.finditer(r"^ ?(\d+) +\d+\.\d{3} +\d", text, re.MULTILINE)]

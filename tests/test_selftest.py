@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,14 +35,24 @@ RESULT = Selftest(
 
 def test_the_page_counts_first_places_and_names() -> None:
     text = render_selftest(RESULT)
-    rows = {line.split()[0]: line.split() for line in text.splitlines() if line[:3] in ("noi", "one", "all")}
-    assert rows["noised"][1:11] == ["3", *["1/2"] * 8, "1"]
-    assert rows["one-bit"][1:11] == ["1", *["1/1"] * 8, "1"]
-    assert rows["all"][1:11] == ["4", *["2/3"] * 8, "2"]
+    rows = {line[:16].strip(): line[16:].split() for line in text.splitlines()}
+    for score in Score:
+        assert rows[score] == ["1/2", "1/1", "2/3"]
+    assert rows["faults"] == ["3", "1", "4"]
+    assert rows["named"] == ["1", "1", "2"]
+    assert rows["least loss rise"] == ["0.10", "0.20", "0.10"]
+    assert rows["most"] == ["0.40", "0.20", "0.40"]
     assert "least damage that was named: layer 1 one-bit, +0.200" in text
     assert "most damage that was not named: layer 3 noised, +0.300" in text
     assert "named as well or instead: 2 of 4" in text
     assert "1 of 4 draws" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_every_kind_of_fault_has_its_column_within_eighty() -> None:
+    faults = tuple(fault(1, 1, 0.4, 1, kind=kind) for kind in FaultKind) * 30
+    text = render_selftest(dataclasses.replace(RESULT, faults=faults))
+    assert sum(cell == "30/30" for cell in text.split()) == len(Score) * len(FaultKind)
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from peelaudit.records import (
     BaselineLosses,
@@ -32,6 +33,8 @@ _SYMPTOMS = {
     Symptom.UNTRAINED: "matrices that can't be told from random ones, as if never trained or overwritten",
     Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream",
     Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream",
+    Symptom.NOISY: "matrices whose bulk, what is beside their leading directions, raises the loss as the others' "
+    "doesn't, as if noised or rounded after training",
     Symptom.MISSCALED: "matrices whose scale the loss would change, unlike the others', as if disturbed after training",
 }
 
@@ -46,7 +49,7 @@ def read_layer(
     target: int,
     redundancy: Estimate,
     symptoms: Sequence[Symptom] = (),
-    scale_slope: Estimate | None = None,
+    slopes: Mapping[Symptom, Estimate] = MappingProxyType({}),
 ) -> str:
     """A depth's row, in a sentence or two.
 
@@ -57,7 +60,7 @@ def read_layer(
         target: the state that its block k is fitted to.
         redundancy: of leaving block k out.
         symptoms: of block k.
-        scale_slope: of block k.
+        slopes: of block k, by the symptom that each shows.
     """
     gap = figures.gap_layers
     aim = "its own state" if target == layer else f"the state after layer {target}"
@@ -76,8 +79,9 @@ def read_layer(
             words = f"the held-out text can't tell the trained blocks from {reference} {_interval(gap)}."
     idle = f" Without block {layer} the state moves by {redundancy.value:.2%} of its spread: it hardly does anything."
     looks = f" Block {layer}: {'; '.join(_SYMPTOMS[symptom] for symptom in symptoms)}." if symptoms else ""
-    if scale_slope is not None and Symptom.MISSCALED in symptoms:
-        looks += f" Its scale slope is {scale_slope.value:+.4f} {_interval(scale_slope)}."
+    for symptom, name in ((Symptom.NOISY, "bulk"), (Symptom.MISSCALED, "scale")):
+        if symptom in symptoms and symptom in slopes:
+            looks += f" Its {name} slope is {slopes[symptom].value:+.4f} {_interval(slopes[symptom])}."
     return f"Cut after layer {layer}, {words}{idle if redundancy.high < _IDLE else ''}{looks}"
 
 

@@ -6,6 +6,7 @@ a block is run again on the state it had, so that no more than one block's activ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,8 +20,24 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.hidden_states import StateStore, TokenRows, apply_block, batches
 from peelaudit.readout import Readout
 from peelaudit.solvers.kronecker import Factors
+from peelaudit.spectrum import leading
 
-__all__ = ["Downstream", "linear_size"]
+__all__ = ["BlockSlopes", "Downstream", "linear_size"]
+
+LEADING = 1 / 16
+"""The share of a matrix' singular directions that counts as leading; the others are its bulk."""
+
+
+class BlockSlopes(NamedTuple):
+    """Derivatives by the log of a scale, [sequences], in nats summed over a sequence's predictions.
+
+    Attributes:
+        scale: of all the block's matrices.
+        bulk: of what is in them beside their leading singular directions.
+    """
+
+    scale: NDArray[np.float64]
+    bulk: NDArray[np.float64]
 
 
 class Downstream:
@@ -107,8 +124,8 @@ class Downstream:
             gradient[part] = down.to(gradient.dtype)
         _checked(gradient, f"the input of layer {block.layer}")
 
-    def slopes(self, block: Block, inputs: Tensor, gradient: Tensor) -> NDArray[np.float64]:
-        """[sequences] the derivative of each one's summed loss by the log of a scale of all the block's matrices.
+    def slopes(self, block: Block, inputs: Tensor, gradient: Tensor) -> BlockSlopes:
+        """The derivatives of each sequence's summed loss by the log of a scale of the block's matrices.
 
         The matrices are scaled together and the biases left, at a scale of 1.
 
@@ -118,14 +135,19 @@ class Downstream:
             gradient: of the loss at its output.
         """
         self.work += 3 * len(inputs)
-        found = np.zeros(len(inputs))
+        scale, ahead = np.zeros(len(inputs)), np.zeros(len(inputs))
+        parts = {path: _leading(linear) for path, linear in block.linears().items()}
         for part in batches(slice(0, len(inputs)), inputs.shape[1]):
             for path, call in _tapped(block, block.take(inputs[part]), gradient[part]).items():
-                bias = getattr(block.linears()[path], "bias", None)
+                bias, (into, sizes, out) = getattr(block.linears()[path], "bias", None), parts[path]
                 made = call.made if bias is None else call.made - bias
-                products = (made.double() * call.pulled.double()).sum(dim=-1)
-                found[part] += products.view(part.stop - part.start, -1).sum(dim=1).cpu().numpy()
-        return found
+                pulled, seen = call.pulled.to(out), call.seen.to(into)
+                for sums, products in (
+                    (scale, made.double() * call.pulled.double()),
+                    (ahead, ((seen @ into) * (pulled @ out)).double() * sizes.double()),
+                ):
+                    sums[part] += products.sum(dim=-1).view(part.stop - part.start, -1).sum(dim=1).cpu().numpy()
+        return BlockSlopes(scale, scale - ahead)
 
     def factors(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Factors]:
         """The curvature factors of the block's maps, by path, from the gradient at its output."""
@@ -144,6 +166,13 @@ def _checked(gradient: Tensor, where: str) -> Tensor:
     if not bool(torch.isfinite(gradient).all()):
         raise NonFiniteResult(f"the gradient of the loss at {where} holds NaN or Inf")
     return gradient
+
+
+def _leading(linear: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """The directions of a map's largest singular values: in its inputs, the values, in its outputs."""
+    weight: Tensor = linear.weight  # type: ignore[assignment]
+    u, s, v = leading(weight, math.ceil(min(weight.shape) * LEADING))
+    return (v, s, u) if isinstance(linear, nn.Linear) else (u, s, v)
 
 
 class _Call(NamedTuple):

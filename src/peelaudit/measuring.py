@@ -22,15 +22,15 @@ from peelaudit.bounds import Losses, Panel, Split
 from peelaudit.calibration import Calibration
 from peelaudit.config import AuditConfig, ReadoutKind
 from peelaudit.decoder import Decoder
-from peelaudit.downstream import Downstream
+from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
 from peelaudit.peel import Peeler, ProjectionRow, SolverSettings, deviation, projection_map
 from peelaudit.progress import SILENT, Progress
 from peelaudit.readout import ReadoutFactory
 from peelaudit.records import BlockFit, LayerSigns
 from peelaudit.repair import Repair, Repairer
-from peelaudit.scale_slopes import scale_slopes
 from peelaudit.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
+from peelaudit.slopes import block_slopes
 from peelaudit.symptoms import signs
 
 __all__ = ["Measurements", "RepairLosses", "ScheduleLosses", "measure"]
@@ -86,8 +86,8 @@ class Measurements:
         float_nodes: as `nodes`, of references without bits, by every prefix down to the whole schedules; None where
             they weren't asked for or the network is float.
         repairs: None where none was asked for.
-        scale_slopes: [L] on `panel`, nats of each *held-out* sequence, zero on the other splits; None for a block that
-            no finite gradient reaches.
+        slopes: [L] on `panel`, of each *held-out* sequence, zero on the other splits; None for a block that no finite
+            gradient reaches.
     """
 
     panel: Panel
@@ -105,7 +105,7 @@ class Measurements:
     unknowns: int
     float_nodes: Mapping[tuple[int, ...], Losses] | None
     repairs: RepairLosses | None
-    scale_slopes: tuple[Losses | None, ...]
+    slopes: tuple[BlockSlopes | None, ...]
 
 
 def measure(
@@ -194,7 +194,7 @@ class _Measurer:
             unknowns=peel_map[0].unknowns,
             float_nodes=float_nodes,
             repairs=repairs,
-            scale_slopes=self._scale_slopes(),
+            slopes=self._slopes(),
         )
 
     def _look(self, layer: int) -> tuple[str, LayerSigns]:
@@ -202,15 +202,16 @@ class _Measurer:
         block = self.decoder.block(layer)
         return block.digest(), signs(block, self.states[layer - 1], self.data.rows.held_out)
 
-    def _scale_slopes(self) -> tuple[Losses | None, ...]:
-        downstream, rows = self._downstream(), self.data.rows.held_out
-        found: list[Losses | None] = []
-        for slopes in scale_slopes(downstream, self.states, rows, progress=self.progress):
-            whole = None if slopes is None else np.zeros(len(self.data.tokens))
-            if whole is not None:
-                whole[rows] = slopes
-            found.append(whole)
-        return tuple(found)
+    def _slopes(self) -> tuple[BlockSlopes | None, ...]:
+        rows, length = self.data.rows.held_out, len(self.data.tokens)
+
+        def spread(losses: Losses) -> Losses:
+            whole = np.zeros(length)
+            whole[rows] = losses
+            return whole
+
+        found = block_slopes(self._downstream(), self.states, rows, progress=self.progress)
+        return tuple(None if one is None else BlockSlopes(spread(one.scale), spread(one.bulk)) for one in found)
 
     def _downstream(self) -> Downstream:
         return Downstream(self.decoder, self.data, self.readouts.own, self.store)

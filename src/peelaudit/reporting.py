@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from peelaudit.bounds import Losses, Panel, Reference, Split, best, figures, pap
 from peelaudit.config import AuditConfig
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
-from peelaudit.outliers import Gaps, Slopes, standing_out, suspicion
+from peelaudit.outliers import BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
 from peelaudit.records import (
     BaselineLosses,
     ClusterSums,
@@ -33,6 +34,11 @@ from peelaudit.symptoms import symptoms
 __all__ = ["Findings", "conclude"]
 
 
+class _Yardsticks(NamedTuple):
+    scale: ScaleSlopes
+    bulk: BulkSlopes
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
     """The computed part of an `AuditReport`."""
@@ -47,7 +53,7 @@ class Findings:
     advice: str
     repair: RepairInfo | None
     suspicion: Losses
-    """[L] how suspect each layer is: by its looks, else by how far its repair gap or scale slope stands out."""
+    """[L] how suspect each layer is: by its looks, else by how far its repair gap or a slope of its stands out."""
 
     @property
     def named(self) -> tuple[int, ...]:
@@ -64,8 +70,8 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     """
     n_layers = len(measured.own)
     network, sums = _network(measured, config)
-    slopes = _slopes(measured)
-    looks, suspects = _looks(measured, slopes)
+    yardsticks = _yardsticks(measured)
+    looks, suspects = _looks(measured, yardsticks)
     layers = tuple(_layer(measured, config, depth, looks[depth - 1]) for depth in range(1, n_layers))
     schedules = tuple(_schedule(measured, result) for result in measured.schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), measured.panel.estimate(measured.unigram, "held_out"))
@@ -86,34 +92,45 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), measured.searched, len(schedules)),
         advice=advise(network, baselines, chosen, rows, repair),
         repair=repair,
-        suspicion=_suspicion(measured, slopes, suspects),
+        suspicion=_suspicion(measured, yardsticks, suspects),
     )
 
 
-def _looks(measured: Measurements, slopes: Slopes | None) -> tuple[tuple[tuple[Symptom, ...], ...], tuple[int, ...]]:
-    """Each layer's symptoms, and the layers that have one by their looks alone, whatever the loss says of their scale.
+def _looks(
+    measured: Measurements, yardsticks: _Yardsticks | None
+) -> tuple[tuple[tuple[Symptom, ...], ...], tuple[int, ...]]:
+    """Each layer's symptoms, and the layers that have one by their looks alone, whatever their slopes say.
 
     Where a block is silent or random, the loss would scale others too, so that their slopes aren't held against them.
     """
     looks = symptoms(measured.signs)
     suspects = tuple(layer for layer, found in enumerate(looks, 1) if found)
-    named = () if slopes is None or suspects else standing_out(slopes)
-    both = ((*found, *((Symptom.MISSCALED,) if layer in named else ())) for layer, found in enumerate(looks, 1))
-    return tuple(both), suspects
+    if yardsticks is None or suspects:
+        return looks, suspects
+    noisy = standing_out(yardsticks.bulk)
+    misscaled = (layer for layer in standing_out(yardsticks.scale) if all(abs(layer - one) > 1 for one in noisy))
+    named = {Symptom.NOISY: noisy, Symptom.MISSCALED: tuple(misscaled)}
+    layers = range(1, len(looks) + 1)
+    return tuple(tuple(symptom for symptom in named if layer in named[symptom]) for layer in layers), ()
 
 
-def _slopes(measured: Measurements) -> Slopes | None:
-    """The scale slopes to judge by; None where a block has none."""
-    slopes = [slope for slope in measured.scale_slopes if slope is not None]
-    return Slopes(measured.panel, slopes) if len(slopes) == len(measured.own) else None
+def _yardsticks(measured: Measurements) -> _Yardsticks | None:
+    """What to judge slopes by; None where a block has none."""
+    slopes = [slope for slope in measured.slopes if slope is not None]
+    if len(slopes) < len(measured.own):
+        return None
+    panel = measured.panel
+    return _Yardsticks(
+        ScaleSlopes(panel, [slope.scale for slope in slopes]), BulkSlopes(panel, [slope.bulk for slope in slopes])
+    )
 
 
-def _suspicion(measured: Measurements, slopes: Slopes | None, suspects: Collection[int]) -> Losses:
+def _suspicion(measured: Measurements, yardsticks: _Yardsticks | None, suspects: Collection[int]) -> Losses:
     """[L] those of the suspects are above all others'."""
     repairs = measured.repairs
     found = np.zeros(len(measured.own))
-    if slopes is not None:
-        found = suspicion(slopes, suspects)
+    if yardsticks is not None:
+        found = np.maximum(suspicion(yardsticks.scale, suspects), suspicion(yardsticks.bulk, suspects))
     if repairs is not None:
         found = np.maximum(found, suspicion(Gaps(measured.panel, repairs.gains, low_bit=repairs.low_bit), suspects))
     known = [layer in suspects for layer in range(1, len(found) + 1)]
@@ -121,9 +138,13 @@ def _suspicion(measured: Measurements, slopes: Slopes | None, suspects: Collecti
     return above
 
 
-def _scale_slope(measured: Measurements, layer: int) -> Estimate | None:
-    slope = measured.scale_slopes[layer - 1]
-    return None if slope is None else measured.panel.estimate(slope, "held_out")
+def _slopes(measured: Measurements, layer: int) -> dict[Symptom, Estimate]:
+    """A layer's, by the symptom that each shows; empty where it has none."""
+    slopes = measured.slopes[layer - 1]
+    if slopes is None:
+        return {}
+    of = partial(measured.panel.estimate, split="held_out")
+    return {Symptom.NOISY: of(slopes.bulk), Symptom.MISSCALED: of(slopes.scale)}
 
 
 def _repair(measured: Measurements, config: AuditConfig, suspects: Collection[int]) -> RepairInfo | None:
@@ -201,7 +222,7 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int, looks: tuple
     of = partial(figures, panel, own=own, trained=trained, yes0=yes0)
     held_out = of(split="held_out", bound=chosen.losses, float_bound=_least(panel, floats, "select"))
     redundancy = _error(measured, measured.peel_map[depth - 1].skipped, depth)
-    slope = _scale_slope(measured, depth)
+    slopes = _slopes(measured, depth)
     return LayerRow(
         layer=depth,
         readout=config.depth_readout,
@@ -212,11 +233,12 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int, looks: tuple
         best_target=chosen.targets[-1],
         redundancy=redundancy,
         projection_error=_projection(measured, depth),
-        reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy, looks, slope),
+        reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy, looks, slopes),
         held_out_sums=_sums(panel, own=own, trained=trained, yes0=yes0, bound=chosen.losses),
         weights_sha256=measured.digests[depth - 1],
         repair_gap=_repair_gap(measured, depth),
-        scale_slope=slope,
+        scale_slope=slopes.get(Symptom.MISSCALED),
+        bulk_slope=slopes.get(Symptom.NOISY),
         signs=measured.signs[depth - 1],
         symptoms=looks,
     )
@@ -227,7 +249,7 @@ def _last_layer(
 ) -> LayerRow:
     n_layers = len(measured.own)
     redundancy = _error(measured, measured.peel_map[-1].skipped, n_layers)
-    slope = _scale_slope(measured, n_layers)
+    slopes = _slopes(measured, n_layers)
     return LayerRow(
         layer=n_layers,
         readout=network.readout,
@@ -238,11 +260,12 @@ def _last_layer(
         best_target=chosen.targets[-1],
         redundancy=redundancy,
         projection_error=_projection(measured, n_layers),
-        reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy, looks, slope),
+        reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy, looks, slopes),
         held_out_sums=sums,
         weights_sha256=measured.digests[-1],
         repair_gap=_repair_gap(measured, n_layers),
-        scale_slope=slope,
+        scale_slope=slopes.get(Symptom.MISSCALED),
+        bulk_slope=slopes.get(Symptom.NOISY),
         signs=measured.signs[-1],
         symptoms=looks,
     )

@@ -135,13 +135,15 @@ class _Bench:
         """Of each layer, what is largest where damage is thought to be."""
         rows = findings.layers
         gaps = [row.repair_gap.value for row in rows if row.repair_gap]
-        slopes = np.array([abs(row.scale_slope.value) if row.scale_slope else 0.0 for row in rows])
+        scales = [abs(row.scale_slope.value) if row.scale_slope else 0.0 for row in rows]
+        bulks = [row.bulk_slope.value if row.bulk_slope else 0.0 for row in rows]
         errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in rows]
         blocks = [decoder.block(row.layer) for row in rows]
         return {
             Score.AUDIT: findings.suspicion,
             **({Score.REPAIR: np.array(gaps)} if gaps else {}),
-            Score.SCALE_SLOPE: slopes,
+            Score.SCALE_SLOPE: np.array(scales),
+            Score.BULK_SLOPE: np.array(bulks),
             Score.DEPTH_GAP: np.array([row.gap.value for row in rows]),
             Score.PROJECTION: np.array(errors),
             Score.REDUNDANCY: _oddity([row.redundancy.value for row in rows]),

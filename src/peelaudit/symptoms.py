@@ -25,6 +25,7 @@ from torch import Tensor
 from peelaudit.decoder import Block
 from peelaudit.hidden_states import batches
 from peelaudit.records import LayerSigns, Symptom
+from peelaudit.spectrum import leading
 
 __all__ = ["RANDOM", "SILENT_SHARE", "signs", "spectral_excess", "symptoms"]
 
@@ -56,10 +57,7 @@ def spectral_excess(weight: Tensor) -> float:
     matrix = matrix - matrix.mean()
     spread = float(matrix.square().mean().sqrt())
     rows, columns = math.sqrt(max(1, matrix.shape[0] - 1)), math.sqrt(matrix.shape[1])
-    # A few steps of subspace iteration: next to nothing is lost of a value that stands apart.
-    with torch.random.fork_rng([matrix.device] if matrix.is_cuda else []):
-        torch.manual_seed(0)
-        largest = float(torch.svd_lowrank(matrix / (spread or 1.0), q=min(8, *matrix.shape), niter=8)[1][0])
+    largest = float(leading(matrix / (spread or 1.0), 1, steps=8).s[0])
     scale = (rows + columns) * (1 / rows + 1 / columns) ** (1 / 3)
     return float((largest**2 - (rows + columns) ** 2) / scale)
 

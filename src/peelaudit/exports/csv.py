@@ -54,7 +54,7 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
     """One layer's cells by column name."""
     row = report.layers[index]
     data = record(LayerRow).encode(row, f"layers[{index}]")
-    for name in ("projection_error", "held_out_sums", "repair_gap", "scale_slope", "signs", "symptoms"):
+    for name in ("projection_error", "held_out_sums", "repair_gap", "scale_slope", "bulk_slope", "signs", "symptoms"):
         del data[name]
     errors = (*row.projection_error[:2], None, None)
     return {
@@ -66,6 +66,7 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
         **_error_cells("projection_error.next", errors[1]),
         **_error_cells("repair_gap", row.repair_gap),
         **_error_cells("scale_slope", row.scale_slope),
+        **_error_cells("bulk_slope", row.bulk_slope),
         "symptoms": "; ".join(row.symptoms),
     }
 

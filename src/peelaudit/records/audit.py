@@ -41,6 +41,10 @@ class Symptom(StrEnum):
     """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
     MLP_SILENT = "MLP silent"
     """Its MLP adds next to nothing to the residual stream, compared with the other layers'."""
+    NOISY = "noisy"
+    """The loss would fall if what its matrices hold beside their leading directions were less, as it wouldn't with the
+    others'.
+    """
     MISSCALED = "misscaled"
     """The loss would change with a scale of its matrices as it doesn't with that of the others'."""
 
@@ -92,6 +96,10 @@ class LayerRow:
     scale_slope: Estimate | None = None
     """The derivative of the network's held-out loss by the log of a common scale of block `layer`'s matrices, in
     nats/token; None where no finite gradient reaches it, and in reports of before it was taken.
+    """
+    bulk_slope: Estimate | None = None
+    """The same of a scale of their bulk alone: of what is in each beside the directions of the largest sixteenth of its
+    singular values. Noise makes it positive.
     """
     signs: LayerSigns | None = None
     symptoms: tuple[Symptom, ...] = ()
@@ -259,7 +267,7 @@ class AuditReport:
     low_bit: LowBit | None = None
 
     @property
-    def has_scale_slopes(self) -> bool:
+    def has_slopes(self) -> bool:
         """Whether any layer has one: reports of before they were taken have none."""
         return any(row.scale_slope is not None for row in self.layers)
 

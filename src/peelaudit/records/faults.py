@@ -31,12 +31,13 @@ class Score(StrEnum):
     """What might tell which layer is damaged: a figure of each, or what the audit makes of them.
 
     AUDIT is the order of suspicion: layers that look untrained or silent before all others, then by how far the repair
-    gap or the scale slope stands out, whichever does further.
+    gap or a slope stands out, whichever does furthest.
     """
 
     AUDIT = "audit"
     REPAIR = "repair gap"
     SCALE_SLOPE = "scale slope"
+    BULK_SLOPE = "bulk slope"
     DEPTH_GAP = "depth gap"
     PROJECTION = "projection error"
     REDUNDANCY = "redundancy"

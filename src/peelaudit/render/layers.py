@@ -15,15 +15,17 @@ from peelaudit.render.text import VERDICT_WORDS, interval, number, signed, verdi
 
 __all__ = ["notable", "parts"]
 
-_WIDE = 104
+_WIDE, _WITH_SLOPES, _DISTORTION = 104, 122, 9
+"""Columns of text from which on there is more in a row, and what the distortion takes of them."""
 _NOTABLE = 3
 
 
 def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
     """The section's pieces."""
     wide = width >= _WIDE
+    slopes = report.has_slopes and width >= _WITH_SLOPES + _DISTORTION * _with_distortion(report)
     yield heading("The layers, on held-out tokens: blocks 1 to k alone, read out at once")
-    yield _rows(report, wide)
+    yield _rows(report, wide=wide, slopes=slopes)
     yield prose((_readout_words(report), "dim"))
     words = "redund.: the error of leaving the block out (0: it does nothing). best: the reference behind the bound, "
     words += "and the state that it fits this block to."
@@ -37,9 +39,10 @@ def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
     if not wide:
         signs = ", ".join(f"{sign} {verdict} {word}" for verdict, (sign, word) in VERDICT_WORDS.items())
         yield prose((f"{signs}.", "dim"))
-    elif report.has_scale_slopes:
+    if slopes:
         slope = "slope: the derivative of the whole network's loss by the log of a scale of block k's matrices; near 0 "
-        yield prose((f"{slope}where training has settled it.", "dim"))
+        slope += "where training has settled it. bulk: the same without their leading directions; noise raises it."
+        yield prose((slope, "dim"))
     if report.repair is not None:
         yield from _repair(report, report.repair)
     if worst := notable(report):
@@ -78,7 +81,7 @@ def notable(report: AuditReport) -> tuple[LayerRow, ...]:
     return tuple(sorted(largest, key=lambda row: row.layer))
 
 
-def _rows(report: AuditReport, wide: bool) -> Table:
+def _rows(report: AuditReport, *, wide: bool, slopes: bool) -> Table:
     grid = table()
     grid.add_column("k", justify="right", no_wrap=True)
     for name in ("trained", "YES-0", "bound", "gap", "95 %"):
@@ -91,14 +94,15 @@ def _rows(report: AuditReport, wide: bool) -> Table:
     grid.add_column("redund.", justify="right", no_wrap=True)
     if wide:
         grid.add_column("next", justify="right", no_wrap=True, min_width=6)
-    if wide and report.has_scale_slopes:
-        grid.add_column("slope", justify="right", no_wrap=True, min_width=7)
+    if slopes:
+        for name in ("slope", "bulk"):
+            grid.add_column(name, justify="right", no_wrap=True, min_width=7)
     grid.add_column("verdict", no_wrap=True)
     for row in report.layers[:-1]:
-        grid.add_row(*_cells(report, row, wide))
+        grid.add_row(*_cells(report, row, wide=wide, slopes=slopes))
     grid.add_section()
     for row in report.layers[-1:]:
-        grid.add_row(*_cells(report, row, wide))
+        grid.add_row(*_cells(report, row, wide=wide, slopes=slopes))
     return grid
 
 
@@ -106,7 +110,7 @@ def _with_distortion(report: AuditReport) -> bool:
     return any(row.held_out.distortion is not None for row in report.layers)
 
 
-def _cells(report: AuditReport, row: LayerRow, wide: bool) -> Iterator[str | Text]:
+def _cells(report: AuditReport, row: LayerRow, *, wide: bool, slopes: bool) -> Iterator[str | Text]:
     figures, verdict = row.held_out, row.held_out.verdict
     yield str(row.layer)
     yield number(figures.trained_readout_loss.value)
@@ -122,7 +126,8 @@ def _cells(report: AuditReport, row: LayerRow, wide: bool) -> Iterator[str | Tex
     yield number(row.redundancy.value)
     if wide:
         yield number(row.projection_error[1].value) if len(row.projection_error) > 1 else ""
-    if wide and report.has_scale_slopes:
-        yield "" if row.scale_slope is None else signed(row.scale_slope.value)
+    if slopes:
+        for slope in (row.scale_slope, row.bulk_slope):
+            yield "" if slope is None else signed(slope.value)
     sign, _ = VERDICT_WORDS[verdict]
     yield Text(f" {verdict_text(verdict) if wide else f'{sign} {verdict}'}", STYLES[verdict])

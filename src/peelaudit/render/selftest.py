@@ -8,11 +8,21 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from peelaudit.records import FaultResult, Score, Selftest
+from peelaudit.records import FaultKind, FaultResult, Score, Selftest
 from peelaudit.render.page import draw, heading, pairs, prose, table
 from peelaudit.render.text import count, number, signed
 
 __all__ = ["render"]
+
+_TITLES = {
+    FaultKind.REINITIALISED: "reinit.",
+    FaultKind.NOISED: "noised",
+    FaultKind.MLP_ZEROED: "MLP\nzeroed",
+    FaultKind.ATTENTION_ZEROED: "attn.\nzeroed",
+    FaultKind.HEAD_SCRAMBLED: "head\nscr.",
+    FaultKind.ONE_BIT: "one-bit",
+    FaultKind.ROLLED_BACK: "rolled\nback",
+}
 
 
 def render(result: Selftest, *, width: int, colour: bool, encoding: str) -> str:
@@ -27,10 +37,11 @@ def _parts(result: Selftest) -> Iterator[RenderableType]:
     yield heading("The damaged layer's place, by score: first / in the first two, of all faults of the kind")
     yield _places(result)
     words = (
-        "audit: layers that look untrained or silent first, then by the repair gap or the scale slope, whichever "
-        "stands out further. slope: the loss's derivative by the scale of a block's matrices. proj.: error of the best "
-        "block at the next one's job; red.: of leaving the block out; infl.: 1 - cosine of a block's input and output; "
-        "norm: of its weights; these three: farthest from the layers' median. loss rise: least and most, nats/token."
+        "audit: layers that look untrained or silent first, then by the repair gap or a slope, whichever stands out "
+        "furthest. scale slope: the loss's derivative by the scale of a block's matrices; bulk slope: by that of what "
+        "is beside their leading directions. projection error: of the best block at the next one's job. redundancy: "
+        "the error of leaving the block out. block influence: 1 - cosine of a block's input and output. These two and "
+        "the norm: farthest from the layers' median. loss rise: nats/token."
     )
     yield prose((words, "dim"))
     yield heading("What the audit names")
@@ -38,27 +49,28 @@ def _parts(result: Selftest) -> Iterator[RenderableType]:
 
 
 def _places(result: Selftest) -> Table:
+    """A column for each kind of fault."""
     kinds = tuple(dict.fromkeys(fault.kind for fault in result.faults))
+    columns = [*([fault for fault in result.faults if fault.kind is kind] for kind in kinds), list(result.faults)]
     grid = table()
-    grid.add_column("fault", no_wrap=True)
-    grid.add_column("n", justify="right", no_wrap=True)
-    for title in ("audit", "repair", "slope", "depth", "proj.", "red.", "infl.", "norm", "named", "loss rise"):
-        grid.add_column(title, justify="right", no_wrap=True, min_width=5)
-    for kind in kinds:
-        grid.add_row(str(kind), *_cells([fault for fault in result.faults if fault.kind is kind]))
+    grid.add_column("", no_wrap=True)
+    for title in (*(_TITLES[kind] for kind in kinds), "all"):
+        grid.add_column(title, justify="right", no_wrap=True)
+    for score in Score:
+        places = [_place(faults, score) for faults in columns]
+        if any(places):
+            grid.add_row(str(score), *places)
     grid.add_section()
-    grid.add_row("all", *_cells(result.faults))
+    grid.add_row("faults", *(str(len(faults)) for faults in columns))
+    grid.add_row("named", *(str(sum(fault.found for fault in faults)) for faults in columns))
+    for words, end in (("least loss rise", min), ("most", max)):
+        grid.add_row(words, *(f"{end(fault.rise for fault in faults):.2f}" if faults else "" for faults in columns))
     return grid
 
 
-def _cells(faults: Sequence[FaultResult]) -> Iterator[str]:
-    yield str(len(faults))
-    for score in Score:
-        ranks = [rank for fault in faults for name, rank in fault.ranks if name == score]
-        yield f"{sum(rank == 1 for rank in ranks)}/{sum(rank <= 2 for rank in ranks)}" if ranks else ""
-    yield str(sum(fault.found for fault in faults))
-    rises = [fault.rise for fault in faults]
-    yield f"{min(rises):.2f}..{max(rises):.2f}" if rises else ""
+def _place(faults: Sequence[FaultResult], score: Score) -> str:
+    ranks = [rank for fault in faults for name, rank in fault.ranks if name == score]
+    return f"{sum(rank == 1 for rank in ranks)}/{sum(rank <= 2 for rank in ranks)}" if ranks else ""
 
 
 def _naming(result: Selftest) -> Iterator[Text]:

@@ -172,7 +172,7 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
         Column("best reference"),
         *(Column(title, right=True) for title in ("target", "redundancy", "next block")),
         *((Column("repair gap (95 %)", right=True),) if report.repair else ()),
-        *((Column("scale slope (95 %)", right=True),) if report.has_scale_slopes else ()),
+        *((Column(f"{name} slope (95 %)", right=True) for name in ("scale", "bulk")) if report.has_slopes else ()),
         Column("in words", wide=True),
     ]
     yield heading(level, "Layers")
@@ -183,8 +183,9 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
         + (" Repair gap: what the network gains when this block alone is repaired." if report.repair else "")
         + (
             " Scale slope: the derivative of the whole network's loss by the log of a scale of this block's matrices; "
-            "near 0 where training has settled it."
-            if report.has_scale_slopes
+            "near 0 where training has settled it. Bulk slope: the same without their leading directions; noise "
+            "raises it."
+            if report.has_slopes
             else ""
         ),
         class_="soft",
@@ -192,12 +193,12 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
     yield table(
         "A row for each layer: held-out losses and gaps, nats/token",
         columns,
-        (_layer_cells(row, slope=report.has_scale_slopes) for row in report.layers),
+        (_layer_cells(row, slopes=report.has_slopes) for row in report.layers),
         sortable=True,
     )
 
 
-def _layer_cells(row: LayerRow, *, slope: bool) -> list[Cell | str]:
+def _layer_cells(row: LayerRow, *, slopes: bool) -> list[Cell | str]:
     figures, errors = row.held_out, row.projection_error
     return [
         Cell(str(row.layer), str(row.layer)),
@@ -211,7 +212,7 @@ def _layer_cells(row: LayerRow, *, slope: bool) -> list[Cell | str]:
         number_cell(row.redundancy.value),
         number_cell(errors[1].value) if len(errors) > 1 else "",
         *(() if row.repair_gap is None else (signed_cell(row.repair_gap),)),
-        *(("" if row.scale_slope is None else signed_cell(row.scale_slope),) if slope else ()),
+        *(("" if one is None else signed_cell(one) for one in (row.scale_slope, row.bulk_slope)) if slopes else ()),
         row.reading,
     ]
 
