@@ -104,6 +104,20 @@ def test_without_repairs_slopes_and_looks_still_tell(capsys: pytest.CaptureFixtu
     assert "one-bit" in render_selftest(result)
 
 
+def test_references_change_nothing_of_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ["--faults", "one-bit,noised", "--layers", "2", "--redraws", "1", "--repair", "cheap", "-f", "json", *SMALL]
+    results = []
+    for flag in ("--references", "--no-references"):
+        assert main(["selftest", NANOGPT, flag, *wish]) == 0
+        results.append(load(capsys.readouterr().out, Selftest))
+    for fitted, looked in zip(results[0].faults, results[1].faults, strict=True):
+        ranks = dict(fitted.ranks)
+        assert {score: ranks.pop(score) for score in (Score.DEPTH_GAP, Score.PROJECTION)}
+        assert dataclasses.replace(fitted, ranks=tuple(ranks.items())) == looked
+    assert results[0].undamaged == results[1].undamaged
+    assert "depth gap" not in render_selftest(results[1])
+
+
 def test_no_other_layer_is_misscaled_where_one_is_untrained(capsys: pytest.CaptureFixture[str]) -> None:
     """With block 1 of the Llama fixture redrawn, the loss would scale block 5 down too."""
     wish = ["--faults", "reinitialised", "--layers", "1", "--redraws", "0", "--repair", "off"]

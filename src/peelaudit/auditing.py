@@ -124,7 +124,7 @@ def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> Audi
         ),
         advice=findings.advice,
         timings=clock.seconds(),
-        repair=findings.repair,
+        repair=findings.naming.repair,
     )
 
 

@@ -33,7 +33,7 @@ from peelaudit.schedules import Schedule, SchedulePlan, prefix_tree, search_stai
 from peelaudit.slopes import block_slopes
 from peelaudit.symptoms import signs
 
-__all__ = ["Measurements", "RepairLosses", "ScheduleLosses", "measure"]
+__all__ = ["Examination", "Measurements", "RepairLosses", "ScheduleLosses", "examine", "measure"]
 
 LEAST_FIT = 8
 """Sequences of *fit* on which the depths below the last are read out at least; half as many as *select* has otherwise.
@@ -66,6 +66,28 @@ class RepairLosses:
 
 
 @dataclass(frozen=True, slots=True)
+class Examination:
+    """What tells which layer is at fault, without a reference. All [L].
+
+    Attributes:
+        panel: the sequences of the network's losses: all.
+        own: on `panel`, the network's losses under its own head.
+        digests: of the blocks' weights.
+        signs: what each block shows by itself.
+        slopes: on `panel`, of each *held-out* sequence, zero on the other splits; None for a block that no finite
+            gradient reaches.
+        repairs: None where none was asked for.
+    """
+
+    panel: Panel
+    own: Losses
+    digests: tuple[str, ...]
+    signs: tuple[LayerSigns, ...]
+    slopes: tuple[BlockSlopes | None, ...]
+    repairs: RepairLosses | None
+
+
+@dataclass(frozen=True, slots=True)
 class Measurements:
     """What `measure` found. Depths are 1 … L.
 
@@ -77,17 +99,13 @@ class Measurements:
         nodes: losses of the reference states below depth L, under the depths' readout, by prefix.
         schedules: in the order they were asked for.
         peel_map: a row for each layer.
-        digests: [L] of the blocks' weights.
-        signs: [L] what each block shows by itself.
+        examined: the blocks.
         deviations: [L] ‖h_k - mean(h_k)‖² of each held-out sequence.
         unigram: on `panel`, the losses of guessing by the fit tokens' frequencies.
         searched: how many staircases were compared by estimate.
         unknowns: of a block's regression, per output; 0 if the peel map has none.
         float_nodes: as `nodes`, of references without bits, by every prefix down to the whole schedules; None where
             they weren't asked for or the network is float.
-        repairs: None where none was asked for.
-        slopes: [L] on `panel`, of each *held-out* sequence, zero on the other splits; None for a block that no finite
-            gradient reaches.
     """
 
     panel: Panel
@@ -97,15 +115,12 @@ class Measurements:
     nodes: Mapping[tuple[int, ...], Losses]
     schedules: tuple[ScheduleLosses, ...]
     peel_map: tuple[ProjectionRow, ...]
-    digests: tuple[str, ...]
-    signs: tuple[LayerSigns, ...]
+    examined: Examination
     deviations: tuple[Losses, ...]
     unigram: Losses
     searched: int
     unknowns: int
     float_nodes: Mapping[tuple[int, ...], Losses] | None
-    repairs: RepairLosses | None
-    slopes: tuple[BlockSlopes | None, ...]
 
 
 def measure(
@@ -134,7 +149,15 @@ def measure(
     Raises:
         NonFiniteResult: a state or a loss became NaN or Inf; names the layer and the schedule.
     """
-    return _Measurer(decoder, calibration, plan, config, store, progress).run(keep_repair, map_reach)
+    return _Measurer(decoder, calibration, config, store, progress).run(plan, keep_repair, map_reach)
+
+
+def examine(
+    decoder: Decoder, calibration: Calibration, config: AuditConfig, *, store: StateStore, progress: Progress = SILENT
+) -> Examination:
+    """What `measure` finds without a reference; see there."""
+    measurer = _Measurer(decoder, calibration, config, store, progress)
+    return measurer.examine(measurer.own_losses(), None)
 
 
 class _Measurer:
@@ -144,12 +167,11 @@ class _Measurer:
         self,
         decoder: Decoder,
         calibration: Calibration,
-        plan: SchedulePlan,
         config: AuditConfig,
         store: StateStore,
         progress: Progress,
     ) -> None:
-        self.decoder, self.plan, self.config, self.store, self.progress = decoder, plan, config, store, progress
+        self.decoder, self.config, self.store, self.progress = decoder, config, store, progress
         self.data = TokenRows.of(calibration)
         clusters: dict[Split, NDArray[np.int64]] = {
             "fit": calibration.fit.clusters,
@@ -164,20 +186,19 @@ class _Measurer:
 
     def run(
         self,
+        plan: SchedulePlan,
         keep_repair: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None,
         map_reach: int | None,
     ) -> Measurements:
         rows, n_layers = self.data.rows, self.decoder.n_layers
         own, readout = self._trained()
         peel_map = projection_map(self.decoder, self.states, rows, reach=map_reach, progress=self.progress)
-        schedules, searched = self._schedules(peel_map)
+        schedules, searched = self._schedules(plan, peel_map)
         nodes, leaves = self._references(schedules, own, readout, low_bit=True)
         float_nodes = None
         if self.config.float_reference and self.decoder.low_bit:
             float_nodes, whole = self._references(schedules, own, readout, low_bit=False)
             float_nodes |= {targets: result.readout for targets, result in whole.items()}
-        repairs = self._repairs(own[-1], keep_repair)
-        looked = [self._look(layer) for layer in range(1, n_layers + 1)]
         return Measurements(
             panel=self.panel,
             depth_panel=self.depth_panel,
@@ -186,16 +207,26 @@ class _Measurer:
             nodes=nodes,
             schedules=tuple(leaves[schedule.targets] for schedule in schedules),
             peel_map=peel_map,
-            digests=tuple(digest for digest, _ in looked),
-            signs=tuple(found for _, found in looked),
+            examined=self.examine(own[-1], keep_repair),
             deviations=tuple(deviation(self.states[k], rows.held_out) for k in range(1, n_layers + 1)),
             unigram=_unigram(self.data.tokens, rows.fit, self.decoder.vocabulary),
             searched=searched,
             unknowns=peel_map[0].unknowns,
             float_nodes=float_nodes,
-            repairs=repairs,
-            slopes=self._slopes(),
         )
+
+    def examine(
+        self, own: Losses, keep: Callable[[Downstream, Sequence[Tensor], Repair, float], None] | None
+    ) -> Examination:
+        """Look at every block."""
+        repairs = self._repairs(own, keep)
+        looked = [self._look(layer) for layer in range(1, self.decoder.n_layers + 1)]
+        digests, found = zip(*looked, strict=True)
+        return Examination(self.panel, own, digests, found, self._slopes(), repairs)
+
+    def own_losses(self) -> Losses:
+        """The network's, under its own head."""
+        return self._losses("own", self.states[-1], self.panel, "the trained network")
 
     def _look(self, layer: int) -> tuple[str, LayerSigns]:
         """A block's digest and signs: it is read once for both."""
@@ -255,21 +286,21 @@ class _Measurer:
         fitted = self.readouts.fit(kind, state, what)
         return fitted.losses(state, self.data.tokens, torch.from_numpy(panel.index), what)
 
-    def _schedules(self, peel_map: Sequence[ProjectionRow]) -> tuple[tuple[Schedule, ...], int]:
+    def _schedules(self, plan: SchedulePlan, peel_map: Sequence[ProjectionRow]) -> tuple[tuple[Schedule, ...], int]:
         """The schedules to run, and how many staircases the search has compared. `final` is always among them."""
         n_layers = self.decoder.n_layers
         final = staircase((), n_layers)
-        if not self.plan.searches:
-            return tuple(dict.fromkeys((*self.plan.schedules, final))), 0
+        if not plan.searches:
+            return tuple(dict.fromkeys((*plan.schedules, final))), 0
         spread = [float(deviation(state, self.data.rows.select).sum()) for state in self.states[1:]]
         tiny = float(np.finfo(np.float64).tiny)
         errors = [
             [float(error) / max(spread[layer + step], tiny) for step, error in enumerate(row.select)]
             for layer, row in enumerate(peel_map)
         ]
-        found = [search_staircase(errors, size) for size in self.plan.searches]
-        searched = sum(math.comb(n_layers - 1, size) for size in self.plan.searches)
-        return tuple(dict.fromkeys((*self.plan.schedules, *found, final))), searched
+        found = [search_staircase(errors, size) for size in plan.searches]
+        searched = sum(math.comb(n_layers - 1, size) for size in plan.searches)
+        return tuple(dict.fromkeys((*plan.schedules, *found, final))), searched
 
     def _references(
         self, schedules: Sequence[Schedule], own: Sequence[Losses], readout: Sequence[Losses], *, low_bit: bool

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,14 +12,13 @@ from peelaudit.bounds import Losses, Panel, Reference, Split, best, figures, pap
 from peelaudit.config import AuditConfig
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
-from peelaudit.outliers import BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
+from peelaudit.naming import Naming, name_layers
 from peelaudit.records import (
     BaselineLosses,
     ClusterSums,
     Estimate,
     LayerRow,
     NetworkRow,
-    RepairInfo,
     ScheduleBounds,
     ScheduleResult,
     ScheduleSearch,
@@ -29,14 +26,8 @@ from peelaudit.records import (
     YesBound,
 )
 from peelaudit.schedules import staircase
-from peelaudit.symptoms import symptoms
 
 __all__ = ["Findings", "conclude"]
-
-
-class _Yardsticks(NamedTuple):
-    scale: ScaleSlopes
-    bulk: BulkSlopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +42,7 @@ class Findings:
     yes: tuple[YesBound, ...]
     search: ScheduleSearch
     advice: str
-    repair: RepairInfo | None
-    suspicion: Losses
-    """[L] how suspect each layer is: by its looks, else by how far its repair gap or a slope of its stands out."""
-
-    @property
-    def named(self) -> tuple[int, ...]:
-        """The layers to look at: those with a symptom, then those whose repair gap stands out."""
-        looks = tuple(row.layer for row in self.layers if row.symptoms)
-        return (*looks, *(self.repair.named if self.repair else ()))
+    naming: Naming
 
 
 def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Findings:
@@ -70,14 +53,12 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     """
     n_layers = len(measured.own)
     network, sums = _network(measured, config)
-    yardsticks = _yardsticks(measured)
-    looks, suspects = _looks(measured, yardsticks)
-    layers = tuple(_layer(measured, config, depth, looks[depth - 1]) for depth in range(1, n_layers))
+    naming = name_layers(measured.examined, config.repair)
+    layers = tuple(_layer(measured, config, depth, naming) for depth in range(1, n_layers))
     schedules = tuple(_schedule(measured, result) for result in measured.schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), measured.panel.estimate(measured.unigram, "held_out"))
     chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
-    rows = (*layers, _last_layer(measured, network, chosen, sums, looks[-1]))
-    repair = _repair(measured, config, [row.layer for row in rows if row.symptoms])
+    rows = (*layers, _last_layer(measured, network, chosen, sums, naming))
     return Findings(
         held_out_predictions=measured.panel.cluster_predictions("held_out"),
         baselines=baselines,
@@ -90,75 +71,9 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
             [result.readout for result in measured.schedules],
         ),
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), measured.searched, len(schedules)),
-        advice=advise(network, baselines, chosen, rows, repair),
-        repair=repair,
-        suspicion=_suspicion(measured, yardsticks, suspects),
+        advice=advise(network, baselines, chosen, rows, naming.repair),
+        naming=naming,
     )
-
-
-def _looks(
-    measured: Measurements, yardsticks: _Yardsticks | None
-) -> tuple[tuple[tuple[Symptom, ...], ...], tuple[int, ...]]:
-    """Each layer's symptoms, and the layers that have one by their looks alone, whatever their slopes say.
-
-    Where a block is silent or random, the loss would scale others too, so that their slopes aren't held against them.
-    """
-    looks = symptoms(measured.signs)
-    suspects = tuple(layer for layer, found in enumerate(looks, 1) if found)
-    if yardsticks is None or suspects:
-        return looks, suspects
-    noisy = standing_out(yardsticks.bulk)
-    misscaled = (layer for layer in standing_out(yardsticks.scale) if all(abs(layer - one) > 1 for one in noisy))
-    named = {Symptom.NOISY: noisy, Symptom.MISSCALED: tuple(misscaled)}
-    layers = range(1, len(looks) + 1)
-    return tuple(tuple(symptom for symptom in named if layer in named[symptom]) for layer in layers), ()
-
-
-def _yardsticks(measured: Measurements) -> _Yardsticks | None:
-    """What to judge slopes by; None where a block has none."""
-    slopes = [slope for slope in measured.slopes if slope is not None]
-    if len(slopes) < len(measured.own):
-        return None
-    panel = measured.panel
-    return _Yardsticks(
-        ScaleSlopes(panel, [slope.scale for slope in slopes]), BulkSlopes(panel, [slope.bulk for slope in slopes])
-    )
-
-
-def _suspicion(measured: Measurements, yardsticks: _Yardsticks | None, suspects: Collection[int]) -> Losses:
-    """[L] those of the suspects are above all others'."""
-    repairs = measured.repairs
-    found = np.zeros(len(measured.own))
-    if yardsticks is not None:
-        found = np.maximum(suspicion(yardsticks.scale, suspects), suspicion(yardsticks.bulk, suspects))
-    if repairs is not None:
-        found = np.maximum(found, suspicion(Gaps(measured.panel, repairs.gains, low_bit=repairs.low_bit), suspects))
-    known = [layer in suspects for layer in range(1, len(found) + 1)]
-    above: Losses = np.where(known, found + found.max() + 1, found)
-    return above
-
-
-def _slopes(measured: Measurements, layer: int) -> dict[Symptom, Estimate]:
-    """A layer's, by the symptom that each shows; empty where it has none."""
-    slopes = measured.slopes[layer - 1]
-    if slopes is None:
-        return {}
-    of = partial(measured.panel.estimate, split="held_out")
-    return {Symptom.NOISY: of(slopes.bulk), Symptom.MISSCALED: of(slopes.scale)}
-
-
-def _repair(measured: Measurements, config: AuditConfig, suspects: Collection[int]) -> RepairInfo | None:
-    repairs = measured.repairs
-    if repairs is None:
-        return None
-    named = standing_out(Gaps(measured.panel, repairs.gains, low_bit=repairs.low_bit), suspects)
-    return RepairInfo(config.repair, repairs.steps, repairs.passes, named)
-
-
-def _repair_gap(measured: Measurements, layer: int) -> Estimate | None:
-    if measured.repairs is None:
-        return None
-    return measured.panel.estimate(measured.repairs.gains[layer - 1], "held_out")
 
 
 def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, ClusterSums]:
@@ -211,7 +126,7 @@ def _least(panel: Panel, references: list[Reference], split: Split) -> Losses | 
     return best(panel, references, split).losses if references else None
 
 
-def _layer(measured: Measurements, config: AuditConfig, depth: int, looks: tuple[Symptom, ...]) -> LayerRow:
+def _layer(measured: Measurements, config: AuditConfig, depth: int, naming: Naming) -> LayerRow:
     panel, n_layers = measured.depth_panel, len(measured.own)
     own, trained = measured.own[depth - 1], measured.readout[depth - 1]
     references = _references(measured, depth)
@@ -222,7 +137,7 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int, looks: tuple
     of = partial(figures, panel, own=own, trained=trained, yes0=yes0)
     held_out = of(split="held_out", bound=chosen.losses, float_bound=_least(panel, floats, "select"))
     redundancy = _error(measured, measured.peel_map[depth - 1].skipped, depth)
-    slopes = _slopes(measured, depth)
+    looks, slopes = naming.symptoms[depth - 1], naming.slopes[depth - 1]
     return LayerRow(
         layer=depth,
         readout=config.depth_readout,
@@ -235,21 +150,21 @@ def _layer(measured: Measurements, config: AuditConfig, depth: int, looks: tuple
         projection_error=_projection(measured, depth),
         reading=read_layer(depth, held_out, chosen.name, chosen.targets[-1], redundancy, looks, slopes),
         held_out_sums=_sums(panel, own=own, trained=trained, yes0=yes0, bound=chosen.losses),
-        weights_sha256=measured.digests[depth - 1],
-        repair_gap=_repair_gap(measured, depth),
+        weights_sha256=measured.examined.digests[depth - 1],
+        repair_gap=naming.repair_gaps[depth - 1],
         scale_slope=slopes.get(Symptom.MISSCALED),
         bulk_slope=slopes.get(Symptom.NOISY),
-        signs=measured.signs[depth - 1],
+        signs=measured.examined.signs[depth - 1],
         symptoms=looks,
     )
 
 
 def _last_layer(
-    measured: Measurements, network: NetworkRow, chosen: ScheduleResult, sums: ClusterSums, looks: tuple[Symptom, ...]
+    measured: Measurements, network: NetworkRow, chosen: ScheduleResult, sums: ClusterSums, naming: Naming
 ) -> LayerRow:
     n_layers = len(measured.own)
     redundancy = _error(measured, measured.peel_map[-1].skipped, n_layers)
-    slopes = _slopes(measured, n_layers)
+    looks, slopes = naming.symptoms[-1], naming.slopes[-1]
     return LayerRow(
         layer=n_layers,
         readout=network.readout,
@@ -262,11 +177,11 @@ def _last_layer(
         projection_error=_projection(measured, n_layers),
         reading=read_layer(n_layers, network.held_out, chosen.name, chosen.targets[-1], redundancy, looks, slopes),
         held_out_sums=sums,
-        weights_sha256=measured.digests[-1],
-        repair_gap=_repair_gap(measured, n_layers),
+        weights_sha256=measured.examined.digests[-1],
+        repair_gap=naming.repair_gaps[-1],
         scale_slope=slopes.get(Symptom.MISSCALED),
         bulk_slope=slopes.get(Symptom.NOISY),
-        signs=measured.signs[-1],
+        signs=measured.examined.signs[-1],
         symptoms=looks,
     )
 

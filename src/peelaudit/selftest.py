@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +27,12 @@ from peelaudit.errors import ConfigError
 from peelaudit.faults import damaged
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
 from peelaudit.lowbit import Grids
-from peelaudit.measuring import measure
+from peelaudit.measuring import examine, measure
+from peelaudit.naming import Naming, name_layers
 from peelaudit.policy import Selector
 from peelaudit.progress import SILENT, Progress
-from peelaudit.records import FaultKind, FaultResult, Score, Selftest
-from peelaudit.reporting import Findings, conclude
+from peelaudit.records import Estimate, FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
+from peelaudit.reporting import conclude
 from peelaudit.schedules import parse_schedules
 
 __all__ = ["Plan", "selftest"]
@@ -49,6 +51,8 @@ class Plan:
         earlier: an earlier checkpoint of the same run.
         repairs: whether blocks are repaired; without, a deep network takes a fraction of the time, and has no repair
             gaps.
+        references: whether references are fitted; without, it takes a fraction of the time again, and there are no
+            depth gaps and projection errors. What is named needs none.
     """
 
     kinds: tuple[FaultKind, ...]
@@ -56,6 +60,7 @@ class Plan:
     redraws: int = 10
     earlier: Path | None = None
     repairs: bool = True
+    references: bool = True
 
 
 def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) -> Selftest:
@@ -71,34 +76,42 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
     repair = mode if plan.repairs else "off"
     config = dataclasses.replace(config, schedules=("final",), readout="own", repair=repair)
     with prepared(config) as audit, ExitStack() as stack:
-        bench = _Bench(audit)
+        bench = _Bench(audit, references=plan.references)
         chosen = [k for k in range(1, bench.decoder.n_layers + 1) if plan.layers is None or k in plan.layers]
         if not chosen:
             raise ConfigError(f"--layers names none of the {bench.decoder.n_layers} layers")
         earlier = None if plan.earlier is None else bench.decoder_of(plan.earlier, stack)
         progress.stage("planted faults", len(plan.kinds) * len(chosen))
         healthy = bench.audit(bench.decoder)
-        loss = healthy.network.held_out.trained_loss.value
         faults = []
         for kind in plan.kinds:
             for layer in chosen:
-                faults.append(bench.planted(kind, layer, loss, earlier))
+                faults.append(bench.planted(kind, layer, healthy.loss, earlier))
                 progress.advance()
-        undamaged = [healthy.named]
+        undamaged = [healthy.naming.named]
         info, data = audit.checkpoint.info, audit.calibration.info
     progress.stage("draws of the text", plan.redraws)
     for draw in range(plan.redraws):
         with prepared(dataclasses.replace(config, seed=config.seed + 1 + draw)) as audit:
-            again = _Bench(audit)
-            undamaged.append(again.audit(again.decoder).named)
+            again = _Bench(audit, references=False)
+            undamaged.append(again.audit(again.decoder).naming.named)
         progress.advance()
-    return Selftest(info.path, data.source, data.fit.tokens, info.layers, loss, tuple(faults), tuple(undamaged))
+    return Selftest(info.path, data.source, data.fit.tokens, info.layers, healthy.loss, tuple(faults), tuple(undamaged))
+
+
+class _Audit(NamedTuple):
+    """A network's: its held-out loss, what is said of its layers, and their rows if references were fitted."""
+
+    loss: float
+    naming: Naming
+    rows: tuple[LayerRow, ...]
 
 
 class _Bench:
     """A checkpoint open for audits of damaged copies."""
 
-    def __init__(self, audit: Prepared) -> None:
+    def __init__(self, audit: Prepared, *, references: bool) -> None:
+        self._references = references
         self._audit, self._config, self._calibration = audit, audit.config, audit.calibration
         self._info = audit.checkpoint.info
         self._dtype = getattr(torch, audit.config.dtype)
@@ -120,49 +133,59 @@ class _Bench:
             seed = self._config.seed + layer
             block = damaged(self.decoder.block(layer), kind, heads=self._info.heads, seed=seed)
         decoder = self.decoder.replacing(block)
-        findings = self.audit(decoder)
-        ranks = tuple((str(score), _rank(values, layer)) for score, values in self._scores(decoder, findings).items())
-        rise = findings.network.held_out.trained_loss.value - loss
-        return FaultResult(kind, layer, rise, ranks, findings.named)
+        audit = self.audit(decoder)
+        ranks = tuple((str(score), _rank(values, layer)) for score, values in self._scores(decoder, audit).items())
+        return FaultResult(kind, layer, audit.loss - loss, ranks, audit.naming.named)
 
-    def audit(self, decoder: Decoder) -> Findings:
+    def audit(self, decoder: Decoder) -> _Audit:
         """The figures of this network."""
-        plan, store = parse_schedules(self._config.schedules, decoder.n_layers), StateStore(dtype=self._dtype)
-        measured = measure(decoder, self._calibration, plan, self._config, store=store, map_reach=1)
-        return conclude(measured, self._config, self._info.vocabulary)
+        store, config = StateStore(dtype=self._dtype), self._config
+        if not self._references:
+            examined = examine(decoder, self._calibration, config, store=store)
+            return _Audit(examined.panel.mean(examined.own, "held_out"), name_layers(examined, config.repair), ())
+        plan = parse_schedules(config.schedules, decoder.n_layers)
+        measured = measure(decoder, self._calibration, plan, config, store=store, map_reach=1)
+        findings = conclude(measured, config, self._info.vocabulary)
+        return _Audit(findings.network.held_out.trained_loss.value, findings.naming, findings.layers)
 
-    def _scores(self, decoder: Decoder, findings: Findings) -> Scores:
+    def _scores(self, decoder: Decoder, audit: _Audit) -> Scores:
         """Of each layer, what is largest where damage is thought to be."""
-        rows = findings.layers
-        gaps = [row.repair_gap.value for row in rows if row.repair_gap]
-        scales = [abs(row.scale_slope.value) if row.scale_slope else 0.0 for row in rows]
-        bulks = [row.bulk_slope.value if row.bulk_slope else 0.0 for row in rows]
-        errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in rows]
-        blocks = [decoder.block(row.layer) for row in rows]
-        return {
-            Score.AUDIT: findings.suspicion,
-            **({Score.REPAIR: np.array(gaps)} if gaps else {}),
-            Score.SCALE_SLOPE: np.array(scales),
-            Score.BULK_SLOPE: np.array(bulks),
-            Score.DEPTH_GAP: np.array([row.gap.value for row in rows]),
+        naming, layers = audit.naming, range(1, decoder.n_layers + 1)
+        redundancies, influences = zip(*self._changes(decoder), strict=True)
+        slopes = {symptom: [_value(found.get(symptom)) for found in naming.slopes] for symptom in Symptom}
+        errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in audit.rows]
+        scores = {
+            Score.AUDIT: naming.suspicion,
+            Score.REPAIR: np.array([_value(gap) for gap in naming.repair_gaps if gap]),
+            Score.SCALE_SLOPE: np.abs(slopes[Symptom.MISSCALED]),
+            Score.BULK_SLOPE: np.array(slopes[Symptom.NOISY]),
+            Score.DEPTH_GAP: np.array([row.gap.value for row in audit.rows]),
             Score.PROJECTION: np.array(errors),
-            Score.REDUNDANCY: _oddity([row.redundancy.value for row in rows]),
-            Score.INFLUENCE: _oddity(list(self._influences(decoder))),
-            Score.NORM: _oddity([_norm(block) for block in blocks]),
+            Score.REDUNDANCY: _oddity(redundancies),
+            Score.INFLUENCE: _oddity(influences),
+            Score.NORM: _oddity([_norm(decoder.block(layer)) for layer in layers]),
         }
+        return {score: values for score, values in scores.items() if len(values)}
 
-    def _influences(self, decoder: Decoder) -> Iterator[float]:
-        """1 - the mean cosine of a block's input and output, over *held-out* (Men et al., arXiv 2403.03853)."""
+    def _changes(self, decoder: Decoder) -> Iterator[tuple[float, float]]:
+        """Of each block, over *held-out*: the normalised error of leaving it out, and 1 - the mean cosine of its input
+        and output (Men et al., arXiv 2403.03853).
+        """
         data = TokenRows.of(self._calibration)
         states = trained_states(decoder, data.tokens[data.rows.held_out], StateStore(dtype=self._dtype))
-        for before, after in pairwise(states):
-            cosine = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
-            yield 1 - float(cosine.mean())
+        for before, after in pairwise(state.double() for state in states):
+            spread = float((after - after.mean(dim=(0, 1))).square().sum())
+            cosine = torch.nn.functional.cosine_similarity(before, after, dim=-1)
+            yield float((after - before).square().sum()) / spread, 1 - float(cosine.mean())
 
 
 def _decoder(audit: Prepared) -> Decoder:
     decoder, _ = held_decoder(audit, Grids(audit.checkpoint))
     return decoder
+
+
+def _value(estimate: Estimate | None) -> float:
+    return 0.0 if estimate is None else estimate.value
 
 
 def _norm(block: Block) -> float:

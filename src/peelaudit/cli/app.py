@@ -296,6 +296,13 @@ def selftest(
     earlier: Annotated[
         str | None, typer.Option("--earlier", metavar="CKPT", help="An earlier checkpoint of the run, to roll back to.")
     ] = None,
+    references: Annotated[
+        bool,
+        typer.Option(
+            "--references/--no-references",
+            help="Fit references to each damaged copy too, for its depth gaps and projection errors.",
+        ),
+    ] = True,
     format_name: Annotated[
         str, typer.Option("--format", "-f", metavar="NAME", help="table or json.", rich_help_panel=OUTPUT)
     ] = "table",
@@ -304,12 +311,13 @@ def selftest(
 ) -> None:
     """Damage copies of a checkpoint, layer by layer, and say which figures of an audit would have told.
 
-    It says what the audit has the power to see on this model with this text. --repair is thorough if not given; off is
-    quick, and goes by symptoms alone.
+    It says what the audit has the power to see on this model with this text. --repair is thorough if not given; off
+    goes by symptoms alone. For a deep network, --no-references --repair off is quick: nothing is named by a reference.
     """
     from peelaudit.cli.selftest import Wish, run_selftest
 
-    run_selftest(checkpoint, flags, Wish(faults, layers, redraws, earlier), format_name=format_name, quiet=quiet)
+    wish = Wish(faults, layers, redraws, earlier, references)
+    run_selftest(checkpoint, flags, wish, format_name=format_name, quiet=quiet)
 
 
 @app.command()

@@ -30,6 +30,7 @@ class Wish:
     layers: str | None
     redraws: str
     earlier: str | None
+    references: bool
 
     def kinds(self) -> tuple[FaultKind, ...]:
         """The faults to plant. Raises ConfigError."""
@@ -75,7 +76,7 @@ def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str,
         from peelaudit.selftest import Plan, selftest
 
         earlier = None if wish.earlier is None else Path(wish.earlier)
-        plan = Plan(kinds, layers, redraws, earlier, repairs=flags.get("repair") != "off")
+        plan = Plan(kinds, layers, redraws, earlier, repairs=flags.get("repair") != "off", references=wish.references)
         result = selftest(config, plan, progress=progress)
     if form is Format.JSON:
         from peelaudit.exports.json import dump

@@ -1,0 +1,104 @@
+"""Which layers to look at, and how suspect each one is: symptoms, slopes and repair gaps put together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from peelaudit.bounds import Losses
+from peelaudit.measuring import Examination
+from peelaudit.outliers import BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
+from peelaudit.records import Estimate, RepairInfo, Symptom
+from peelaudit.symptoms import symptoms
+
+__all__ = ["Naming", "name_layers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What an examination says of the layers, all [L] but `repair`.
+
+    Attributes:
+        symptoms: of each.
+        slopes: of each on *held-out*, nats/token, by the symptom that they show; empty where it has none.
+        repair_gaps: None where no repair was asked for.
+        repair: how blocks were repaired, if they were.
+        suspicion: by a layer's looks, else by how far its repair gap or a slope of its stands out.
+    """
+
+    symptoms: tuple[tuple[Symptom, ...], ...]
+    slopes: tuple[Mapping[Symptom, Estimate], ...]
+    repair_gaps: tuple[Estimate | None, ...]
+    repair: RepairInfo | None
+    suspicion: Losses
+
+    @property
+    def named(self) -> tuple[int, ...]:
+        """The layers to look at: those with a symptom, then those whose repair gap stands out."""
+        sick = tuple(layer for layer, found in enumerate(self.symptoms, 1) if found)
+        return (*sick, *(self.repair.named if self.repair else ()))
+
+
+def name_layers(examined: Examination, mode: str) -> Naming:
+    """Judge the layers on *held-out*.
+
+    Where a block is silent or random, the loss would scale others too, so that their slopes aren't held against them.
+
+    Args:
+        examined: the layers.
+        mode: of the repairs.
+
+    Raises:
+        NonFiniteResult: a figure is NaN or Inf.
+    """
+    looks = symptoms(examined.signs)
+    suspects = tuple(layer for layer, found in enumerate(looks, 1) if found)
+    slopes = _yardsticks(examined)
+    if slopes is not None and not suspects:
+        looks = _disturbed(*slopes)
+    of = partial(examined.panel.estimate, split="held_out")
+    repairs, repair, gaps = examined.repairs, None, None
+    if repairs is not None:
+        gaps = Gaps(examined.panel, repairs.gains, low_bit=repairs.low_bit)
+        sick = [layer for layer, found in enumerate(looks, 1) if found]
+        repair = RepairInfo(mode, repairs.steps, repairs.passes, standing_out(gaps, sick))
+    yardsticks = (*(slopes or ()), *(() if gaps is None else (gaps,)))
+    suspicions = [suspicion(yardstick, suspects) for yardstick in yardsticks]
+    return Naming(
+        symptoms=looks,
+        slopes=tuple(
+            {} if one is None else {Symptom.NOISY: of(one.bulk), Symptom.MISSCALED: of(one.scale)}
+            for one in examined.slopes
+        ),
+        repair_gaps=tuple(map(of, repairs.gains)) if repairs else (None,) * len(looks),
+        repair=repair,
+        suspicion=_suspects_first(np.max(suspicions, axis=0) if suspicions else np.zeros(len(looks)), suspects),
+    )
+
+
+def _yardsticks(examined: Examination) -> tuple[BulkSlopes, ScaleSlopes] | None:
+    """What to judge slopes by; None where a block has none."""
+    slopes = [slope for slope in examined.slopes if slope is not None]
+    if len(slopes) < len(examined.slopes):
+        return None
+    panel = examined.panel
+    return BulkSlopes(panel, [one.bulk for one in slopes]), ScaleSlopes(panel, [one.scale for one in slopes])
+
+
+def _disturbed(bulk: BulkSlopes, scale: ScaleSlopes) -> tuple[tuple[Symptom, ...], ...]:
+    """The symptoms that slopes tell. What is next to a noisy layer isn't misscaled: the loss would have it louder."""
+    noisy = standing_out(bulk)
+    misscaled = [layer for layer in standing_out(scale) if all(abs(layer - one) > 1 for one in noisy)]
+    named = {Symptom.NOISY: noisy, Symptom.MISSCALED: misscaled}
+    layers = range(1, len(scale.sizes) + 1)
+    return tuple(tuple(symptom for symptom, where in named.items() if layer in where) for layer in layers)
+
+
+def _suspects_first(found: Losses, suspects: Collection[int]) -> Losses:
+    """[L] those of the suspects above all others'."""
+    known = [layer in suspects for layer in range(1, len(found) + 1)]
+    above: Losses = np.where(known, found + found.max() + 1, found)
+    return above
