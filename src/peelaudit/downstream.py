@@ -20,6 +20,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.hidden_states import StateStore, TokenRows, apply_block, batches
 from peelaudit.readout import Readout
 from peelaudit.solvers.kronecker import Factors
+from peelaudit.solvers.moments import accumulation_dtype
 from peelaudit.spectrum import leading
 
 __all__ = ["BlockSlopes", "Downstream", "linear_size"]
@@ -142,9 +143,10 @@ class Downstream:
                 bias, (into, sizes, out) = getattr(block.linears()[path], "bias", None), parts[path]
                 made = call.made if bias is None else call.made - bias
                 pulled, seen = call.pulled.to(out), call.seen.to(into)
+                wide = accumulation_dtype(made.device)
                 for sums, products in (
-                    (scale, made.double() * call.pulled.double()),
-                    (ahead, ((seen @ into) * (pulled @ out)).double() * sizes.double()),
+                    (scale, made.to(wide) * call.pulled.to(wide)),
+                    (ahead, ((seen @ into) * (pulled @ out)).to(wide) * sizes.to(wide)),
                 ):
                     sums[part] += products.sum(dim=-1).view(part.stop - part.start, -1).sum(dim=1).cpu().numpy()
         return BlockSlopes(scale, scale - ahead)

@@ -25,6 +25,7 @@ from torch import Tensor
 from peelaudit.decoder import Block
 from peelaudit.hidden_states import batches
 from peelaudit.records import LayerSigns, Symptom
+from peelaudit.solvers.moments import accumulation_dtype
 from peelaudit.spectrum import leading
 
 __all__ = ["RANDOM", "SILENT_SHARE", "signs", "spectral_excess", "symptoms"]
@@ -68,7 +69,7 @@ def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
     sums = [0.0 for _ in ends]
 
     def keep(index: int, output: Tensor) -> None:
-        sums[index] += float(output.double().square().mean(dim=-1).sum())
+        sums[index] += float(output.to(accumulation_dtype(output.device)).square().mean(dim=-1).sum())
 
     def hook(index: int) -> Any:
         return lambda _module, _args, output: keep(index, output)

@@ -31,7 +31,7 @@ from peelaudit.solvers.features import (
     undo_gains,
     writer_weights,
 )
-from peelaudit.solvers.moments import Moments
+from peelaudit.solvers.moments import Moments, accumulation_dtype
 from peelaudit.solvers.ridge import Factorisation, best_penalty, factorise, rotate_gram
 
 __all__ = ["BlockRegression", "FittedBlock", "RidgeChange", "squared_error"]
@@ -199,8 +199,9 @@ class BlockRegression:
             results = []
             for target, change in zip(self._targets, changes, strict=True):
                 output = seen.output if change is None else self._changed(change, hidden, seen)
-                difference = (output - self._block.take(target[part]).reshape(output.shape)).double()
-                results.append(difference.view(len(hidden), -1).square().sum(dim=1).cpu().numpy())
+                difference = output - self._block.take(target[part]).reshape(output.shape)
+                squares = difference.to(accumulation_dtype(output.device)).view(len(hidden), -1).square()
+                results.append(squares.sum(dim=1).cpu().numpy())
             parts.append(np.stack(results))
         return np.concatenate(parts, axis=1)
 
@@ -230,11 +231,7 @@ def squared_error(block: Block, inputs: Tensor, target: Tensor, rows: slice) -> 
     total = 0.0
     for part in batches(rows, inputs.shape[1]):
         difference = block(block.take(inputs[part])) - block.take(target[part])
-        total += (
-            float(difference.double().square().sum())
-            if difference.device.type != "mps"
-            else float(difference.square().sum())
-        )
+        total += float(difference.to(accumulation_dtype(difference.device)).square().sum())
     if not total < float("inf"):
         raise NonFiniteResult(f"layer {block.layer}: the reference block's output holds NaN or Inf")
     return total
