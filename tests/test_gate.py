@@ -11,8 +11,8 @@ import pytest
 
 from peelaudit.errors import ConfigError, IncomparableReports, NonFiniteResult, ReportError
 from peelaudit.gate import GateResult, gate, suppression_notes
-from peelaudit.policy import GatePolicy, Suppression, parse_rule, parse_selector
-from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
+from peelaudit.policy import NAMED, GatePolicy, Suppression, parse_rule, parse_selector
+from peelaudit.records import AuditReport, Estimate, GateCheck, LayerSigns, Outcome, RepairInfo, Symptom, Verdict
 from tests.factories import make_estimate, make_report
 from tests.variants import judged, moved, reweighted, with_row, with_settings
 
@@ -142,6 +142,28 @@ def test_verdicts(report: AuditReport, red: str, yellow: str, grey_outcome: str)
         check = only(gated(report, policy(fail_on=(verdict,))))
         assert (check.rule, check.outcome) == (verdict, outcome)
         assert (check.figure, check.limit, check.metric) == (None, None, "verdict")
+
+
+def test_a_layer_that_is_named_fails() -> None:
+    signs, gap = LayerSigns(1.0, 1.0, 99.0), make_estimate(0.3, 0.01)
+    layers = [dataclasses.replace(row, signs=signs, repair_gap=gap) for row in REPORT.layers]
+    healthy = dataclasses.replace(REPORT, layers=tuple(layers))
+    demands = policy(fail_on=(NAMED,))
+    check = only(gated(healthy, demands))
+    assert (check.layer, check.outcome, check.reason) == (None, Outcome.PASSED, "No layer is named.")
+    layers[1] = dataclasses.replace(layers[1], symptoms=(Symptom.NOISY, Symptom.MLP_SILENT))
+    repair = RepairInfo("cheap", (1,) * len(layers), 5.0, (4,))
+    result = gated(dataclasses.replace(healthy, layers=tuple(layers), repair=repair), demands)
+    assert result.failed
+    assert [(check.layer, check.rule, check.metric, check.reason) for check in result.checks] == [
+        (2, "named", "named", "Layer 2 is named: noisy and MLP silent."),
+        (4, "named", "named", "Layer 4 is named: its repair gap stands out."),
+    ]
+    with pytest.raises(ConfigError, match="'named' needs a report that looked at the layers"):
+        gated(
+            dataclasses.replace(REPORT, layers=tuple(dataclasses.replace(row, signs=None) for row in REPORT.layers)),
+            demands,
+        )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peelaudit.errors import ConfigError
-from peelaudit.policy import GatePolicy
+from peelaudit.policy import NAMED, GatePolicy
 from peelaudit.records import Verdict
 from peelaudit.settings import GATE_SETTINGS, resolve, resolve_gate
 
@@ -41,10 +41,10 @@ def test_nothing_is_demanded_by_default(tmp_path: Path) -> None:
 
 def test_flag_over_file_over_variable(tmp_path: Path) -> None:
     (tmp_path / "peelaudit.toml").write_text('[gate]\nfail-over = ["gap_layers=0.1", "layer.gap=0.2"]\n')
-    environ = {"PEELAUDIT_FAIL_OVER": "gap_head=1", "PEELAUDIT_FAIL_ON": "red, grey"}
+    environ = {"PEELAUDIT_FAIL_OVER": "gap_head=1", "PEELAUDIT_FAIL_ON": "red, grey, named"}
     assert rules(policy(tmp_path, environ)) == ["gap_layers=0.1", "layer.gap=0.2"]
     assert rules(policy(tmp_path, environ, fail_over=["bound=3"])) == ["bound=3"]
-    assert policy(tmp_path, environ).fail_on == (Verdict.RED, Verdict.GREY)
+    assert policy(tmp_path, environ).fail_on == (Verdict.RED, Verdict.GREY, NAMED)
     (tmp_path / "peelaudit.toml").unlink()
     assert rules(policy(tmp_path, environ)) == ["gap_head=1"]
 

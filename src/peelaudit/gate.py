@@ -4,11 +4,12 @@ A rule fails where the whole interval is beyond its limit, passes where the whol
 otherwise. `GatePolicy.on_inconclusive` says what becomes of those. Figures are compared unrounded, and one that is not
 finite is an error, never a pass.
 
-The verdicts of `fail-on`, all of the network on held-out tokens:
+What `fail-on` may say, the verdicts all of the network on held-out tokens:
 
     red     fails where it loses to YES-0
     yellow  fails where it loses to any reference: yellow or red
     grey    fails where the audit couldn't tell: grey alone
+    named   fails, a check a layer, where the advice names one for its looks, its slopes or its repair gap
 
 A grey network is inconclusive under `red` or `yellow` where its intervals leave that open, and only there.
 """
@@ -23,7 +24,7 @@ from datetime import date
 from peelaudit.compare import find_origin
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.pairing import Change, Pairing, check_rows
-from peelaudit.policy import OWN_LAYER_FIGURES, VERDICT, GatePolicy, Rule, Suppression
+from peelaudit.policy import NAMED, OWN_LAYER_FIGURES, VERDICT, GatePolicy, Rule, Suppression
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
 from peelaudit.stats import RESOLUTION
 
@@ -82,7 +83,8 @@ def gate(report: AuditReport, policy: GatePolicy, *, today: date, baseline: Audi
         raise ConfigError(*problems)
     for rule in policy.fail_over:
         checks += _limits(report, rule)
-    checks += (_verdict(report, forbidden) for forbidden in policy.fail_on)
+    for forbidden in policy.fail_on:
+        checks += _named(report) if forbidden == NAMED else (_verdict(report, forbidden),)
     if policy.fail_regression and baseline is not None:
         pairing = Pairing(baseline, report)
         for rule in policy.fail_regression:
@@ -212,6 +214,30 @@ def _verdict(report: AuditReport, forbidden: Verdict) -> GateCheck:
         fails=False,
         reason=_sentence(reason),
     )
+
+
+def _named(report: AuditReport) -> Iterator[GateCheck]:
+    """Each layer that the audit names; one check that passes, where it names none."""
+    if not any(row.signs for row in report.layers):
+        raise ConfigError(f"the rule {NAMED!r} needs a report that looked at the layers: audit it again")
+    for layer in report.named or (None,):
+        if layer is None:
+            reason, outcome = "no layer is named", Outcome.PASSED
+        else:
+            words = " and ".join(report.layers[layer - 1].symptoms) or "its repair gap stands out"
+            reason, outcome = f"layer {layer} is named: {words}", Outcome.FAILED
+        yield GateCheck(
+            report.checkpoint.path,
+            rule=NAMED,
+            layer=layer,
+            metric=NAMED,
+            limit=None,
+            figure=None,
+            outcome=outcome,
+            suppressed=None,
+            fails=False,
+            reason=_sentence(f"{reason}."),
+        )
 
 
 _OR_WORSE = {Verdict.YELLOW: " or worse"}

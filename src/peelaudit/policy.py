@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePath
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from peelaudit.errors import ConfigError
 from peelaudit.records import GateCheck, Verdict
@@ -27,7 +27,9 @@ from peelaudit.records import GateCheck, Verdict
 __all__ = [
     "FIGURES",
     "FORBIDDEN",
+    "NAMED",
     "VERDICT",
+    "Forbidden",
     "GatePolicy",
     "OnInconclusive",
     "Rule",
@@ -45,11 +47,15 @@ FIGURES = ("trained_loss", "trained_readout_loss", "yes0", "bound", "gap_total",
 OWN_LAYER_FIGURES = ("redundancy", "repair_gap")
 """A layer's figures that aren't of what the blocks below and it predict."""
 LAYER_FIGURES = (*FIGURES, *OWN_LAYER_FIGURES)
-FORBIDDEN = (Verdict.RED, Verdict.YELLOW, Verdict.GREY)
+NAMED: Final = "named"
+"""What `fail-on` forbids where no layer is to be named for its looks, its slopes or its repair gap, and the metric of
+such a check."""
+Forbidden = Verdict | Literal["named"]
+FORBIDDEN: tuple[Forbidden, ...] = (Verdict.RED, Verdict.YELLOW, Verdict.GREY, NAMED)
 """What `fail-on` may name. `yellow` means yellow or worse, so red as well; `grey` means grey alone."""
 
 VERDICT = "verdict"
-"""What a check of `fail-on` has for a metric."""
+"""What a check of `fail-on` has for a metric where it is about a verdict."""
 
 _SHORT = {"gap": "gap_layers"}
 _RULE = re.compile(r"(?P<layer>layer(?:\[(?P<selector>[^\]]*)\])?\.)?(?P<metric>\w+)=(?P<limit>[^=]+)")
@@ -136,7 +142,7 @@ class GatePolicy:
 
     Attributes:
         fail_over: limits on a report's own figures.
-        fail_on: held-out verdicts of the network that fail; see `FORBIDDEN`.
+        fail_on: held-out verdicts of the network that fail, and whether a named layer does; see `FORBIDDEN`.
         fail_regression: limits on what a figure may have risen by since the baseline.
         baseline: the baseline's report.
         on_inconclusive: what becomes of a check whose interval straddles its limit.
@@ -144,7 +150,7 @@ class GatePolicy:
     """
 
     fail_over: tuple[Rule, ...] = ()
-    fail_on: tuple[Verdict, ...] = ()
+    fail_on: tuple[Forbidden, ...] = ()
     fail_regression: tuple[Rule, ...] = ()
     baseline: str | None = None
     on_inconclusive: OnInconclusive = "warn"
@@ -205,7 +211,7 @@ def parse_selector(text: str) -> Selector:
     return Selector(tuple(spans))
 
 
-def parse_metric(name: str, known: tuple[str, ...] = (*LAYER_FIGURES, VERDICT)) -> str:
+def parse_metric(name: str, known: tuple[str, ...] = (*LAYER_FIGURES, VERDICT, NAMED)) -> str:
     """The field that `name` stands for. Raises ConfigError where it is none of `known`."""
     metric = _SHORT.get(name, name)
     if metric in known:

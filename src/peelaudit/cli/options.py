@@ -102,9 +102,12 @@ GATE: Flags = (
     ),
     (
         "fail_on",
-        "COLOUR",
+        "WHAT",
         _GATE,
-        "Fail where the held-out verdict is red, yellow (or worse) or grey. Repeatable.",
+        (
+            "Fail where the held-out verdict is red, yellow (or worse) or grey, or where a layer is named for its "
+            "looks, its slopes or its repair gap. Repeatable."
+        ),
     ),
     (
         "fail_regression",

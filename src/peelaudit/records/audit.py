@@ -267,6 +267,11 @@ class AuditReport:
     low_bit: LowBit | None = None
 
     @property
+    def named(self) -> tuple[int, ...]:
+        """The layers to look at: those with a symptom, then those whose repair gap stands out."""
+        return (*(row.layer for row in self.layers if row.symptoms), *(self.repair.named if self.repair else ()))
+
+    @property
     def has_slopes(self) -> bool:
         """Whether any layer has one: reports of before they were taken have none."""
         return any(row.scale_slope is not None for row in self.layers)

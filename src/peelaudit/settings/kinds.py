@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from peelaudit.errors import ConfigError
-from peelaudit.policy import FORBIDDEN, Rule, parse_rule
-from peelaudit.records import Verdict
+from peelaudit.policy import FORBIDDEN, Forbidden, Rule, parse_rule
 
 __all__ = ["GATE_SETTINGS", "PATH", "PATHS", "SETTINGS", "Kind"]
 
@@ -84,11 +83,11 @@ def _rules(texts: Sequence[str], *, regression: bool) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _verdicts(texts: Sequence[str]) -> tuple[Verdict, ...]:
+def _forbidden(texts: Sequence[str]) -> tuple[Forbidden, ...]:
     names = [name for text in texts for name in re.split(r"[\s,;]+", text.strip())]
     if not names or not set(names) <= set(FORBIDDEN):
         raise ValueError
-    return tuple(Verdict(name) for name in dict.fromkeys(names))
+    return tuple(one for one in FORBIDDEN if one in names)
 
 
 def _shares(numbers: Sequence[float]) -> tuple[float, ...]:
@@ -141,7 +140,9 @@ _SPLIT = Kind("three shares above 0 that add up to 100 or to 1, such as 60,15,25
 _FAIL_OVER, _FAIL_REGRESSION = partial(_rules, regression=False), partial(_rules, regression=True)
 _LIMITS = Kind("a rule or a list of rules", _FAIL_OVER, lambda value: _FAIL_OVER(_texts_toml(value)))
 _REGRESSIONS = Kind("a rule or a list of rules", _FAIL_REGRESSION, lambda value: _FAIL_REGRESSION(_texts_toml(value)))
-_VERDICTS = Kind(f"{' | '.join(FORBIDDEN)}, or a list of them", _verdicts, lambda value: _verdicts(_texts_toml(value)))
+_FORBIDDEN = Kind(
+    f"{' | '.join(FORBIDDEN)}, or a list of them", _forbidden, lambda value: _forbidden(_texts_toml(value))
+)
 
 SETTINGS: Mapping[str, Kind] = {
     "data": PATHS,
@@ -171,7 +172,7 @@ SETTINGS: Mapping[str, Kind] = {
 
 GATE_SETTINGS: Mapping[str, Kind] = {
     "fail_over": _LIMITS,
-    "fail_on": _VERDICTS,
+    "fail_on": _FORBIDDEN,
     "fail_regression": _REGRESSIONS,
     "baseline": PATH,
     "on_inconclusive": _TEXT,
