@@ -49,6 +49,15 @@ def test_the_page_counts_first_places_and_names() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_draws_without_a_fault_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ["--faults", "none", "--redraws", "2", "--repair", "off", *SMALL]
+    assert main(["selftest", NANOGPT, *wish]) == 0
+    text = capsys.readouterr().out
+    assert "false alarms without a fault: 0 of 3 draws of the text." in text
+    assert "place" not in text
+    assert "another layer" not in text
+
+
 def test_every_kind_of_fault_has_its_column_within_eighty() -> None:
     faults = tuple(fault(1, 1, 0.4, 1, kind=kind) for kind in FaultKind) * 30
     text = render_selftest(dataclasses.replace(RESULT, faults=faults))

@@ -81,7 +81,8 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
         if not chosen:
             raise ConfigError(f"--layers names none of the {bench.decoder.n_layers} layers")
         earlier = None if plan.earlier is None else bench.decoder_of(plan.earlier, stack)
-        progress.stage("planted faults", len(plan.kinds) * len(chosen))
+        if plan.kinds:
+            progress.stage("planted faults", len(plan.kinds) * len(chosen))
         healthy = bench.audit(bench.decoder)
         faults = []
         for kind in plan.kinds:

@@ -284,7 +284,7 @@ def selftest(
             "--faults",
             metavar="A,B",
             help="Which to plant: reinitialised, noised, mlp-zeroed, attention-zeroed, head-scrambled, one-bit, "
-            "rolled-back. Default: all, the last with --earlier.",
+            "rolled-back, or none. Default: all, the last with --earlier.",
         ),
     ] = None,
     layers: Annotated[

@@ -34,8 +34,16 @@ def _parts(result: Selftest) -> Iterator[RenderableType]:
     subject = f"{result.layers} layers, held-out loss {number(result.loss)} nats/token"
     text = f"{result.source}, {count(result.fit_tokens)} fit tokens"
     yield pairs((("checkpoint", prose(result.checkpoint)), ("", prose(subject)), ("data", prose(text))))
+    if result.faults:
+        yield from _places(result)
+    yield heading("What the audit names")
+    yield from _naming(result)
+
+
+def _places(result: Selftest) -> Iterator[RenderableType]:
+    """How the scores did, and what they are."""
     yield heading("The damaged layer's place, by score: first / in the first two, of all faults of the kind")
-    yield _places(result)
+    yield _table(result)
     words = (
         "audit: layers that look untrained or silent first, then by the repair gap or a slope, whichever stands out "
         "furthest. scale slope: the loss's derivative by the scale of a block's matrices; bulk slope: by that of what "
@@ -44,11 +52,9 @@ def _parts(result: Selftest) -> Iterator[RenderableType]:
         "the norm: farthest from the layers' median. loss rise: nats/token."
     )
     yield prose((words, "dim"))
-    yield heading("What the audit names")
-    yield from _naming(result)
 
 
-def _places(result: Selftest) -> Table:
+def _table(result: Selftest) -> Table:
     """A column for each kind of fault."""
     kinds = tuple(dict.fromkeys(fault.kind for fault in result.faults))
     columns = [*([fault for fault in result.faults if fault.kind is kind] for kind in kinds), list(result.faults)]
@@ -64,7 +70,7 @@ def _places(result: Selftest) -> Table:
     grid.add_row("faults", *(str(len(faults)) for faults in columns))
     grid.add_row("named", *(str(sum(fault.found for fault in faults)) for faults in columns))
     for words, end in (("least loss rise", min), ("most", max)):
-        grid.add_row(words, *(f"{end(fault.rise for fault in faults):.2f}" if faults else "" for faults in columns))
+        grid.add_row(words, *(f"{end(fault.rise for fault in faults):.2f}" for faults in columns))
     return grid
 
 
@@ -79,8 +85,9 @@ def _naming(result: Selftest) -> Iterator[Text]:
         yield prose(f"least damage that was named: {_words(min(found, key=lambda fault: fault.rise))}.")
     if missed:
         yield prose(f"most damage that was not named: {_words(max(missed, key=lambda fault: fault.rise))}.")
-    wrong = sum(bool(set(fault.named) - {fault.layer}) for fault in result.faults)
-    yield prose(f"faults with another layer named as well or instead: {wrong} of {len(result.faults)}.")
+    if result.faults:
+        wrong = sum(bool(set(fault.named) - {fault.layer}) for fault in result.faults)
+        yield prose(f"faults with another layer named as well or instead: {wrong} of {len(result.faults)}.")
     alarms = sum(map(bool, result.undamaged))
     yield prose(f"false alarms without a fault: {alarms} of {len(result.undamaged)} draws of the text.")
 

@@ -78,9 +78,8 @@ def _verdict(report: AuditReport) -> Iterator[Markup]:
 def _limits(report: AuditReport) -> Iterator[str]:
     data, paper = report.data, report.network.paper_verdict
     yield (
-        f"It holds for {count(data.held_out.tokens)} held-out tokens of {data.source} and for the "
-        f"{count(report.search.run)} references that were run. Green is a certificate against these, not a proof of "
-        "optimality."
+        f"It holds for {count(data.held_out.tokens)} held-out tokens of {data.source}, and for references run: "
+        f"{count(report.search.run)}. Green is a certificate against these, not a proof of optimality."
     )
     differ = "." if paper is report.network.held_out.verdict else "; where the two differ, trust the held-out one."
     yield (
@@ -236,7 +235,7 @@ def _references(report: AuditReport, level: int) -> Iterator[Markup]:
         for schedule in ranked[:_SCHEDULES_LISTED]
     )
     cut = len(ranked) - _SCHEDULES_LISTED
-    words = f"{count(len(ranked))} references were run, the best on select first"
+    words = f"References run: {count(len(ranked))}, the best on select first"
     if cut > 0:
         words += f"; {count(cut)} more are in the JSON report"
     yield heading(level, "References")
