@@ -146,7 +146,8 @@ def test_verdicts(report: AuditReport, red: str, yellow: str, grey_outcome: str)
 
 def test_a_layer_that_is_named_fails() -> None:
     signs, gap = LayerSigns(1.0, 1.0, 99.0), make_estimate(0.3, 0.01)
-    layers = [dataclasses.replace(row, signs=signs, repair_gap=gap) for row in REPORT.layers]
+    slopes = dict.fromkeys(("scale_slope", "bulk_slope"), gap)
+    layers = [dataclasses.replace(row, signs=signs, repair_gap=gap, **slopes) for row in REPORT.layers]
     healthy = dataclasses.replace(REPORT, layers=tuple(layers))
     demands = policy(fail_on=(NAMED,))
     check = only(gated(healthy, demands))
@@ -159,6 +160,14 @@ def test_a_layer_that_is_named_fails() -> None:
         (2, "named", "named", "Layer 2 is named: noisy and MLP silent."),
         (4, "named", "named", "Layer 4 is named: its repair gap stands out."),
     ]
+    layers[:2] = [healthy.layers[0], dataclasses.replace(healthy.layers[1], bulk_slope=None)]
+    check = only(gated(dataclasses.replace(healthy, layers=tuple(layers)), demands))
+    assert (check.outcome, check.reason) == (
+        Outcome.INCONCLUSIVE,
+        "No layer is named, but layer 2 has no slopes.",
+    )
+    with pytest.raises(ReportError, match="name a layer that it doesn't have"):
+        gated(dataclasses.replace(healthy, repair=dataclasses.replace(repair, named=(9,))), demands)
     with pytest.raises(ConfigError, match="'named' needs a report that looked at the layers"):
         gated(
             dataclasses.replace(REPORT, layers=tuple(dataclasses.replace(row, signs=None) for row in REPORT.layers)),

@@ -85,6 +85,7 @@ def test_the_damaged_layer_of_a_fixture_comes_first(capsys: pytest.CaptureFixtur
     ("flags", "words"),
     [
         (["--faults", "magic"], "--faults has 'magic': expected reinitialised"),
+        (["--faults", "none,noised"], "--faults has 'none': expected reinitialised"),
         (["--faults", "rolled-back"], "rolled-back: that needs --earlier"),
         (["--redraws", "-1"], "--redraws is '-1'"),
         (["--redraws", "99999999999"], "--redraws is '99999999999'"),

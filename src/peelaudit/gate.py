@@ -9,7 +9,7 @@ What `fail-on` may say, the verdicts all of the network on held-out tokens:
     red     fails where it loses to YES-0
     yellow  fails where it loses to any reference: yellow or red
     grey    fails where the audit couldn't tell: grey alone
-    named   fails, a check a layer, where the advice names one for its looks, its slopes or its repair gap
+    named   fails, a check a layer, where the audit names one for its looks, its slopes or its repair gap
 
 A grey network is inconclusive under `red` or `yellow` where its intervals leave that open, and only there.
 """
@@ -218,10 +218,13 @@ def _verdict(report: AuditReport, forbidden: Verdict) -> GateCheck:
 
 def _named(report: AuditReport) -> Iterator[GateCheck]:
     """Each layer that the audit names; one check that passes, where it names none."""
-    if not any(row.signs for row in report.layers):
+    if not all(row.signs for row in report.layers):
         raise ConfigError(f"the rule {NAMED!r} needs a report that looked at the layers: audit it again")
+    unknown = [row.layer for row in report.layers if row.scale_slope is None or row.bulk_slope is None]
     for layer in report.named or (None,):
-        if layer is None:
+        if layer is None and unknown:
+            reason, outcome = f"no layer is named, but layer {unknown[0]} has no slopes", Outcome.INCONCLUSIVE
+        elif layer is None:
             reason, outcome = "no layer is named", Outcome.PASSED
         else:
             words = " and ".join(report.layers[layer - 1].symptoms) or "its repair gap stands out"

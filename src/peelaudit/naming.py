@@ -89,10 +89,12 @@ def _yardsticks(examined: Examination) -> tuple[BulkSlopes, ScaleSlopes] | None:
 
 
 def _disturbed(bulk: BulkSlopes, scale: ScaleSlopes) -> tuple[tuple[Symptom, ...], ...]:
-    """The symptoms that slopes tell. What is next to a noisy layer isn't misscaled: the loss would have it louder."""
+    """The symptoms that slopes tell, one a layer. What is next to a noisy one isn't misscaled: the loss would have it
+    louder.
+    """
     noisy = standing_out(bulk)
-    misscaled = [layer for layer in standing_out(scale) if all(abs(layer - one) > 1 for one in noisy)]
-    named = {Symptom.NOISY: noisy, Symptom.MISSCALED: misscaled}
+    barred = [near for layer in noisy for near in (layer - 1, layer, layer + 1)]
+    named = {Symptom.NOISY: noisy, Symptom.MISSCALED: standing_out(scale, barred=barred)}
     layers = range(1, len(scale.sizes) + 1)
     return tuple(tuple(symptom for symptom, where in named.items() if layer in where) for layer in layers)
 

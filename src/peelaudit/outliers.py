@@ -150,7 +150,7 @@ class BulkSlopes:
 
 
 def _level(n_layers: int, freedom: int) -> float:
-    """How many standard errors from 0 a slope stands out by: 5 % over all layers, two-sided."""
+    """How many standard errors from 0 a slope stands out by: 5 % over all layers and both sides, whichever counts."""
     return student_quantile(1 - (1 - CONFIDENCE) / (2 * n_layers), freedom)
 
 
@@ -164,17 +164,18 @@ def _error(estimate: Estimate) -> float:
     return (estimate.high - estimate.low) / (2 * student_quantile((1 + CONFIDENCE) / 2, 1000))
 
 
-def standing_out(yardstick: Yardstick, suspects: Collection[int] = ()) -> tuple[int, ...]:
+def standing_out(yardstick: Yardstick, suspects: Collection[int] = (), barred: Collection[int] = ()) -> tuple[int, ...]:
     """The layers, 1 … L, whose figure stands out, the largest first; at most three.
 
     Args:
         yardstick: the figures.
         suspects: layers, 1 … L, that are known to be damaged: they and their neighbours aren't named.
+        barred: other layers that aren't named, though the others are compared with them.
     """
     known = [layer - 1 for layer in suspects]
     named: list[int] = []
     for index in map(int, np.argsort(-yardstick.sizes)):
-        if index in known:
+        if index in known or index + 1 in barred:
             continue
         others = _others(index, [*known, *named], len(yardstick.sizes))
         if len(named) == MOST_NAMED or len(others) < 2 or yardstick.ratio(index, others) < 1:

@@ -22,7 +22,7 @@ from peelaudit.config import ReadoutKind
 from peelaudit.decoder import Decoder
 from peelaudit.errors import NonFiniteResult
 from peelaudit.hidden_states import TokenRows, batches
-from peelaudit.solvers.moments import Moments
+from peelaudit.solvers.moments import Moments, accumulation_dtype
 from peelaudit.solvers.ridge import best_penalty, factorise
 
 __all__ = ["Readout", "ReadoutFactory", "Unembedding", "token_losses"]
@@ -249,5 +249,5 @@ class ReadoutFactory:
 
 def _size(weight: Tensor) -> float:
     """Root mean square; 1 for a tensor of zeros, such as a fresh bias."""
-    size = float(weight.detach().double().square().mean().sqrt())
+    size = float(weight.detach().to(accumulation_dtype(weight.device)).square().mean().sqrt())
     return size if size > 0 else 1.0

@@ -31,9 +31,10 @@ from peelaudit.measuring import examine, measure
 from peelaudit.naming import Naming, name_layers
 from peelaudit.policy import Selector
 from peelaudit.progress import SILENT, Progress
-from peelaudit.records import Estimate, FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
+from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
 from peelaudit.reporting import conclude
 from peelaudit.schedules import parse_schedules
+from peelaudit.solvers.moments import accumulation_dtype
 
 __all__ = ["Plan", "selftest"]
 
@@ -76,7 +77,7 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
     repair = mode if plan.repairs else "off"
     config = dataclasses.replace(config, schedules=("final",), readout="own", repair=repair)
     with prepared(config) as audit, ExitStack() as stack:
-        bench = _Bench(audit, references=plan.references)
+        bench = _Bench(audit)
         chosen = [k for k in range(1, bench.decoder.n_layers + 1) if plan.layers is None or k in plan.layers]
         if not chosen:
             raise ConfigError(f"--layers names none of the {bench.decoder.n_layers} layers")
@@ -87,14 +88,14 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
         faults = []
         for kind in plan.kinds:
             for layer in chosen:
-                faults.append(bench.planted(kind, layer, healthy.loss, earlier))
+                faults.append(bench.planted(kind, layer, healthy.loss, earlier, references=plan.references))
                 progress.advance()
         undamaged = [healthy.naming.named]
         info, data = audit.checkpoint.info, audit.calibration.info
     progress.stage("draws of the text", plan.redraws)
     for draw in range(plan.redraws):
         with prepared(dataclasses.replace(config, seed=config.seed + 1 + draw)) as audit:
-            again = _Bench(audit, references=False)
+            again = _Bench(audit)
             undamaged.append(again.audit(again.decoder).naming.named)
         progress.advance()
     return Selftest(info.path, data.source, data.fit.tokens, info.layers, healthy.loss, tuple(faults), tuple(undamaged))
@@ -111,8 +112,7 @@ class _Audit(NamedTuple):
 class _Bench:
     """A checkpoint open for audits of damaged copies."""
 
-    def __init__(self, audit: Prepared, *, references: bool) -> None:
-        self._references = references
+    def __init__(self, audit: Prepared) -> None:
         self._audit, self._config, self._calibration = audit, audit.config, audit.calibration
         self._info = audit.checkpoint.info
         self._dtype = getattr(torch, audit.config.dtype)
@@ -126,7 +126,9 @@ class _Bench:
             raise ConfigError(f"--earlier is {path}: not a checkpoint of the same network")
         return _decoder(dataclasses.replace(self._audit, checkpoint=checkpoint))
 
-    def planted(self, kind: FaultKind, layer: int, loss: float, earlier: Decoder | None) -> FaultResult:
+    def planted(
+        self, kind: FaultKind, layer: int, loss: float, earlier: Decoder | None, *, references: bool
+    ) -> FaultResult:
         """What the audit makes of a fault; `loss` is the undamaged network's."""
         if kind is FaultKind.ROLLED_BACK and earlier is not None:
             block = earlier.block(layer)
@@ -134,14 +136,14 @@ class _Bench:
             seed = self._config.seed + layer
             block = damaged(self.decoder.block(layer), kind, heads=self._info.heads, seed=seed)
         decoder = self.decoder.replacing(block)
-        audit = self.audit(decoder)
+        audit = self.audit(decoder, references=references)
         ranks = tuple((str(score), _rank(values, layer)) for score, values in self._scores(decoder, audit).items())
         return FaultResult(kind, layer, audit.loss - loss, ranks, audit.naming.named)
 
-    def audit(self, decoder: Decoder) -> _Audit:
+    def audit(self, decoder: Decoder, *, references: bool = False) -> _Audit:
         """The figures of this network."""
         store, config = StateStore(dtype=self._dtype), self._config
-        if not self._references:
+        if not references:
             examined = examine(decoder, self._calibration, config, store=store)
             return _Audit(examined.panel.mean(examined.own, "held_out"), name_layers(examined, config.repair), ())
         plan = parse_schedules(config.schedules, decoder.n_layers)
@@ -153,13 +155,13 @@ class _Bench:
         """Of each layer, what is largest where damage is thought to be."""
         naming, layers = audit.naming, range(1, decoder.n_layers + 1)
         redundancies, influences = zip(*self._changes(decoder), strict=True)
-        slopes = {symptom: [_value(found.get(symptom)) for found in naming.slopes] for symptom in Symptom}
+        slopes = naming.slopes if all(naming.slopes) else ()
         errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in audit.rows]
         scores = {
             Score.AUDIT: naming.suspicion,
-            Score.REPAIR: np.array([_value(gap) for gap in naming.repair_gaps if gap]),
-            Score.SCALE_SLOPE: np.abs(slopes[Symptom.MISSCALED]),
-            Score.BULK_SLOPE: np.array(slopes[Symptom.NOISY]),
+            Score.REPAIR: np.array([gap.value for gap in naming.repair_gaps if gap]),
+            Score.SCALE_SLOPE: np.abs([found[Symptom.MISSCALED].value for found in slopes]),
+            Score.BULK_SLOPE: np.array([found[Symptom.NOISY].value for found in slopes]),
             Score.DEPTH_GAP: np.array([row.gap.value for row in audit.rows]),
             Score.PROJECTION: np.array(errors),
             Score.REDUNDANCY: _oddity(redundancies),
@@ -177,7 +179,10 @@ class _Bench:
         for before, after in pairwise(state.double() for state in states):
             spread = float((after - after.mean(dim=(0, 1))).square().sum())
             cosine = torch.nn.functional.cosine_similarity(before, after, dim=-1)
-            yield float((after - before).square().sum()) / spread, 1 - float(cosine.mean())
+            yield (
+                float((after - before).square().sum()) / max(spread, np.finfo(np.float64).tiny),
+                1 - float(cosine.mean()),
+            )
 
 
 def _decoder(audit: Prepared) -> Decoder:
@@ -185,13 +190,13 @@ def _decoder(audit: Prepared) -> Decoder:
     return decoder
 
 
-def _value(estimate: Estimate | None) -> float:
-    return 0.0 if estimate is None else estimate.value
-
-
 def _norm(block: Block) -> float:
     """The root mean square of the block's matrices."""
-    weights = [weight.double() for name, weight in block.module.named_parameters() if weight.ndim == 2]
+    weights = [
+        weight.to(accumulation_dtype(weight.device))
+        for name, weight in block.module.named_parameters()
+        if weight.ndim == 2
+    ]
     count = sum(weight.numel() for weight in weights)
     return math.sqrt(sum(float(weight.square().sum()) for weight in weights) / count)
 

@@ -37,12 +37,12 @@ class Wish:
         rolled = FaultKind.ROLLED_BACK
         if self.faults is None:
             return tuple(kind for kind in FaultKind if kind is not rolled or self.earlier is not None)
-        if self.faults == "none":
-            return ()
         names = [name.strip() for name in self.faults.split(",")]
+        if names == ["none"]:
+            return ()
         unknown = [name for name in names if name not in list(FaultKind)]
         if unknown:
-            raise ConfigError(f"--faults has {unknown[0]!r}: expected {', '.join(FaultKind)}, or none")
+            raise ConfigError(f"--faults has {unknown[0]!r}: expected {', '.join(FaultKind)}, or none alone")
         if rolled in names and self.earlier is None:
             raise ConfigError("--faults has rolled-back: that needs --earlier")
         return tuple(FaultKind(name) for name in dict.fromkeys(names))

@@ -50,7 +50,8 @@ class FaultResult:
     """What an audit made of one planted fault.
 
     `rise` is by how much the held-out loss rose with it, nats/token. `ranks` are the damaged layer's, 1 the first, by
-    score; there is none by repair gap where blocks weren't repaired. `named` are the layers that the audit named.
+    score; there is none by what wasn't measured: repairs, references, slopes that no gradient reaches. `named` are the
+    layers that the audit named.
     """
 
     kind: FaultKind

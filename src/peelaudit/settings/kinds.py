@@ -87,7 +87,7 @@ def _forbidden(texts: Sequence[str]) -> tuple[Forbidden, ...]:
     names = [name for text in texts for name in re.split(r"[\s,;]+", text.strip())]
     if not names or not set(names) <= set(FORBIDDEN):
         raise ValueError
-    return tuple(one for one in FORBIDDEN if one in names)
+    return tuple(next(one for one in FORBIDDEN if one == name) for name in dict.fromkeys(names))
 
 
 def _shares(numbers: Sequence[float]) -> tuple[float, ...]:

@@ -1,0 +1,90 @@
+"""Looks, slopes and repair gaps put together: who is named, and who isn't for another's sake."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from peelaudit.bounds import Losses, Panel
+from peelaudit.downstream import BlockSlopes
+from peelaudit.measuring import Examination, RepairLosses
+from peelaudit.naming import name_layers
+from peelaudit.records import LayerSigns, Symptom
+
+PANEL = Panel.of(
+    {"fit": np.arange(3), "select": np.arange(3), "held_out": np.arange(40)}, positions=11, resamples=500, seed=0
+)
+HEALTHY = LayerSigns(1.0, 1.0, 99.0)
+N = 9
+
+
+def losses(mean: float, seed: int) -> Losses:
+    """[sequences] nats of this mean, nats/token."""
+    return 10 * mean + 0.3 * np.random.default_rng(seed).normal(size=46)
+
+
+def examined(bulk: dict[int, float], scale: dict[int, float], n_layers: int = N) -> Examination:
+    """Of healthy looks, without repairs; the slopes of the other layers are 0."""
+    slopes = tuple(
+        BlockSlopes(losses(scale.get(layer, 0.0), layer), losses(bulk.get(layer, 0.0), 100 + layer))
+        for layer in range(1, n_layers + 1)
+    )
+    return Examination(PANEL, losses(2.0, 0), ("",) * n_layers, (HEALTHY,) * n_layers, slopes, None)
+
+
+def sick(found: tuple[tuple[Symptom, ...], ...]) -> dict[int, tuple[Symptom, ...]]:
+    return {layer: symptoms for layer, symptoms in enumerate(found, 1) if symptoms}
+
+
+@pytest.mark.parametrize(
+    ("bulk", "scale", "named"),
+    [
+        ({}, {}, {}),
+        ({3: 0.8}, {}, {3: Symptom.NOISY}),
+        ({3: -0.8}, {}, {}),
+        ({}, {3: -0.8}, {3: Symptom.MISSCALED}),
+        # One symptom a layer, and none next to a noisy one, whose neighbours the loss would have louder.
+        ({3: 0.8}, {3: 0.8, 4: -0.4}, {3: Symptom.NOISY}),
+        ({3: 0.8}, {7: -0.8}, {3: Symptom.NOISY, 7: Symptom.MISSCALED}),
+        # Layer 4 is barred, and takes nobody's place.
+        ({3: 0.8}, {4: -0.8, 5: -0.7}, {3: Symptom.NOISY, 5: Symptom.MISSCALED}),
+    ],
+)
+def test_slopes_name_layers(bulk: dict[int, float], scale: dict[int, float], named: dict[int, Symptom]) -> None:
+    naming = name_layers(examined(bulk, scale), "off")
+    assert sick(naming.symptoms) == {layer: (symptom,) for layer, symptom in named.items()}
+    assert naming.named == tuple(named)
+    assert naming.repair is None
+    assert naming.repair_gaps == (None,) * N
+
+
+def test_a_look_comes_before_all_slopes() -> None:
+    signs = (*(HEALTHY,) * (N - 1), dataclasses.replace(HEALTHY, spectral_excess=1.0))
+    naming = name_layers(dataclasses.replace(examined({3: 0.8}, {3: 0.8}), signs=signs), "off")
+    assert sick(naming.symptoms) == {N: (Symptom.UNTRAINED,)}
+    assert list(np.argsort(-naming.suspicion)[:2] + 1) == [N, 3]
+
+
+def test_what_has_no_slope_is_judged_by_repairs_alone() -> None:
+    found = examined({3: 0.8}, {})
+    gains = tuple(losses(0.5 if layer == 6 else 0.0, layer) for layer in range(1, N + 1))
+    repairs = RepairLosses(gains, (1,) * N, 5.0, low_bit=False)
+    naming = name_layers(dataclasses.replace(found, slopes=(None, *found.slopes[1:]), repairs=repairs), "cheap")
+    assert sick(naming.symptoms) == {}
+    assert naming.slopes[0] == {}
+    assert set(naming.slopes[2]) == {Symptom.NOISY, Symptom.MISSCALED}
+    assert naming.named == (6,)
+    assert naming.repair is not None
+    assert naming.repair.mode == "cheap"
+    assert int(np.argmax(naming.suspicion)) == 5
+    both = name_layers(dataclasses.replace(found, repairs=repairs), "cheap")
+    assert both.named == (3, 6)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_few_layers_are_judged_without_a_spread(n_layers: int) -> None:
+    naming = name_layers(examined({}, {}, n_layers), "off")
+    assert naming.named == ()
+    assert naming.suspicion.shape == (n_layers,)
