@@ -169,4 +169,4 @@ def test_rows_are_the_splits_one_after_another(tmp_path: Path) -> None:
         (data.rows.held_out, calibration.held_out),
     ):
         assert torch.equal(data.tokens[rows], torch.from_numpy(split.tokens))
-    assert data.rows.everything == slice(0, len(data.tokens))
+    assert data.rows.held_out.stop == len(data.tokens)

@@ -35,11 +35,6 @@ class Rows:
     select: slice
     held_out: slice
 
-    @property
-    def everything(self) -> slice:
-        """All sequences."""
-        return slice(self.fit.start, self.held_out.stop)
-
 
 @dataclass(frozen=True, slots=True)
 class TokenRows:

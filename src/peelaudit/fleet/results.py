@@ -166,10 +166,6 @@ class Results:
         marker = _Marker(key, hashlib.sha256(text.encode()).hexdigest())
         write_whole(self._task(key) / "done.json", dump(marker, _Marker))
 
-    def is_done(self, key: str) -> bool:
-        """Whether the task has a marker and a report; `find` looks closer."""
-        return (self._task(key) / "done.json").is_file() and self.report_path(key).is_file()
-
     def claims(self) -> Iterator[Claim]:
         """Who is at work."""
         for path in sorted((self.root / "tasks").glob("*/claim")):
