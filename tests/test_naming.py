@@ -83,6 +83,16 @@ def test_what_has_no_slope_is_judged_by_repairs_alone() -> None:
     assert both.named == (3, 6)
 
 
+@pytest.mark.parametrize(("mode", "named"), [("cheap", ()), ("thorough", (6,))])
+def test_low_bit_layers_are_named_for_whole_repairs_alone(mode: str, named: tuple[int, ...]) -> None:
+    gains = tuple(losses(0.5 if layer == 6 else 0.0, layer) for layer in range(1, N + 1))
+    repairs = RepairLosses(gains, (1,) * N, 5.0, low_bit=True)
+    naming = name_layers(dataclasses.replace(examined({}, {}), repairs=repairs), mode)
+    assert naming.named == named
+    assert naming.repair is not None
+    assert naming.repair.judged == bool(named)
+
+
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 def test_few_layers_are_judged_without_a_spread(n_layers: int) -> None:
     naming = name_layers(examined({}, {}, n_layers), "off")

@@ -55,6 +55,17 @@ def test_low_bit_layers_may_differ_more() -> None:
     assert standing_out(Gaps(PANEL, gains(0.016, 0.04, 0.3, 0.0, 0.023, 0.05, 0.06, 0.035), low_bit=True)) == (3,)
 
 
+def test_one_step_names_no_low_bit_layer_and_ranks_them() -> None:
+    """The undamaged bitllama-3M on another draw of text; after two or three steps block 7 has 0.063, block 1 0.055."""
+    healthy = gains(0.010, 0.022, 0.002, 0.001, 0.016, 0.030, 0.050, 0.019)
+    assert standing_out(Gaps(PANEL, healthy, low_bit=True)) == (7,)
+    one_step = Gaps(PANEL, healthy, low_bit=True, one_step=True)
+    assert standing_out(one_step) == ()
+    assert 0 < suspicion(one_step).max() < 1
+    assert int(suspicion(one_step).argmax()) == 6
+    assert standing_out(Gaps(PANEL, healthy, one_step=True)) == (7,)
+
+
 def test_at_most_three_are_named() -> None:
     assert len(standing_out(Gaps(PANEL, gains(*([0.0] * 9 + [0.5]) * 4)))) == 3
 

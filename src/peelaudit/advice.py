@@ -140,7 +140,10 @@ def _on_repair(repair: RepairInfo, layers: Sequence[LayerRow]) -> str:
         none = "None of the others" if len(gaps) < len(layers) else "No layer"
         if all(gap.low <= _NOTHING for gap in gaps.values()):
             return f"{none} gains anything by its repair alone that this text can tell."
-        return f"{none} stands out: repaired alone, they gain {min(rest):.4f} to {max(rest):.4f} nats/token."
+        gains = f"repaired alone, they gain {min(rest):.4f} to {max(rest):.4f} nats/token"
+        if not repair.judged:
+            return f"By one step each, {gains}; that tells no low-bit layer from another, --repair thorough may."
+        return f"{none} stands out: {gains}."
     words = " and ".join(f"layer {layer}, whose repair alone gains {_nats(gaps[layer])}" for layer in repair.named)
     return f"Look at {words}; that of the others gains {min(rest):.4f} to {max(rest):.4f}."
 

@@ -62,9 +62,9 @@ def name_layers(examined: Examination, mode: str) -> Naming:
     of = partial(examined.panel.estimate, split="held_out")
     repairs, repair, gaps = examined.repairs, None, None
     if repairs is not None:
-        gaps = Gaps(examined.panel, repairs.gains, low_bit=repairs.low_bit)
+        gaps = Gaps(examined.panel, repairs.gains, low_bit=repairs.low_bit, one_step=mode == "cheap")
         sick = [layer for layer, found in enumerate(looks, 1) if found]
-        repair = RepairInfo(mode, repairs.steps, repairs.passes, standing_out(gaps, sick))
+        repair = RepairInfo(mode, repairs.steps, repairs.passes, standing_out(gaps, sick), gaps.judged)
     yardsticks = (*(slopes or ()), *(() if gaps is None else (gaps,)))
     suspicions = [suspicion(yardstick, suspects) for yardstick in yardsticks]
     return Naming(

@@ -282,10 +282,12 @@ class RepairInfo:
     """How blocks were repaired for `LayerRow.repair_gap`, and which of them stand out.
 
     `steps` are those that each block's repair took, `passes` the cost of all in forward passes over the calibration
-    tokens. `named` are the layers whose gap stands out from the others', the largest first.
+    tokens. `named` are the layers whose gap stands out from the others', the largest first. `judged` says whether any
+    could be: one step doesn't tell low-bit layers apart.
     """
 
     mode: str
     steps: tuple[int, ...]
     passes: float
     named: tuple[int, ...]
+    judged: bool = True
