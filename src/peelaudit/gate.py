@@ -166,6 +166,21 @@ def _check(
         outcome, judgement = Outcome.INCONCLUSIVE, "which straddles"
     shown = f"{figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
     reason = f"{where}: {words} {shown}, {judgement} the limit of {limit:.6g}."
+    return _judged(report, rule, layer, metric, outcome, reason, limit=limit, figure=figure)
+
+
+def _judged(
+    report: AuditReport,
+    rule: str,
+    layer: int | None,
+    metric: str,
+    outcome: Outcome,
+    reason: str,
+    *,
+    limit: float | None = None,
+    figure: Estimate | None = None,
+) -> GateCheck:
+    """A check before suppressions and the policy say what becomes of it."""
     return GateCheck(
         report.checkpoint.path,
         rule,
@@ -202,18 +217,7 @@ def _verdict(report: AuditReport, forbidden: Verdict) -> GateCheck:
         Outcome.FAILED: f"{found}, which {forbidden} forbids.",
         Outcome.PASSED: f"{found}, which {forbidden} allows.",
     }.get(outcome, f"{found}: its intervals don't tell whether it is {forbidden}{_OR_WORSE.get(forbidden, '')}.")
-    return GateCheck(
-        report.checkpoint.path,
-        rule=str(forbidden),
-        layer=None,
-        metric=VERDICT,
-        limit=None,
-        figure=None,
-        outcome=outcome,
-        suppressed=None,
-        fails=False,
-        reason=_sentence(reason),
-    )
+    return _judged(report, str(forbidden), None, VERDICT, outcome, reason)
 
 
 def _named(report: AuditReport) -> Iterator[GateCheck]:
@@ -229,18 +233,7 @@ def _named(report: AuditReport) -> Iterator[GateCheck]:
         else:
             words = " and ".join(report.layers[layer - 1].symptoms) or "its repair gap stands out"
             reason, outcome = f"layer {layer} is named: {words}", Outcome.FAILED
-        yield GateCheck(
-            report.checkpoint.path,
-            rule=NAMED,
-            layer=layer,
-            metric=NAMED,
-            limit=None,
-            figure=None,
-            outcome=outcome,
-            suppressed=None,
-            fails=False,
-            reason=_sentence(f"{reason}."),
-        )
+        yield _judged(report, NAMED, layer, NAMED, outcome, f"{reason}.")
 
 
 _OR_WORSE = {Verdict.YELLOW: " or worse"}

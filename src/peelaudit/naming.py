@@ -11,7 +11,7 @@ import numpy as np
 from peelaudit.bounds import Losses
 from peelaudit.measuring import Examination
 from peelaudit.outliers import BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
-from peelaudit.records import Estimate, RepairInfo, Symptom
+from peelaudit.records import Estimate, RepairInfo, Symptom, named_layers
 from peelaudit.symptoms import symptoms
 
 __all__ = ["Naming", "name_layers"]
@@ -37,9 +37,8 @@ class Naming:
 
     @property
     def named(self) -> tuple[int, ...]:
-        """The layers to look at: those with a symptom, then those whose repair gap stands out."""
-        sick = tuple(layer for layer, found in enumerate(self.symptoms, 1) if found)
-        return (*sick, *(self.repair.named if self.repair else ()))
+        """See `named_layers`."""
+        return named_layers(self.symptoms, self.repair)
 
 
 def name_layers(examined: Examination, mode: str) -> Naming:

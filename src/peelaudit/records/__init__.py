@@ -21,6 +21,7 @@ from peelaudit.records.audit import (
     SplitInfo,
     Symptom,
     YesBound,
+    named_layers,
 )
 from peelaudit.records.checkpoints import (
     CheckpointInfo,
@@ -75,4 +76,5 @@ __all__ = [
     "Verdict",
     "YesBound",
     "ZeroPoint",
+    "named_layers",
 ]

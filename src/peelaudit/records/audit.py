@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,6 +25,7 @@ __all__ = [
     "SplitInfo",
     "Symptom",
     "YesBound",
+    "named_layers",
 ]
 
 SCHEMA_VERSION = 1
@@ -268,8 +270,8 @@ class AuditReport:
 
     @property
     def named(self) -> tuple[int, ...]:
-        """The layers to look at: those with a symptom, then those whose repair gap stands out."""
-        return (*(row.layer for row in self.layers if row.symptoms), *(self.repair.named if self.repair else ()))
+        """See `named_layers`."""
+        return named_layers([row.symptoms for row in self.layers], self.repair)
 
     @property
     def has_slopes(self) -> bool:
@@ -291,3 +293,14 @@ class RepairInfo:
     passes: float
     named: tuple[int, ...]
     judged: bool = True
+
+
+def named_layers(symptoms: Sequence[Sequence[Symptom]], repair: RepairInfo | None) -> tuple[int, ...]:
+    """The layers to look at, 1 … L: those with a symptom, then those whose repair gap stands out.
+
+    Args:
+        symptoms: [L] of each layer.
+        repair: how blocks were repaired, if they were.
+    """
+    sick = tuple(layer for layer, found in enumerate(symptoms, 1) if found)
+    return (*sick, *(repair.named if repair else ()))
