@@ -61,7 +61,7 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
     made = network(family)
     down, rows = downstream(made), made.rows.fit
     gradient = down.top(made.states[-1][rows], rows)
-    assert list(down.descend([state[rows] for state in made.states[1:-1]], 1, gradient)) == [2, 1]
+    down.descend([state[rows] for state in made.states[1:-1]], 1, gradient)
     block = made.decoder.block(1)
     factors = down.factors(block, made.states[0][rows], gradient)
     assert factors.keys() == block.linears().keys()

@@ -87,17 +87,13 @@ class Downstream:
         return states
 
     def top(self, final: Tensor, rows: slice) -> Tensor:
-        """The gradient at h_L of the summed loss of the sequences `rows`, whose last states are `final`.
-
-        Raises:
-            NonFiniteResult: it holds NaN or Inf.
-        """
+        """The gradient at h_L of the summed loss of the sequences `rows`, whose last states are `final`."""
         gradient, tokens = self._store.empty(*final.shape), self.data.tokens[rows]
         for part in batches(slice(0, len(final)), tokens.shape[1], self._readout.batch_tokens):
             gradient[part] = self._readout.gradient(final[part], tokens[part]).to(gradient.dtype)
-        return _checked(gradient, "the last state")
+        return gradient
 
-    def descend(self, inputs: Sequence[Tensor], lowest: int, gradient: Tensor) -> Iterator[int]:
+    def descend(self, inputs: Sequence[Tensor], lowest: int, gradient: Tensor) -> None:
         """Bring `gradient`, at block L's output, down to that of block `lowest`, in place.
 
         Args:
@@ -105,25 +101,30 @@ class Downstream:
             lowest: the block to stop above.
             gradient: [sequences, positions, d_model]
 
-        Yields:
-            L … `lowest`: the block that the gradient is at the output of.
-
         Raises:
             NonFiniteResult: naming the layer.
         """
         for layer in range(self.decoder.n_layers, lowest, -1):
-            yield layer
-            self._pass(self.decoder.block(layer), inputs[layer - lowest - 1], gradient)
-        yield lowest
+            for _ in self._backward(self.decoder.block(layer), inputs[layer - lowest - 1], gradient, taps=False):
+                pass
 
-    def _pass(self, block: Block, inputs: Tensor, gradient: Tensor) -> None:
+    def _backward(
+        self, block: Block, inputs: Tensor, gradient: Tensor, *, taps: bool = True
+    ) -> Iterator[tuple[slice, dict[str, _Call]]]:
+        """Bring `gradient` from a block's output to its input, a batch at a time.
+
+        Yields:
+            the batch' sequences and what went through the block's maps, by path: nothing without `taps`.
+        """
+        if not bool(torch.isfinite(gradient).all()):
+            raise NonFiniteResult(f"the gradient of the loss at the output of layer {block.layer} holds NaN or Inf")
         self.work += 3 * len(inputs)
         for part in batches(slice(0, len(inputs)), inputs.shape[1]):
-            hidden = block.take(inputs[part]).requires_grad_()
-            with torch.enable_grad():
-                down = torch.autograd.grad(block(hidden), hidden, block.take(gradient[part]))[0]
+            # A copy: the gradient at the last map's output may be this very tensor, which is overwritten below.
+            pull = block.take(gradient[part].clone())
+            calls, down = _tapped(block, block.take(inputs[part]), pull, taps=taps)
             gradient[part] = down.to(gradient.dtype)
-        _checked(gradient, f"the input of layer {block.layer}")
+            yield part, calls
 
     def slopes(self, block: Block, inputs: Tensor, gradient: Tensor) -> BlockSlopes:
         """The derivatives of each sequence's summed loss by the log of a scale of the block's matrices.
@@ -133,13 +134,15 @@ class Downstream:
         Args:
             block: as it is.
             inputs: of the block.
-            gradient: of the loss at its output.
+            gradient: of the loss at its output; brought down to its input, in place.
+
+        Raises:
+            NonFiniteResult: the gradient holds NaN or Inf.
         """
-        self.work += 3 * len(inputs)
         scale, ahead = np.zeros(len(inputs)), np.zeros(len(inputs))
         parts = {path: _leading(linear) for path, linear in block.linears().items()}
-        for part in batches(slice(0, len(inputs)), inputs.shape[1]):
-            for path, call in _tapped(block, block.take(inputs[part]), gradient[part]).items():
+        for part, calls in self._backward(block, inputs, gradient):
+            for path, call in calls.items():
                 bias, (into, sizes, out) = getattr(block.linears()[path], "bias", None), parts[path]
                 made = call.made if bias is None else call.made - bias
                 pulled, seen = call.pulled.to(out), call.seen.to(into)
@@ -152,22 +155,24 @@ class Downstream:
         return BlockSlopes(scale, scale - ahead)
 
     def factors(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Factors]:
-        """The curvature factors of the block's maps, by path, from the gradient at its output."""
-        self.work += 3 * len(inputs)
+        """The curvature factors of the block's maps, by path.
+
+        Args:
+            block: as it is.
+            inputs: of the block.
+            gradient: of the loss at its output; brought down to its input, in place.
+
+        Raises:
+            NonFiniteResult: the gradient holds NaN or Inf.
+        """
         found = {
             path: Factors(*linear_size(linear), biased=block.has_bias(path), device=self.decoder.device)
             for path, linear in block.linears().items()
         }
-        for part in batches(slice(0, len(inputs)), inputs.shape[1]):
-            for path, call in _tapped(block, block.take(inputs[part]), gradient[part]).items():
+        for _, calls in self._backward(block, inputs, gradient):
+            for path, call in calls.items():
                 found[path].add(call.seen, call.pulled)
         return found
-
-
-def _checked(gradient: Tensor, where: str) -> Tensor:
-    if not bool(torch.isfinite(gradient).all()):
-        raise NonFiniteResult(f"the gradient of the loss at {where} holds NaN or Inf")
-    return gradient
 
 
 def _leading(linear: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,32 +190,32 @@ class _Call(NamedTuple):
     pulled: Tensor
 
 
-def _tapped(block: Block, hidden: Tensor, gradient: Tensor) -> dict[str, _Call]:
-    """What goes through each map, from the gradient at the block's output."""
+def _tapped(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tuple[dict[str, _Call], Tensor]:
+    """What goes through each map, with `taps`, and the gradient at the block's input, from that at its output."""
     calls: dict[str, tuple[Tensor, Tensor]] = {}
     handles = []
-    for path, linear in block.linears().items():
+    for path, linear in block.linears().items() if taps else ():
 
-        def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> Tensor:
-            # A leaf of its own where the weights need no gradient: the first maps' outputs would have no history.
-            output = output if output.requires_grad else output.requires_grad_()
+        def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
             calls[path] = (args[0], output)
-            return output
 
         handles.append(linear.register_forward_hook(keep))
     try:
         with torch.enable_grad():
+            hidden = hidden.detach().requires_grad_()
             output = block(hidden)
-            pulled = torch.autograd.grad(
-                output, [call[1] for call in calls.values()], block.take(gradient), allow_unused=True
-            )
+            wanted = [hidden, *(made for _, made in calls.values())]
+            found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
+    down, *pulls = (
+        torch.zeros_like(tensor) if pull is None else pull for tensor, pull in zip(wanted, found, strict=True)
+    )
     return {
-        path: _Call(_rows(seen.detach()), _rows(made.detach()), _rows(torch.zeros_like(made) if pull is None else pull))
-        for (path, (seen, made)), pull in zip(calls.items(), pulled, strict=True)
-    }
+        path: _Call(_rows(seen.detach()), _rows(made.detach()), _rows(pull))
+        for (path, (seen, made)), pull in zip(calls.items(), pulls, strict=True)
+    }, down
 
 
 def _rows(tensor: Tensor) -> Tensor:

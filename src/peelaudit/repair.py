@@ -136,7 +136,7 @@ class Repairer:
         fit = self._rows.fit
         start = float(self._own[self._rows.select].sum()) / self._predictions(self._rows.select)
         gradient = self._down.top(self._states[-1][fit], fit)
-        for layer in self._down.descend([state[fit] for state in self._states[1:-1]], 1, gradient):
+        for layer in range(len(self._states) - 1, 0, -1):
             course = _Course(layer, self._down.decoder.block(layer), start, start, FIRST_GAIN)
             self._step(course, gradient)
             yield course
@@ -148,14 +148,16 @@ class Repairer:
             what = f"the network with layer {course.layer} repaired"
             states = self._down.rise(course.layer, self._output(course.layer, course.block, fit), what)
             gradient = self._down.top(states[-1], fit)
-            for _ in self._down.descend(states[:-1], course.layer, gradient):
-                pass
+            self._down.descend(states[:-1], course.layer, gradient)
             before = course.loss
             self._step(course, gradient)
             finished = before - course.loss < LEAST_GAIN * course.gain
 
     def _step(self, course: _Course, gradient: Tensor) -> None:
-        """Take the best step along one direction; none, if none helps on *select*."""
+        """Take the best step along one direction; none, if none helps on *select*.
+
+        `gradient`, at the block's output, is brought down to its input, through the block as it is before the step.
+        """
         inputs = self._states[course.layer - 1][self._rows.fit]
         factors = self._down.factors(self._held(course.block), inputs, gradient)
         curvatures = {path: factor.curvature() for path, factor in factors.items()}

@@ -50,7 +50,7 @@ def block_slopes(
     found: list[BlockSlopes | None] = [None] * n_layers
     try:
         gradient = downstream.top(states[-1][rows], rows)
-        for layer in downstream.descend([state[rows] for state in states[1:-1]], 1, gradient):
+        for layer in range(n_layers, 0, -1):
             slopes = downstream.slopes(downstream.decoder.block(layer), states[layer - 1][rows], gradient)
             if not all(bool(np.isfinite(one).all()) for one in slopes):
                 break
