@@ -53,6 +53,15 @@ def test_a_model_worse_than_word_counts_is_told_apart_from_a_broken_one() -> Non
     assert "guessing all tokens alike" not in words
 
 
+@pytest.mark.parametrize("trained", [11.5, 8.0])
+def test_a_layer_that_its_gap_names_is_named_however_high_the_loss(trained: float) -> None:
+    for named, told in (((3,), True), ((), False)):
+        repair = RepairInfo("cheap", (1,) * 4, 9.5, named)
+        words = advise(network(trained=trained), BASELINES, BEST, rows(0.1, 0.2, 0.9, 0.2), repair)
+        assert (" Look at layer 3, whose repair alone gains 0.9000" in words) == told
+        assert ("repair" in words) == told
+
+
 def test_the_head_is_told_apart_from_the_layers() -> None:
     assert "head alone gains 0.1000" in advise(network(head=0.1), BASELINES, BEST)
     assert "loses 0.1000" in advise(network(head=-0.1), BASELINES, BEST)

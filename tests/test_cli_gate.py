@@ -186,6 +186,12 @@ def test_a_baseline_of_other_settings_is_found_before_the_audit(command: Command
     assert "seed is 0 in the base, 4 in the new" in done.err
 
 
+def test_a_rule_about_repairs_without_any_is_found_before_the_audit(command: Command) -> None:
+    done = command("run", "c", "--fail-over", "layer.repair_gap=1", mode="bug")
+    assert (done.code, done.out) == (2, "")
+    assert "a rule is about layer.repair_gap: that needs --repair" in done.err
+
+
 def test_the_file_demands_and_excuses(command: Command, saved: Path, tmp_path: Path) -> None:
     shutil.copy(saved / "base.json", tmp_path)
     toml = tmp_path / "peelaudit.toml"

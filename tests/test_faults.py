@@ -9,7 +9,8 @@ import torch
 
 from peelaudit.decoder import Block
 from peelaudit.faults import damaged
-from peelaudit.records import FaultKind
+from peelaudit.lowbit.constraints import Ternary
+from peelaudit.records import FaultKind, ScaleLayout
 from tests.networks import Network
 
 Opener = Callable[..., Network]
@@ -61,6 +62,13 @@ def test_each_fault_touches_what_it_names(network: Opener, family: str) -> None:
     assert 1 < len(moved) <= 8
     assert moved[0] // 8 == moved[-1] // 8
     assert torch.equal(scrambled[names[0]].flatten().sort().values, old[names[0]].flatten().sort().values)
+
+
+def test_one_bit_of_ternary_weights_has_no_zeros(network: Opener) -> None:
+    block = network("llama", bits=Ternary(ScaleLayout.TENSOR)).decoder.block(1)
+    assert all(bool((weight == 0).any()) for weight in matrices(block).values())
+    for weight in matrices(damaged(block, FaultKind.ONE_BIT, heads=4, seed=5)).values():
+        assert len(weight.abs().unique()) == 1
 
 
 def test_rolling_back_takes_another_checkpoint(network: Opener) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from peelaudit.cli import main
 from peelaudit.exports.json import dump, load
@@ -89,8 +90,9 @@ def test_the_damaged_layer_of_a_fixture_comes_first(capsys: pytest.CaptureFixtur
         (["--faults", "rolled-back"], "rolled-back: that needs --earlier"),
         (["--redraws", "-1"], "--redraws is '-1'"),
         (["--redraws", "99999999999"], "--redraws is '99999999999'"),
+        (["--redraws", "0000000000000099999"], "--redraws is '0000000000000099999'"),
         (["--layers", "0"], "[0] names no layers"),
-        (["--layers", "9"], "--layers names none of the 4 layers"),
+        (["--layers", "2,9"], "--layers has 9: the network has 4 layers"),
         (["--earlier", str(FIXTURES / "llama")], "not a checkpoint of the same network"),
         (["--format", "html"], "--format is 'html'"),
     ],
@@ -98,6 +100,40 @@ def test_the_damaged_layer_of_a_fixture_comes_first(capsys: pytest.CaptureFixtur
 def test_mistakes_are_sentences(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", NANOGPT, *flags, *SMALL]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_an_earlier_checkpoint_has_the_same_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = torch.load(FIXTURES / "nanogpt" / "ckpt-000600.pt", weights_only=True)
+    other["model_args"]["n_head"] *= 2
+    torch.save(other, tmp_path / "other.pt")
+    assert main(["selftest", NANOGPT, "--earlier", str(tmp_path / "other.pt"), *SMALL]) == 2
+    assert "not a checkpoint of the same network" in capsys.readouterr().err
+
+
+def test_repairs_are_off_wherever_that_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = ["--faults", "noised", "--layers", "2", "--redraws", "0", "--no-references", "-f", "json", *SMALL]
+    scores = []
+    for value in ("off", ""):
+        monkeypatch.setenv("PEELAUDIT_REPAIR", value)
+        assert main(["selftest", NANOGPT, *wish]) == 0
+        scores.append(dict(load(capsys.readouterr().out, Selftest).faults[0].ranks))
+    assert Score.REPAIR not in scores[0]
+    assert Score.REPAIR in scores[1]
+
+
+def test_what_changes_nothing_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    """One bit for the weights of a binary network."""
+    wish = ["--faults", "one-bit,noised", "--layers", "2", "--redraws", "0", "--repair", "off", "--no-references"]
+    assert main(["selftest", str(FIXTURES / "llama-binary"), *wish, "-f", "json", *SMALL]) == 0
+    assert [fault.kind for fault in load(capsys.readouterr().out, Selftest).faults] == [FaultKind.NOISED]
+
+
+def test_the_last_seed_has_a_next(capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ["--faults", "none", "--redraws", "1", "--repair", "off", "--seed", str(2**32 - 1)]
+    assert main(["selftest", NANOGPT, *wish, *SMALL]) == 0
+    assert "of 2 draws" in capsys.readouterr().out
 
 
 def test_json_has_the_records_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,19 +101,20 @@ def advise(
         layers: all of its layers' rows.
         repair: how blocks were repaired, if they were.
     """
-    looks = _on_looks(layers)
+    looks, on_repair = _on_looks(layers), "" if repair is None else _on_repair(repair, layers)
+    told = f" {on_repair}" if repair is not None and repair.named else ""
     trained, uniform, unigram = network.held_out.trained_loss, baselines.uniform, baselines.unigram
     if trained.low > uniform:
         return (
             f"This checkpoint is broken or untrained, or not made for this tokenizer: its loss of {trained.value:.2f} "
-            f"is worse than guessing all tokens alike ({uniform:.2f}). Check the file before anything else.{looks}"
+            f"is worse than guessing all tokens alike ({uniform:.2f}). Check the file before anything else."
+            f"{looks}{told}"
         )
     if trained.low > unigram.high:
         return (
             f"The network predicts this text worse ({trained.value:.2f}) than token frequencies alone do "
-            f"({unigram.value:.2f}): it is untrained, damaged, or the tokenizer or text isn't its own.{looks}"
+            f"({unigram.value:.2f}): it is untrained, damaged, or the tokenizer or text isn't its own.{looks}{told}"
         )
-    on_repair = "" if repair is None else _on_repair(repair, layers)
     return " ".join(filter(None, (_on_layers(network, best) + looks, *_on_head(network), on_repair)))
 
 

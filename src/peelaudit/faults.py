@@ -47,7 +47,7 @@ def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: flo
             for linear in copy.linears().values():
                 weight = _weight(linear)
                 inputs = 1 if isinstance(linear, nn.Linear) else 0
-                _set(linear, weight.sign() * weight.abs().mean(dim=inputs, keepdim=True))
+                _set(linear, torch.where(weight < 0, -1.0, 1.0).to(weight) * weight.abs().mean(inputs, keepdim=True))
         case FaultKind.HEAD_SCRAMBLED:
             _scramble(attention, heads, generator)
         case FaultKind.ROLLED_BACK:

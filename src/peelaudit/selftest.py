@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from peelaudit.auditing import Prepared, held_decoder, prepared
-from peelaudit.checkpoints import open_checkpoint
+from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.config import AuditConfig
 from peelaudit.decoder import Block, Decoder
 from peelaudit.errors import ConfigError
@@ -38,6 +38,9 @@ from peelaudit.solvers.moments import accumulation_dtype
 
 __all__ = ["Plan", "selftest"]
 
+_SEEDS = 2**32
+"""How many seeds a generator has."""
+
 Scores = Mapping[Score, NDArray[np.float64]]
 
 
@@ -50,17 +53,14 @@ class Plan:
         layers: that are damaged; None for all.
         redraws: of the text, on the undamaged network.
         earlier: an earlier checkpoint of the same run.
-        repairs: whether blocks are repaired; without, a deep network takes a fraction of the time, and has no repair
-            gaps.
-        references: whether references are fitted; without, it takes a fraction of the time again, and there are no
-            depth gaps and projection errors. What is named needs none.
+        references: whether references are fitted; without, a deep network takes a fraction of the time, and there are
+            no depth gaps and projection errors. What is named needs none.
     """
 
     kinds: tuple[FaultKind, ...]
     layers: Selector | None = None
     redraws: int = 10
     earlier: Path | None = None
-    repairs: bool = True
     references: bool = True
 
 
@@ -68,19 +68,18 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
     """Audit the checkpoint with one fault after another.
 
     The references are those of the schedule `final` alone, and the readout is the model's own: the other figures need
-    no more. `repair` is `thorough` unless the settings say `cheap`.
+    no more.
 
     Raises:
         PeelauditError: as `audit_config`.
     """
-    mode = "thorough" if config.repair == "off" else config.repair
-    repair = mode if plan.repairs else "off"
-    config = dataclasses.replace(config, schedules=("final",), readout="own", repair=repair)
+    config = dataclasses.replace(config, schedules=("final",), readout="own")
     with prepared(config) as audit, ExitStack() as stack:
         bench = _Bench(audit)
-        chosen = [k for k in range(1, bench.decoder.n_layers + 1) if plan.layers is None or k in plan.layers]
-        if not chosen:
-            raise ConfigError(f"--layers names none of the {bench.decoder.n_layers} layers")
+        n_layers = bench.decoder.n_layers
+        if plan.layers is not None and (missing := plan.layers.beyond(n_layers)):
+            raise ConfigError(f"--layers has {', '.join(missing)}: the network has {n_layers} layers")
+        chosen = [layer for layer in range(1, n_layers + 1) if plan.layers is None or layer in plan.layers]
         earlier = None if plan.earlier is None else bench.decoder_of(plan.earlier, stack)
         if plan.kinds:
             progress.stage("planted faults", len(plan.kinds) * len(chosen))
@@ -88,13 +87,14 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
         faults = []
         for kind in plan.kinds:
             for layer in chosen:
-                faults.append(bench.planted(kind, layer, healthy.loss, earlier, references=plan.references))
+                if (block := bench.damaged(kind, layer, earlier)) is not None:
+                    faults.append(bench.planted(kind, block, healthy.loss, references=plan.references))
                 progress.advance()
         undamaged = [healthy.naming.named]
         info, data = audit.checkpoint.info, audit.calibration.info
     progress.stage("draws of the text", plan.redraws)
     for draw in range(plan.redraws):
-        with prepared(dataclasses.replace(config, seed=config.seed + 1 + draw)) as audit:
+        with prepared(dataclasses.replace(config, seed=(config.seed + 1 + draw) % _SEEDS)) as audit:
             again = _Bench(audit)
             undamaged.append(again.audit(again.decoder).naming.named)
         progress.advance()
@@ -121,21 +121,22 @@ class _Bench:
     def decoder_of(self, path: Path, stack: ExitStack) -> Decoder:
         """Another checkpoint's network, open as long as `stack`. Raises ConfigError where it isn't alike."""
         checkpoint = stack.enter_context(open_checkpoint(path, config=self._config.config))
-        info = checkpoint.info
-        if (info.family, info.layers, info.width) != (self._info.family, self._info.layers, self._info.width):
+        if _shape(checkpoint) != _shape(self._audit.checkpoint):
             raise ConfigError(f"--earlier is {path}: not a checkpoint of the same network")
         return _decoder(dataclasses.replace(self._audit, checkpoint=checkpoint))
 
-    def planted(
-        self, kind: FaultKind, layer: int, loss: float, earlier: Decoder | None, *, references: bool
-    ) -> FaultResult:
-        """What the audit makes of a fault; `loss` is the undamaged network's."""
+    def damaged(self, kind: FaultKind, layer: int, earlier: Decoder | None) -> Block | None:
+        """The block with a fault; None where that changes nothing, such as one bit for what has no more."""
+        healthy = self.decoder.block(layer)
         if kind is FaultKind.ROLLED_BACK and earlier is not None:
             block = earlier.block(layer)
         else:
-            seed = self._config.seed + layer
-            block = damaged(self.decoder.block(layer), kind, heads=self._info.heads, seed=seed)
-        decoder = self.decoder.replacing(block)
+            block = damaged(healthy, kind, heads=self._info.heads, seed=self._config.seed + layer)
+        return None if _alike(block, healthy) else block
+
+    def planted(self, kind: FaultKind, block: Block, loss: float, *, references: bool) -> FaultResult:
+        """What the audit makes of a fault; `loss` is the undamaged network's."""
+        layer, decoder = block.layer, self.decoder.replacing(block)
         audit = self.audit(decoder, references=references)
         ranks = tuple((str(score), _rank(values, layer)) for score, values in self._scores(decoder, audit).items())
         return FaultResult(kind, layer, audit.loss - loss, ranks, audit.naming.named)
@@ -185,9 +186,21 @@ class _Bench:
             )
 
 
+def _shape(checkpoint: Checkpoint) -> tuple[object, ...]:
+    """What two checkpoints of one run have in common."""
+    info = checkpoint.info
+    return info.family, info.layers, info.width, info.heads, info.kv_heads, info.mlp_width, info.vocabulary
+
+
 def _decoder(audit: Prepared) -> Decoder:
     decoder, _ = held_decoder(audit, Grids(audit.checkpoint))
     return decoder
+
+
+def _alike(one: Block, other: Block) -> bool:
+    """Whether the weights are the same but for rounding."""
+    mine, theirs = one.present(), other.present()
+    return all(torch.allclose(tensor, theirs[name]) for name, tensor in mine.items())
 
 
 def _norm(block: Block) -> float:

@@ -62,7 +62,14 @@ class Gate:
             self._baseline = read_report(policy.baseline)
 
     def foresee(self, config: AuditConfig) -> None:
-        """Raise IncomparableReports now rather than after an hour's audit, if the baseline has other settings."""
+        """Say now rather than after an hour's audit what can't be judged then.
+
+        Raises:
+            ConfigError: a rule is about repair gaps, and no block is to be repaired.
+            IncomparableReports: the baseline has other settings.
+        """
+        if config.repair == "off" and any(rule.metric == "repair_gap" for rule in self.policy.fail_over):
+            raise ConfigError("a rule is about layer.repair_gap: that needs --repair cheap or thorough")
         if self._baseline is None:
             return
         from peelaudit.pairing import check_settings

@@ -49,9 +49,10 @@ class Wish:
 
     def draws(self) -> int:
         """How many draws of the text. Raises ConfigError."""
-        if not self.redraws.isascii() or not self.redraws.isdigit() or int(self.redraws[:9]) > _MOST_REDRAWS:
+        digits = self.redraws.lstrip("0") or "0"
+        if not self.redraws.isascii() or not self.redraws.isdigit() or int(digits[:9]) > _MOST_REDRAWS:
             raise ConfigError(f"--redraws is {self.redraws!r}: expected a number from 0 to {_MOST_REDRAWS}")
-        return int(self.redraws)
+        return int(digits)
 
     def selector(self) -> Selector | None:
         """The layers to damage. Raises ConfigError."""
@@ -64,7 +65,8 @@ def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str,
     with collecting(problems):
         form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
     with collecting(problems):
-        config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd())
+        defaults = {"repair": "thorough"}
+        config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd(), defaults=defaults)
     with collecting(problems):
         kinds = wish.kinds()
     with collecting(problems):
@@ -78,7 +80,7 @@ def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str,
         from peelaudit.selftest import Plan, selftest
 
         earlier = None if wish.earlier is None else Path(wish.earlier)
-        plan = Plan(kinds, layers, redraws, earlier, repairs=flags.get("repair") != "off", references=wish.references)
+        plan = Plan(kinds, layers, redraws, earlier, references=wish.references)
         result = selftest(config, plan, progress=progress)
     if form is Format.JSON:
         from peelaudit.exports.json import dump

@@ -50,6 +50,7 @@ def resolve(
     *,
     environ: Mapping[str, str],
     directory: Path,
+    defaults: Mapping[str, object] | None = None,
 ) -> AuditConfig:
     """The settings of a run on `checkpoint`.
 
@@ -58,6 +59,7 @@ def resolve(
         flags: values by setting; None, or no value, where the flag wasn't given.
         environ: the environment's variables.
         directory: where the search for a TOML file starts.
+        defaults: of settings that are given nowhere, where a command has others than `AuditConfig`.
 
     Raises:
         ConfigError: with every mistake in `problems`, each with its flag, file and key, or variable.
@@ -65,7 +67,7 @@ def resolve(
     layers = _layers(SETTINGS, None, flags, environ, directory)
     if not checkpoint:
         layers.problems.append("the checkpoint's path is empty")
-    return layers.build(AuditConfig, checkpoint=checkpoint)
+    return layers.build(AuditConfig, checkpoint=checkpoint, **(defaults or {}))
 
 
 def resolve_gate(

@@ -101,13 +101,13 @@ class Layers:
         self._origins[name] = origin
 
     def build(self, make: Callable[..., T], **others: object) -> T:
-        """`make` of the values that were read.
+        """`make` of the values that were read, and of `others` where none was.
 
         Raises:
             ConfigError: for every problem: those found so far, and those of the settings that could be read.
         """
         try:
-            made = make(**others, **self.values)
+            made = make(**{**others, **self.values})
         except ConfigError as error:
             self.problems += [self._with_origin(problem) for problem in error.problems]
         if self.problems:
