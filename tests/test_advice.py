@@ -122,7 +122,7 @@ def test_the_layers_that_stand_out_are_named(named: tuple[int, ...], gaps: tuple
 def test_one_step_of_low_bit_blocks_is_told_and_nothing_made_of_it() -> None:
     repair = RepairInfo("cheap", (1, 1, 1), 9.5, (), judged=False)
     words = advise(network(), BASELINES, BEST, rows(0.1, 0.2, 0.3), repair)
-    assert "By one step each, repaired alone, they gain 0.1000 to 0.3000 nats/token; that tells no low-bit" in words
+    assert "Repaired alone, they gain 0.1000 to 0.3000 nats/token; that tells no layer from another" in words
     assert "stands out" not in words
 
 

@@ -13,6 +13,8 @@ import torch
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.decoder import FAMILIES, Decoder
 from peelaudit.errors import UnsupportedCheckpoint
+from peelaudit.lowbit.constraints import Integer
+from peelaudit.records import ScaleLayout, ZeroPoint
 from tests.checkpoints import models
 from tests.networks import Network
 
@@ -179,3 +181,14 @@ def test_a_nanogpt_has_no_biases_to_train(nanogpt: Network) -> None:
     block = nanogpt.decoder.block(1)
     assert block.biased == (False, False)
     assert all(parameter.any() for parameter in block.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_low_bit_weights_stay_what_they_are_in_half_precision(network: Opener, family: str, dtype: torch.dtype) -> None:
+    bits = Integer(ScaleLayout.GROUP, 8, 4, ZeroPoint.INTEGER)
+    block = network(family, bits=bits, dtype=dtype).decoder.block(1)
+    weights = dict(block.module.named_parameters())
+    for copied in (block.rounded(block.scales()), block.copy().rounded(block.copy().scales())):
+        for name in block.held:
+            torch.testing.assert_close(copied.module.get_parameter(name), weights[name], rtol=1e-3, atol=1e-4)

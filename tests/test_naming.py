@@ -98,3 +98,22 @@ def test_few_layers_are_judged_without_a_spread(n_layers: int) -> None:
     naming = name_layers(examined({}, {}, n_layers), "off")
     assert naming.named == ()
     assert naming.suspicion.shape == (n_layers,)
+
+
+@pytest.mark.parametrize(("clusters", "named"), [(7, ()), (8, (3,))])
+def test_few_clusters_name_no_layer_and_rank_them(clusters: int, named: tuple[int, ...]) -> None:
+    splits = {"fit": np.arange(3), "select": np.arange(3), "held_out": np.arange(40) % clusters}
+    panel = Panel.of(splits, positions=11, resamples=500, seed=0)  # type: ignore[arg-type]
+    for bulk, scale in (({3: 0.8}, {}), ({}, {3: -0.8})):
+        naming = name_layers(dataclasses.replace(examined(bulk, scale), panel=panel), "off")
+        assert naming.named == named
+        assert np.argmax(naming.suspicion) == 2
+    flat = dataclasses.replace(examined({}, {}), panel=panel)
+    repairs = RepairLosses(
+        tuple(losses(2.0 if layer == 3 else 0.1, layer) for layer in range(1, N + 1)), (1,) * N, 9.0, low_bit=False
+    )
+    naming = name_layers(dataclasses.replace(flat, repairs=repairs), "thorough")
+    assert naming.named == named
+    assert naming.repair is not None
+    assert naming.repair.judged == bool(named)
+    assert np.argmax(naming.suspicion) == 2

@@ -123,6 +123,14 @@ def test_repairs_are_off_wherever_that_is_said(
     assert Score.REPAIR in scores[1]
 
 
+def test_too_little_text_to_name_a_layer_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ["--faults", "none", "--redraws", "0", "--repair", "off", "--seq-len", "128", "-q"]
+    words = "no layer is named by its slopes or its repair gap: 2 held-out documents are too few"
+    for tokens, told in (("1024", True), ("4096", False)):
+        assert main(["selftest", NANOGPT, *wish, "--tokens", tokens]) == 0
+        assert (words in " ".join(capsys.readouterr().out.split())) == told
+
+
 def test_what_changes_nothing_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
     """One bit for the weights of a binary network."""
     wish = ["--faults", "one-bit,noised", "--layers", "2", "--redraws", "0", "--repair", "off", "--no-references"]

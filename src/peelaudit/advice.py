@@ -143,7 +143,10 @@ def _on_repair(repair: RepairInfo, layers: Sequence[LayerRow]) -> str:
             return f"{none} gains anything by its repair alone that this text can tell."
         gains = f"repaired alone, they gain {min(rest):.4f} to {max(rest):.4f} nats/token"
         if not repair.judged:
-            return f"By one step each, {gains}; that tells no low-bit layer from another, --repair thorough may."
+            return (
+                f"{gains.capitalize()}; that tells no layer from another where low-bit blocks take one step "
+                "(--repair thorough may tell), or where little text is held out."
+            )
         return f"{none} stands out: {gains}."
     words = " and ".join(f"layer {layer}, whose repair alone gains {_nats(gaps[layer])}" for layer in repair.named)
     return f"Look at {words}; that of the others gains {min(rest):.4f} to {max(rest):.4f}."

@@ -25,6 +25,7 @@ from peelaudit.errors import ConfigError, OutputError
 from peelaudit.hidden_states import StateStore
 from peelaudit.lowbit import Grids
 from peelaudit.measuring import measure
+from peelaudit.naming import naming_warnings
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
 from peelaudit.repair import Repair
@@ -119,6 +120,7 @@ def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> Audi
         warnings=(
             *calibration.warnings,
             *calibration_warnings(calibration.info, measured.unknowns),
+            *naming_warnings(calibration.info),
             *checkpoint.notes,
             *bits_warnings(low_bit),
         ),

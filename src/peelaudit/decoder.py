@@ -117,10 +117,12 @@ class Block:
         arguments: tuple[tuple[Any, ...], dict[str, Any]],
         absent: frozenset[str] = frozenset(),
         held: Mapping[str, Held] = NOTHING_HELD,
+        scales: Mapping[str, Scales] | None = None,
     ) -> None:
         self.layer = layer
         self.module = module
         self.held = held
+        self._scales = scales
         self.writers = tuple(module.get_submodule(writer.path) for writer in (family.attention, family.mlp))
         self.norms = tuple(
             None if writer.norm is None else module.get_submodule(writer.norm)
@@ -168,16 +170,21 @@ class Block:
     def copy(self) -> Block:
         """The same block with weights of its own."""
         module = copy.deepcopy(self.module)
-        return Block(self.layer, module, self._family, self._arguments, self._absent, self.held)
+        return Block(self.layer, module, self._family, self._arguments, self._absent, self.held, self._scales)
 
     def unconstrained(self) -> Block:
         """The same block, its weights shared, whose references may be floats."""
         return Block(self.layer, self.module, self._family, self._arguments, self._absent)
 
     def scales(self) -> dict[str, Scales]:
-        """Those of the low-bit parameters, which are of their sets."""
+        """Those of the low-bit parameters, which are of their sets.
+
+        They were read before the weights were rounded to float16 or bfloat16: what that moves them by is as large as
+        some grids' steps.
+        """
         parameters = dict(self.module.named_parameters())
-        return {name: held.scales(parameters[name]) for name, held in self.held.items()}
+        known = {} if self._scales is None else self._scales
+        return {name: known.get(name) or held.scales(parameters[name]) for name, held in self.held.items()}
 
     @torch.no_grad()
     def rounded(self, scales: Mapping[str, Scales] | None = None) -> Block:
@@ -187,9 +194,18 @@ class Block:
         copied = self.copy()
         copied.module.requires_grad_(requires_grad=False)
         parameters = dict(copied.module.named_parameters())
+        new = {}
         for name, held in self.held.items():
             weight = parameters[name]
-            weight.copy_(held.quantise(weight) if scales is None else held.rounded(weight, scales[name]))
+            if scales is not None:
+                weight.copy_(held.rounded(weight, scales[name]))
+                new[name] = scales[name]
+            elif not held.holds(weight):
+                rounded = held.quantise(_wide(weight))
+                weight.copy_(rounded)
+                new[name] = held.scales(rounded)
+        if self._scales is not None:
+            copied._scales = {**self._scales, **new}
         return copied
 
     def writer_held(self, index: int) -> Held | None:
@@ -290,15 +306,17 @@ class Decoder:
         module = copy.deepcopy(self._blueprints[layer - 1])
         prefix = f"{self.family.blocks}.{layer - 1}."
         held = self._held(module, prefix)
-        weights = {}
+        weights, scales = {}, {}
         for name in module.state_dict():
             weight = self._checkpoint.tensor(prefix + name)
             weight = held[name].quantise(weight.float()) if self._rounding and name in held else weight
             weights[name] = weight.to(device=self.device, dtype=self.dtype)
+            if name in held and self.dtype in (torch.float16, torch.bfloat16):
+                scales[name] = held[name].scales(_wide(weight).to(self.device))
         module.load_state_dict(weights, strict=True, assign=True)
         module.requires_grad_(requires_grad=False).eval()
         absent = frozenset(name for name in weights if prefix + name in self._checkpoint.absent)
-        return Block(layer, module, self.family, self._arguments[layer - 1], absent, held)
+        return Block(layer, module, self.family, self._arguments[layer - 1], absent, held, scales or None)
 
     def _held(self, module: nn.Module, prefix: str) -> dict[str, Held]:
         """The block's low-bit parameters."""
@@ -308,6 +326,11 @@ class Decoder:
                 owner = module.get_submodule(name.rpartition(".")[0])
                 held[name] = Held(constraint, transposed=not isinstance(owner, nn.Linear))
         return held
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """In float32 at least."""
+    return weight if weight.dtype == torch.float64 else weight.float()
 
 
 def family_of(checkpoint: Checkpoint) -> Family:

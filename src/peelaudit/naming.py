@@ -10,11 +10,11 @@ import numpy as np
 
 from peelaudit.bounds import Losses
 from peelaudit.measuring import Examination
-from peelaudit.outliers import BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
-from peelaudit.records import Estimate, RepairInfo, Symptom, named_layers
+from peelaudit.outliers import FEWEST_CLUSTERS, BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
+from peelaudit.records import DataInfo, Estimate, RepairInfo, Symptom, named_layers
 from peelaudit.symptoms import symptoms
 
-__all__ = ["Naming", "name_layers"]
+__all__ = ["Naming", "name_layers", "naming_warnings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,18 @@ def name_layers(examined: Examination, mode: str) -> Naming:
         repair=repair,
         suspicion=_suspects_first(np.max(suspicions, axis=0) if suspicions else np.zeros(len(looks)), suspects),
     )
+
+
+def naming_warnings(data: DataInfo) -> tuple[str, ...]:
+    """Whether the held-out text is too little to name a layer by its figures."""
+    clusters = data.held_out.clusters
+    if clusters >= FEWEST_CLUSTERS:
+        return ()
+    words = (
+        f"no layer is named by its slopes or its repair gap: {clusters} held-out {data.unit}s are too few to tell what "
+        f"is chance; {FEWEST_CLUSTERS} would do"
+    )
+    return (words,)
 
 
 def _yardsticks(examined: Examination) -> tuple[BulkSlopes, ScaleSlopes] | None:

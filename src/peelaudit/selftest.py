@@ -28,7 +28,7 @@ from peelaudit.faults import damaged
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
 from peelaudit.lowbit import Grids
 from peelaudit.measuring import examine, measure
-from peelaudit.naming import Naming, name_layers
+from peelaudit.naming import Naming, name_layers, naming_warnings
 from peelaudit.policy import Selector
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
@@ -92,13 +92,16 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
                 progress.advance()
         undamaged = [healthy.naming.named]
         info, data = audit.checkpoint.info, audit.calibration.info
+        warnings = (*audit.calibration.warnings, *naming_warnings(data))
     progress.stage("draws of the text", plan.redraws)
     for draw in range(plan.redraws):
         with prepared(dataclasses.replace(config, seed=(config.seed + 1 + draw) % _SEEDS)) as audit:
             again = _Bench(audit)
             undamaged.append(again.audit(again.decoder).naming.named)
         progress.advance()
-    return Selftest(info.path, data.source, data.fit.tokens, info.layers, healthy.loss, tuple(faults), tuple(undamaged))
+    return Selftest(
+        info.path, data.source, data.fit.tokens, info.layers, healthy.loss, tuple(faults), tuple(undamaged), warnings
+    )
 
 
 class _Audit(NamedTuple):

@@ -37,6 +37,15 @@ def test_a_map_that_no_gradient_reaches_is_left_as_it_is() -> None:
     assert not curvature.direction().any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rows_make_whole_moments(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (200 + torch.randn(400, 30, generator=generator)).to(dtype)
+    g = (1e-4 * torch.randn(400, 3, generator=generator)).to(dtype)
+    wide = factors(x.float(), g.float(), biased=True).curvature().direction()
+    torch.testing.assert_close(factors(x, g, biased=True).curvature().direction(), wide)
+
+
 def test_what_is_not_finite_is_refused() -> None:
     with pytest.raises(NonFiniteResult, match="curvature"):
         factors(torch.full((4, 2), torch.nan), torch.ones(4, 3), biased=False).curvature()

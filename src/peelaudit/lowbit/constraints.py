@@ -233,6 +233,10 @@ class Held:
         """Those of a parameter that is of the set."""
         return self.constraint.read(self.matrix(weight.detach()))
 
+    def holds(self, weight: Tensor) -> bool:
+        """Whether the parameter is of the set, within rounding."""
+        return self.constraint.holds(self.matrix(weight))
+
     def rounded(self, weight: Tensor, scales: Scales) -> Tensor:
         """The parameter rounded to the set with these scales, or with its own where all of these are 0."""
         matrix = self.matrix(weight)
@@ -242,8 +246,9 @@ class Held:
 
     def quantise(self, weight: Tensor) -> Tensor:
         """The parameter rounded to the set with scales of its own, unless it is of the set already."""
-        matrix = self.matrix(weight)
-        return weight if self.constraint.holds(matrix) else self.matrix(self.constraint.quantise(matrix)).contiguous()
+        if self.holds(weight):
+            return weight
+        return self.matrix(self.constraint.quantise(self.matrix(weight))).contiguous()
 
 
 def constraint_of(grid: Grid) -> Constraint:

@@ -285,7 +285,7 @@ class RepairInfo:
 
     `steps` are those that each block's repair took, `passes` the cost of all in forward passes over the calibration
     tokens. `named` are the layers whose gap stands out from the others', the largest first. `judged` says whether any
-    could be: one step doesn't tell low-bit layers apart.
+    could be: one step doesn't tell low-bit layers apart, and little text none.
     """
 
     mode: str

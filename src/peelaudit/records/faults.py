@@ -71,7 +71,8 @@ class Selftest:
     """What the audit sees of planted faults on this checkpoint with this text.
 
     `loss` is the undamaged network's on *held-out*, nats/token. `undamaged` are the layers that were named without any
-    fault, for each draw of the text; the first is the draw that the faults were audited on.
+    fault, for each draw of the text; the first is the draw that the faults were audited on. `warnings` are those of the
+    first draw's text.
     """
 
     checkpoint: str
@@ -81,3 +82,4 @@ class Selftest:
     loss: float
     faults: tuple[FaultResult, ...]
     undamaged: tuple[tuple[int, ...], ...]
+    warnings: tuple[str, ...] = ()

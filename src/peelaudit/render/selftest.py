@@ -34,6 +34,9 @@ def _parts(result: Selftest) -> Iterator[RenderableType]:
     subject = f"{result.layers} layers, held-out loss {number(result.loss)} nats/token"
     text = f"{result.source}, {count(result.fit_tokens)} fit tokens"
     yield pairs((("checkpoint", prose(result.checkpoint)), ("", prose(subject)), ("data", prose(text))))
+    if result.warnings:
+        yield ""
+        yield from (prose("! ", warning) for warning in result.warnings)
     if result.faults:
         yield from _places(result)
     yield heading("What the audit names")
