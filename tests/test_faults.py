@@ -67,8 +67,12 @@ def test_each_fault_touches_what_it_names(network: Opener, family: str) -> None:
 def test_one_bit_of_ternary_weights_has_no_zeros(network: Opener) -> None:
     block = network("llama", bits=Ternary(ScaleLayout.TENSOR)).decoder.block(1)
     assert all(bool((weight == 0).any()) for weight in matrices(block).values())
-    for weight in matrices(damaged(block, FaultKind.ONE_BIT, heads=4, seed=5)).values():
+    old = matrices(block)
+    for path, weight in matrices(damaged(block, FaultKind.ONE_BIT, heads=4, seed=5)).items():
         assert len(weight.abs().unique()) == 1
+        zeros = old[path] == 0
+        assert torch.equal(weight.sign()[~zeros], old[path].sign()[~zeros])
+        assert 0.3 < float((weight[zeros] > 0).double().mean()) < 0.7
 
 
 def test_rolling_back_takes_another_checkpoint(network: Opener) -> None:

@@ -47,7 +47,9 @@ def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: flo
             for linear in copy.linears().values():
                 weight = _weight(linear)
                 inputs = 1 if isinstance(linear, nn.Linear) else 0
-                _set(linear, torch.where(weight < 0, -1.0, 1.0).to(weight) * weight.abs().mean(inputs, keepdim=True))
+                # A zero, of which ternary weights are full, has no sign to keep.
+                signs = torch.where(weight == 0, _normal(weight, generator).sign(), weight.sign())
+                _set(linear, signs * weight.abs().mean(dim=inputs, keepdim=True))
         case FaultKind.HEAD_SCRAMBLED:
             _scramble(attention, heads, generator)
         case FaultKind.ROLLED_BACK:
