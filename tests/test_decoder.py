@@ -13,8 +13,9 @@ import torch
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.decoder import FAMILIES, Decoder
 from peelaudit.errors import UnsupportedCheckpoint
-from peelaudit.lowbit.constraints import Integer
-from peelaudit.records import ScaleLayout, ZeroPoint
+from peelaudit.faults import damaged
+from peelaudit.lowbit.constraints import Integer, Ternary
+from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from tests.checkpoints import models
 from tests.networks import Network
 
@@ -192,3 +193,14 @@ def test_low_bit_weights_stay_what_they_are_in_half_precision(network: Opener, f
     for copied in (block.rounded(block.scales()), block.copy().rounded(block.copy().scales())):
         for name in block.held:
             torch.testing.assert_close(copied.module.get_parameter(name), weights[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_fault_in_a_low_bit_block_has_its_own_scales(network: Opener, dtype: torch.dtype) -> None:
+    block = network("llama", bits=Ternary(ScaleLayout.TENSOR), dtype=dtype).decoder.block(1)
+    faulty = damaged(block, FaultKind.ONE_BIT, heads=4, seed=5)
+    again = faulty.rounded(faulty.scales())
+    for name in block.held:
+        weight = faulty.module.get_parameter(name)
+        torch.testing.assert_close(again.module.get_parameter(name), weight)
+        assert not torch.allclose(weight.abs().max(), block.module.get_parameter(name).abs().max(), rtol=0.05)

@@ -194,18 +194,19 @@ class Block:
         copied = self.copy()
         copied.module.requires_grad_(requires_grad=False)
         parameters = dict(copied.module.named_parameters())
-        new = {}
+        known = None if self._scales is None else dict(self._scales)
         for name, held in self.held.items():
             weight = parameters[name]
             if scales is not None:
-                weight.copy_(held.rounded(weight, scales[name]))
-                new[name] = scales[name]
-            elif not held.holds(weight):
-                rounded = held.quantise(_wide(weight))
-                weight.copy_(rounded)
-                new[name] = held.scales(rounded)
-        if self._scales is not None:
-            copied._scales = {**self._scales, **new}
+                rounded = held.rounded(weight, scales[name])
+            elif known is None:
+                rounded = held.quantise(weight)
+            else:
+                rounded = weight if held.fits(weight, known[name]) else held.quantise(weight.float())
+            if known is not None and rounded is not weight:
+                known[name] = held.scales(rounded) if scales is None else scales[name]
+            weight.copy_(rounded)
+        copied._scales = known
         return copied
 
     def writer_held(self, index: int) -> Held | None:
@@ -312,7 +313,7 @@ class Decoder:
             weight = held[name].quantise(weight.float()) if self._rounding and name in held else weight
             weights[name] = weight.to(device=self.device, dtype=self.dtype)
             if name in held and self.dtype in (torch.float16, torch.bfloat16):
-                scales[name] = held[name].scales(_wide(weight).to(self.device))
+                scales[name] = held[name].scales(weight.float().to(self.device))
         module.load_state_dict(weights, strict=True, assign=True)
         module.requires_grad_(requires_grad=False).eval()
         absent = frozenset(name for name in weights if prefix + name in self._checkpoint.absent)
@@ -326,11 +327,6 @@ class Decoder:
                 owner = module.get_submodule(name.rpartition(".")[0])
                 held[name] = Held(constraint, transposed=not isinstance(owner, nn.Linear))
         return held
-
-
-def _wide(weight: Tensor) -> Tensor:
-    """In float32 at least."""
-    return weight if weight.dtype == torch.float64 else weight.float()
 
 
 def family_of(checkpoint: Checkpoint) -> Family:

@@ -155,16 +155,7 @@ class Downstream:
         return BlockSlopes(scale, scale - ahead)
 
     def factors(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Factors]:
-        """The curvature factors of the block's maps, by path.
-
-        Args:
-            block: as it is.
-            inputs: of the block.
-            gradient: of the loss at its output; brought down to its input, in place.
-
-        Raises:
-            NonFiniteResult: the gradient holds NaN or Inf.
-        """
+        """The curvature factors of the block's maps, by path; for arguments and errors see `slopes`."""
         found = {
             path: Factors(*linear_size(linear), biased=block.has_bias(path), device=self.decoder.device)
             for path, linear in block.linears().items()

@@ -233,9 +233,10 @@ class Held:
         """Those of a parameter that is of the set."""
         return self.constraint.read(self.matrix(weight.detach()))
 
-    def holds(self, weight: Tensor) -> bool:
-        """Whether the parameter is of the set, within rounding."""
-        return self.constraint.holds(self.matrix(weight))
+    def fits(self, weight: Tensor, scales: Scales) -> bool:
+        """Whether the parameter is of the set with these scales, within rounding."""
+        slack = 2 * torch.finfo(weight.dtype).eps * weight.abs().max()
+        return bool(((self.rounded(weight, scales) - weight).abs() <= slack).all())
 
     def rounded(self, weight: Tensor, scales: Scales) -> Tensor:
         """The parameter rounded to the set with these scales, or with its own where all of these are 0."""
@@ -246,9 +247,8 @@ class Held:
 
     def quantise(self, weight: Tensor) -> Tensor:
         """The parameter rounded to the set with scales of its own, unless it is of the set already."""
-        if self.holds(weight):
-            return weight
-        return self.matrix(self.constraint.quantise(self.matrix(weight))).contiguous()
+        matrix = self.matrix(weight)
+        return weight if self.constraint.holds(matrix) else self.matrix(self.constraint.quantise(matrix)).contiguous()
 
 
 def constraint_of(grid: Grid) -> Constraint:

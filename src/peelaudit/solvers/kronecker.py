@@ -44,11 +44,6 @@ class Curvature:
         return -torch.cholesky_solve(self.scaled, _damped_factor(self.inputs, INPUT_DAMPING))
 
 
-def _at_least_float32(rows: Tensor) -> Tensor:
-    """In float16 sums of squares overflow; in bfloat16 a moment isn't positive definite any more."""
-    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
-
-
 def _damped_factor(moment: Tensor, damping: float) -> Tensor:
     """The Cholesky factor of a matrix of second moments plus `damping` times its mean eigenvalue."""
     damped = moment.clone()
@@ -60,7 +55,8 @@ def _damped_factor(moment: Tensor, damping: float) -> Tensor:
 class Factors:
     """X'X, G'G and X'G of one map, summed batch by batch in float64. A column of ones stands last for its bias.
 
-    The products are in float32 at least: next to the damping, what that rounds off is nothing.
+    The products are in float32 at least: next to the damping, what that rounds off is nothing. In float16 sums of
+    squares overflow, and in bfloat16 a moment isn't positive definite any more.
 
     Args:
         inputs: how many the map has.
@@ -79,7 +75,8 @@ class Factors:
 
     def add(self, inputs: Tensor, gradients: Tensor) -> None:
         """Rows of X, [tokens, inputs], and of G, [tokens, outputs]."""
-        inputs, gradients = (_at_least_float32(rows) for rows in (inputs, gradients))
+        dtype = torch.promote_types(inputs.dtype, torch.float32)
+        inputs, gradients = inputs.to(dtype), gradients.to(dtype)
         x = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1) if self.biased else inputs
         self._inputs += x.T @ x
         self._outputs += gradients.T @ gradients
