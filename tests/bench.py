@@ -26,8 +26,8 @@ from peelaudit.progress import SILENT, Progress
 from peelaudit.records import AuditReport, ScheduleResult
 from peelaudit.render.words import bits_words
 from peelaudit.schedules import PrefixNode
+from tests.places import FIXTURES
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 DEFAULT = [FIXTURES / name for name in ("nanogpt/ckpt.pt", "llama", "llama-ternary")]
 SOLVERS: tuple[SolverKind, ...] = get_args(SolverKind)
 

@@ -31,8 +31,8 @@ from peelaudit.compare import compare
 from peelaudit.gate import gate
 from peelaudit.policy import GatePolicy, parse_rule
 from peelaudit.records import AuditReport, Outcome
+from tests.places import NANOGPT
 
-NANOGPT = Path(__file__).resolve().parents[1] / "fixtures" / "nanogpt"
 LAYERS = (1, 2, 3, 4)
 STEPS = (1200, 600, 250, 100, 0)
 RULES = ("trained_loss=0", "trained_loss=0.001", "trained_loss=1%")

@@ -25,9 +25,9 @@ from peelaudit.pairing import Pairing
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.render import render_report
 from tests.checkpoints import models
+from tests.places import FIXTURES
 from tests.variants import with_row
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 SMALL: dict[str, Any] = {"tokens": 3072, "seq_len": 64, "resamples": 200}
 
 

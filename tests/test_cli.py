@@ -13,8 +13,8 @@ import pytest
 
 from peelaudit.exports import Format
 from peelaudit.exports.json import read_report
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("PEELAUDIT_")} | {
     "PYTHONPATH": str(ROOT)
 }

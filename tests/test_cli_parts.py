@@ -17,8 +17,7 @@ from peelaudit.errors import ConfigError
 from peelaudit.exports import Format
 from peelaudit.progress import SILENT
 from tests.checkpoints import models
-
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+from tests.places import FIXTURES
 
 
 class Terminal(io.StringIO):

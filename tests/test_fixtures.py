@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+from tests.places import FIXTURES
+
 NANOGPT = FIXTURES / "nanogpt"
 LLAMA = FIXTURES / "llama"
 LLAMAS = [LLAMA, *sorted(FIXTURES.glob("llama-*"))]

@@ -26,6 +26,7 @@ from peelaudit.cli import main
 from tests.checkpoints import models
 from tests.checkpoints.test_safetensors import GOOD, build, entry
 from tests.checkpoints.test_torch_files import replacing, rewrite, without
+from tests.places import NANOGPT
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -270,7 +271,7 @@ DATA: list[tuple[str, str, Make, str]] = [
 def test_data(
     suffix: str, make: Make, message: str, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data, meta = tmp_path / f"data{suffix}", Path(__file__).parents[1] / "fixtures/nanogpt/meta.pkl"
+    data, meta = tmp_path / f"data{suffix}", NANOGPT / "meta.pkl"
     make(data)
     error = refused(["run", str(llama), "--data", str(data), "--tokenizer", str(meta)], tmp_path, capfd)
     assert data.name in error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -12,8 +11,8 @@ from typer.testing import CliRunner
 from peelaudit import errors
 from peelaudit.cli.app import app
 from peelaudit.exports import Format
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = set(get_command(app).commands)
 FOREIGN = {"--array", "--gres", "--cpus-per-task"}  # sbatch's

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ from peelaudit.decoder import Decoder
 from peelaudit.errors import NonFiniteResult
 from peelaudit.hidden_states import Rows, StateStore, TokenRows, trained_states
 from peelaudit.readout import ReadoutFactory, token_losses
+from tests.places import FIXTURES
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 ROWS = Rows(slice(0, 24), slice(24, 32), slice(32, 44))
 
 

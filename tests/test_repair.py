@@ -23,9 +23,9 @@ from peelaudit.repair import Repair, Repairer, RepairMode, changed
 from peelaudit.repair_files import load_repair, repair_path, save_repair
 from peelaudit.stats import ClusterBootstrap
 from tests.networks import Network
+from tests.places import NANOGPT
 
 Opener = Callable[..., Network]
-NANOGPT = Path(__file__).parent.parent / "fixtures" / "nanogpt"
 
 
 def downstream(network: Network) -> Downstream:

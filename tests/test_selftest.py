@@ -13,8 +13,8 @@ from peelaudit.cli import main
 from peelaudit.exports.json import dump, load
 from peelaudit.records import FaultKind, FaultResult, Score, Selftest
 from peelaudit.render import render_selftest
+from tests.places import FIXTURES
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 NANOGPT = str(FIXTURES / "nanogpt" / "ckpt.pt")
 SMALL = ["--tokens", "4096", "--seq-len", "64", "--resamples", "200", "-q"]
 

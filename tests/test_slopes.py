@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +25,8 @@ from peelaudit.repair import changed
 from peelaudit.slopes import block_slopes
 from peelaudit.spectrum import leading
 from tests.networks import Network
+from tests.places import FIXTURES
 from tests.test_repair import downstream, loss_with
-
-FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 def bulk(weight: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,7 @@ from peelaudit.lowbit import Grids
 from peelaudit.records import FaultKind, LayerSigns, Symptom
 from peelaudit.symptoms import RANDOM, signs, spectral_excess, symptoms
 from tests.networks import Network
-
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+from tests.places import FIXTURES
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (300, 100), (100, 300), (2, 64), (64, 1)])

@@ -12,8 +12,8 @@ from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.config import AuditConfig
 from peelaudit.errors import CalibrationError
 from peelaudit.records import CheckpointInfo
+from tests.places import SHARED
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 CHARACTERS = "\n abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=.,<>|"
 
 

@@ -15,6 +15,7 @@ from peelaudit.calibration import Calibration
 from peelaudit.calibration.tokenization import Encoder, encode_document, find_tokenizer
 from peelaudit.errors import CalibrationError
 from tests.calibration.support import CHARACTERS, character_tokenizer, decode, load, refusal, shared
+from tests.places import ROOT
 
 TEXT = "\f".join(f"document {number} " + "abc def " * 20 for number in range(60))
 
@@ -180,7 +181,7 @@ def test_importing_and_reading_token_ids_needs_neither_torch_nor_transformers(tm
         f"load(Path({str(tmp_path)!r}), Path({str(tmp_path / 'a.npy')!r}))\n"
         "assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from peelaudit.errors import (
     UnsupportedCheckpoint,
 )
 from tests.checkpoints.models import CONFIGS, model, save
+from tests.places import SHARED
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
+MODELS = SHARED / "models"
 
 
 def assert_same(path: Path, state: dict[str, torch.Tensor], **options: Path) -> None:
@@ -354,9 +355,9 @@ def test_a_damaged_configuration_is_refused(llama: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["stories260K", "stories260K-broken", "bitllama-3M"])
 def test_real_models(name: str) -> None:
-    if not (SHARED / name).is_dir():
+    if not (MODELS / name).is_dir():
         pytest.skip(f"the real model {name} isn't at hand")
-    with open_checkpoint(SHARED / name) as checkpoint:
-        stored = load_file(SHARED / name / "model.safetensors")
+    with open_checkpoint(MODELS / name) as checkpoint:
+        stored = load_file(MODELS / name / "model.safetensors")
         assert all(torch.equal(checkpoint.tensor(key), tensor) for key, tensor in stored.items())
         checkpoint.check_weights()

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.places import ROOT
+
 NANOGPT = ROOT / "fixtures/nanogpt"
 COMMAND = [sys.executable, "-c", "import sys; from peelaudit.cli import main; sys.exit(main())"]
 QUICK = ("--tokens", "640", "--seq-len", "32", "--schedules", "direct;final", "--resamples", "100")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,8 +12,7 @@ from peelaudit.hidden_states import StateStore, TokenRows, trained_states
 from peelaudit.lowbit import Grids
 from peelaudit.solvers.closed_form import BlockRegression, squared_error
 from peelaudit.solvers.features import apply_change, feature_parts, split_change, writer_weights
-
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+from tests.places import FIXTURES
 
 
 def nearest(block_number: int, decoder: Decoder, target: torch.Tensor, inputs: torch.Tensor, data: TokenRows) -> float:

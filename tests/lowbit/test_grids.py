@@ -15,6 +15,7 @@ from peelaudit.lowbit import Grids, Holding
 from peelaudit.lowbit.constraints import Binary, Ternary
 from peelaudit.records import AuditReport, GridKind, LowBit, LowBitSet
 from tests.checkpoints import models
+from tests.places import FIXTURES
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_groups_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_float_checkpoint_has_none() -> None:
-    with open_checkpoint(Path(__file__).parents[2] / "fixtures/llama") as checkpoint:
+    with open_checkpoint(FIXTURES / "llama") as checkpoint:
         grids = Grids(checkpoint)
     names = grids.matrices("model.layers")
     assert names
