@@ -13,12 +13,12 @@ from studies.training import checkpoints
 
 from peelaudit.auditing import audit_prepared, prepared
 from peelaudit.calibration import Calibration
-from peelaudit.config import AuditConfig
 from peelaudit.exports import Format, export
 from peelaudit.exports.cloud import cloud_svg
 from peelaudit.exports.files import write_whole
 from peelaudit.exports.json import read_report
 from peelaudit.records import AuditReport
+from peelaudit.settings.audit import AuditConfig
 from peelaudit.trajectory import trace
 
 

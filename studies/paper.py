@@ -29,9 +29,9 @@ from studies.table import table_csv, table_markdown
 from studies.texts import Corpus, read_corpus
 from studies.training import train
 
-from peelaudit.config import SolverKind
 from peelaudit.errors import ConfigError, OutputError, PeelauditError
 from peelaudit.exports.files import write_whole
+from peelaudit.settings.audit import SolverKind
 
 
 def study_of(train_on: Path, test_on: Path, out: Path, study: Study, only: Sequence[str] = ()) -> list[Audited]:

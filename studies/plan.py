@@ -12,8 +12,8 @@ from fixtures.low_bit import constrain
 from fixtures.train import Recipe
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from peelaudit.config import SolverKind
 from peelaudit.lowbit.constraints import Binary, Constraint, Ternary
+from peelaudit.settings.audit import SolverKind
 
 LAYERS = 4
 END_OF_TEXT = 0

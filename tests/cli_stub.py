@@ -9,9 +9,9 @@ import types
 from typing import Any
 
 from peelaudit.cli import main
-from peelaudit.config import AuditConfig
 from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, NothingToAudit, UnreadableCheckpoint
 from peelaudit.records import AuditReport, Estimate
+from peelaudit.settings.audit import AuditConfig
 from tests.factories import make_report
 
 HOSTILE = "no file \x1b[31m[bold]x"

@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from peelaudit.config import AuditConfig
 from peelaudit.records import (
     SCHEMA_VERSION,
     AuditReport,
@@ -31,6 +30,7 @@ from peelaudit.records import (
     Verdict,
     YesBound,
 )
+from peelaudit.settings.audit import AuditConfig
 
 
 def make_estimate(value: float, half: float = 0.05) -> Estimate:

@@ -29,8 +29,8 @@ import torch
 import peelaudit
 from peelaudit.compare import compare
 from peelaudit.gate import gate
-from peelaudit.policy import GatePolicy, parse_rule
 from peelaudit.records import AuditReport, Outcome
+from peelaudit.settings.gate import GatePolicy, parse_rule
 from tests.places import NANOGPT
 
 LAYERS = (1, 2, 3, 4)

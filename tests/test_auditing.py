@@ -17,13 +17,13 @@ import peelaudit
 from peelaudit.auditing import audit_config
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.config import AuditConfig
 from peelaudit.decoder import Decoder
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.exports import json as json_export
 from peelaudit.pairing import Pairing
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.render import render_report
+from peelaudit.settings.audit import AuditConfig
 from tests.checkpoints import models
 from tests.places import FIXTURES
 from tests.variants import with_row

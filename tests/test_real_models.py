@@ -14,9 +14,9 @@ import peelaudit
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.cli import main
-from peelaudit.config import AuditConfig
 from peelaudit.exports.json import parse_report
 from peelaudit.records import AuditReport
+from peelaudit.settings.audit import AuditConfig
 from tests.calibration.support import shared
 
 pytestmark = pytest.mark.slow

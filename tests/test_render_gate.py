@@ -9,9 +9,9 @@ from rich.cells import cell_len
 
 from peelaudit.compare import compare
 from peelaudit.gate import gate
-from peelaudit.policy import GatePolicy, Suppression, parse_rule
 from peelaudit.records import Verdict
 from peelaudit.render import render_comparison, render_gate
+from peelaudit.settings.gate import GatePolicy, Suppression, parse_rule
 from tests.factories import make_report
 from tests.variants import moved, reweighted, with_settings
 

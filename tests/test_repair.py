@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from peelaudit.auditing import Prepared, prepared
-from peelaudit.config import AuditConfig
 from peelaudit.decoder import FAMILIES, Block, Decoder
 from peelaudit.downstream import Downstream
 from peelaudit.errors import OutputError
@@ -21,6 +20,7 @@ from peelaudit.readout import Readout, Unembedding, token_losses
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from peelaudit.repair import Repair, Repairer, RepairMode, changed
 from peelaudit.repair_files import load_repair, repair_path, save_repair
+from peelaudit.settings.audit import AuditConfig
 from peelaudit.stats import ClusterBootstrap
 from tests.networks import Network
 from tests.places import NANOGPT

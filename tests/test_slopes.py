@@ -12,7 +12,6 @@ import torch
 from peelaudit import audit
 from peelaudit.auditing import held_decoder, prepared
 from peelaudit.bounds import Panel
-from peelaudit.config import AuditConfig
 from peelaudit.decoder import FAMILIES
 from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.faults import damaged
@@ -22,6 +21,7 @@ from peelaudit.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
 from peelaudit.readout import Readout, Unembedding
 from peelaudit.records import FaultKind
 from peelaudit.repair import changed
+from peelaudit.settings.audit import AuditConfig
 from peelaudit.slopes import block_slopes
 from peelaudit.spectrum import leading
 from tests.networks import Network

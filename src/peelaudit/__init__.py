@@ -48,8 +48,8 @@ def audit(
         NothingToAudit: the checkpoint has no decoder block.
     """
     from peelaudit.auditing import audit_config
-    from peelaudit.config import AuditConfig
     from peelaudit.errors import ConfigError
+    from peelaudit.settings.audit import AuditConfig
 
     paths = (data,) if isinstance(data, (str, os.PathLike)) else tuple(data)
     unknown = sorted(set(settings) - set(AuditConfig.__dataclass_fields__) | settings.keys() & {"checkpoint", "data"})

@@ -15,10 +15,8 @@ import numpy as np
 import torch
 
 from peelaudit.advice import bits_warnings, calibration_warnings
-from peelaudit.bits import parse_bits
 from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
-from peelaudit.config import AuditConfig, Device, Dtype
 from peelaudit.decoder import Decoder, family_of
 from peelaudit.downstream import Downstream
 from peelaudit.errors import ConfigError, OutputError
@@ -32,6 +30,8 @@ from peelaudit.repair import Repair
 from peelaudit.repair_files import load_repair, repair_path, save_repair
 from peelaudit.reporting import conclude
 from peelaudit.schedules import SchedulePlan, parse_schedules
+from peelaudit.settings.audit import AuditConfig, Device, Dtype
+from peelaudit.settings.bits import parse_bits
 
 __all__ = ["Prepared", "audit_config", "audit_prepared", "held_decoder", "prepared", "tool_version"]
 

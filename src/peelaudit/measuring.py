@@ -20,7 +20,6 @@ from torch import Tensor
 
 from peelaudit.bounds import Losses, Panel, Split
 from peelaudit.calibration import Calibration
-from peelaudit.config import AuditConfig, ReadoutKind
 from peelaudit.decoder import Decoder
 from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
@@ -30,6 +29,7 @@ from peelaudit.readout import ReadoutFactory
 from peelaudit.records import BlockFit, LayerSigns
 from peelaudit.repair import Repair, Repairer
 from peelaudit.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
+from peelaudit.settings.audit import AuditConfig, ReadoutKind
 from peelaudit.slopes import block_slopes
 from peelaudit.symptoms import signs
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from peelaudit.advice import advise, read_layer
 from peelaudit.bounds import Losses, Panel, Reference, Split, best, figures, paper_verdict, yes_bounds
-from peelaudit.config import AuditConfig
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
 from peelaudit.naming import Naming, name_layers
@@ -26,6 +25,7 @@ from peelaudit.records import (
     YesBound,
 )
 from peelaudit.schedules import staircase
+from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Findings", "conclude"]
 

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from peelaudit.auditing import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
-from peelaudit.config import AuditConfig
 from peelaudit.decoder import Block, Decoder
 from peelaudit.errors import ConfigError
 from peelaudit.faults import damaged
@@ -29,11 +28,12 @@ from peelaudit.hidden_states import StateStore, TokenRows, trained_states
 from peelaudit.lowbit import Grids
 from peelaudit.measuring import examine, measure
 from peelaudit.naming import Naming, name_layers, naming_warnings
-from peelaudit.policy import Selector
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
 from peelaudit.reporting import conclude
 from peelaudit.schedules import parse_schedules
+from peelaudit.settings.audit import AuditConfig
+from peelaudit.settings.gate import Selector
 from peelaudit.solvers.moments import accumulation_dtype
 
 __all__ = ["Plan", "selftest"]

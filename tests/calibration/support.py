@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from peelaudit.calibration import Calibration, load_calibration
-from peelaudit.config import AuditConfig
 from peelaudit.errors import CalibrationError
 from peelaudit.records import CheckpointInfo
+from peelaudit.settings.audit import AuditConfig
 from tests.places import SHARED
 
 CHARACTERS = "\n abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789=.,<>|"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from peelaudit.config import AuditConfig
 from peelaudit.errors import ConfigError, UnreadableCheckpoint
 from peelaudit.fleet import working
 from peelaudit.fleet.finding import RESULTS_FILE
@@ -20,6 +19,7 @@ from peelaudit.fleet.results import Results
 from peelaudit.fleet.status import read_status
 from peelaudit.fleet.working import Task, perform
 from peelaudit.records import AuditReport, TaskRow, TaskState
+from peelaudit.settings.audit import AuditConfig
 from tests.factories import make_report
 from tests.fleet.support import write_model
 

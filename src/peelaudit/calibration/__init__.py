@@ -44,10 +44,10 @@ from peelaudit.calibration.drawing import (
 )
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, assign, join, sha256_of_tokens, split_info
 from peelaudit.calibration.tokenization import encode_document, find_tokenizer
-from peelaudit.config import AuditConfig
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, DataInfo
+from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Calibration", "Split", "load_calibration"]
 

@@ -12,10 +12,10 @@ from peelaudit.calibration.drawing import Document
 from peelaudit.calibration.sources import SourceFile, budgets, find_sources, printable, sha256_of_files
 from peelaudit.calibration.splits import MIN_CLUSTERS
 from peelaudit.calibration.texts import Texts, read_jsonl, read_parquet, read_txt
-from peelaudit.config import AuditConfig
 from peelaudit.errors import CalibrationError
 from peelaudit.progress import Progress
 from peelaudit.records import CheckpointInfo
+from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Corpus", "read_corpus"]
 

@@ -16,7 +16,6 @@ from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_p
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
-from peelaudit.config import AuditConfig
 from peelaudit.errors import ConfigError, NothingToAudit, PeelauditError, SeveralErrors
 from peelaudit.exports import Format
 from peelaudit.exports.files import check_writable
@@ -29,6 +28,7 @@ from peelaudit.fleet.sharding import Shard, parse_shard
 from peelaudit.fleet.status import read_status
 from peelaudit.records import AuditReport, GateCheck, TaskRow, TaskState, Unaudited
 from peelaudit.settings import resolve
+from peelaudit.settings.audit import AuditConfig
 from peelaudit.trajectory import Trajectory
 
 __all__ = ["Wish", "audit_fleet", "show_status"]

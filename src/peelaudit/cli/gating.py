@@ -17,10 +17,10 @@ from peelaudit.exports import Format
 from peelaudit.settings import SETTINGS, resolve_gate
 
 if TYPE_CHECKING:
-    from peelaudit.config import AuditConfig
     from peelaudit.gate import GateResult
-    from peelaudit.policy import GatePolicy
     from peelaudit.records import AuditReport, GateCheck
+    from peelaudit.settings.audit import AuditConfig
+    from peelaudit.settings.gate import GatePolicy
 
 __all__ = ["Flags", "Gate", "audit_flags", "check_reports", "compare_reports", "gate_flags", "resolve_policy"]
 

@@ -13,9 +13,9 @@ from peelaudit.cli.output import collecting, paper, parse_format
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError
 from peelaudit.exports import Format
-from peelaudit.policy import Selector, parse_selector
 from peelaudit.records import FaultKind
 from peelaudit.settings import resolve
+from peelaudit.settings.gate import Selector, parse_selector
 
 __all__ = ["Wish", "run_selftest"]
 

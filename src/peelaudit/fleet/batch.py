@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
-from peelaudit.config import AuditConfig
 from peelaudit.errors import AuditError, OutputError
 from peelaudit.exports.json import read_report
 from peelaudit.fleet.finding import natural
@@ -17,6 +16,7 @@ from peelaudit.fleet.series import write_series
 from peelaudit.fleet.sharding import Shard
 from peelaudit.fleet.working import Task
 from peelaudit.records import TaskRow, TaskState
+from peelaudit.settings.audit import AuditConfig
 from peelaudit.trajectory import Trajectory
 
 __all__ = ["Batch", "Engine", "run_batch", "settle", "summarise"]

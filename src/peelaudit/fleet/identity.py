@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 import json
 
-from peelaudit.config import AuditConfig
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo, DataInfo
+from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["key_of", "key_of_report"]
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from peelaudit.config import AuditConfig
 from peelaudit.errors import PeelauditError, is_out_of_memory
 from peelaudit.fleet.identity import key_of
 from peelaudit.fleet.results import Results
 from peelaudit.records import AuditReport, TaskFigures, TaskRow, TaskState
+from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Task", "failed", "perform"]
 

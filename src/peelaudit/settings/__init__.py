@@ -21,12 +21,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peelaudit.config import AuditConfig
 from peelaudit.errors import ConfigError
-from peelaudit.policy import GatePolicy, Suppression
+from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.files import find_table
+from peelaudit.settings.gate import GatePolicy, Suppression
 from peelaudit.settings.kinds import GATE_SETTINGS, SETTINGS, Kind
-from peelaudit.settings.layers import VARIABLE_PREFIX, Layers
+from peelaudit.settings.sources import VARIABLE_PREFIX, Layers
 from peelaudit.settings.suppressions import read_suppressions
 
 __all__ = ["GATE_SETTINGS", "SETTINGS", "VARIABLE_PREFIX", "default_of", "resolve", "resolve_gate"]

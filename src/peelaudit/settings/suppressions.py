@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from peelaudit.errors import ConfigError
-from peelaudit.policy import Selector, Suppression, parse_metric, parse_selector
 from peelaudit.settings.files import Found, shown
+from peelaudit.settings.gate import Selector, Suppression, parse_metric, parse_selector
 
 __all__ = ["read_suppressions"]
 

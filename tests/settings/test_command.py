@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peelaudit.config import AuditConfig
 from peelaudit.settings import SETTINGS, resolve
+from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.command import repeat_command
 
 PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12)

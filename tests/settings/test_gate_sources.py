@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from peelaudit.errors import ConfigError
-from peelaudit.policy import NAMED, GatePolicy
 from peelaudit.records import Verdict
 from peelaudit.settings import GATE_SETTINGS, resolve, resolve_gate
+from peelaudit.settings.gate import NAMED, GatePolicy
 
 SUPPRESSION = '[[suppress]]\ncheckpoint = "ckpt.pt"\nreason = "known"\nexpires = 2030-01-31\n'
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from peelaudit.bits import parse_bits
 from peelaudit.errors import ConfigError
 from peelaudit.records import GridKind, ScaleLayout, ZeroPoint
+from peelaudit.settings.bits import parse_bits
 
 
 @pytest.mark.parametrize(

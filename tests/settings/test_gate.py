@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from peelaudit.errors import ConfigError
-from peelaudit.policy import GatePolicy, Suppression, parse_rule, parse_selector
 from peelaudit.records import GateCheck, Outcome
+from peelaudit.settings.gate import GatePolicy, Suppression, parse_rule, parse_selector
 
 
 def covered(selector: str, layers: int = 12) -> list[int]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from peelaudit.config import AuditConfig
 from peelaudit.errors import ConfigError
 from peelaudit.settings import SETTINGS, default_of, resolve
+from peelaudit.settings.audit import AuditConfig
 
 
 @pytest.fixture
