@@ -16,8 +16,8 @@ from peelaudit.calibration import Calibration
 from peelaudit.exports import Format, export
 from peelaudit.exports.cloud import cloud_svg
 from peelaudit.exports.files import write_whole
-from peelaudit.exports.json import read_report
 from peelaudit.records import AuditReport
+from peelaudit.records.json import read_report
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.trajectory import trace
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from peelaudit.exports import Format
-from peelaudit.exports.json import read_report
+from peelaudit.records.json import read_report
 from tests.places import ROOT
 
 ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("PEELAUDIT_")} | {

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from peelaudit.exports.json import export
+from peelaudit.records.json import export
 from tests.exports.support import make_series
 from tests.factories import make_report
 from tests.test_cli import ROOT, call, real

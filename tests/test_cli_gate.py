@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from peelaudit.cli import main
-from peelaudit.exports.json import export
+from peelaudit.records.json import export
 from tests import cli_stub
 from tests.factories import make_report
 from tests.test_cli import ENVIRON, real, stubbed

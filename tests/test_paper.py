@@ -18,9 +18,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from peelaudit.calibration.arrays import Tokens
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError
-from peelaudit.exports.json import read_report
 from peelaudit.lowbit.detection import find_grid
 from peelaudit.records import GridKind
+from peelaudit.records.json import read_report
 
 TINY = Study(
     train_tokens=4_000, fit_tokens=512, select_tokens=256, test_tokens=512, vocabulary=300, width=16, heads=2,

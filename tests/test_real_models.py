@@ -14,8 +14,8 @@ import peelaudit
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.cli import main
-from peelaudit.exports.json import parse_report
 from peelaudit.records import AuditReport
+from peelaudit.records.json import parse_report
 from peelaudit.settings.audit import AuditConfig
 from tests.calibration.support import shared
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from peelaudit.cli import main
-from peelaudit.exports.json import dump, load
 from peelaudit.records import FaultKind, FaultResult, Score, Selftest
+from peelaudit.records.json import dump, load
 from peelaudit.render import render_selftest
 from tests.places import FIXTURES
 

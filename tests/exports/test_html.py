@@ -13,8 +13,8 @@ import pytest
 
 from peelaudit.exports import Format, export
 from peelaudit.exports.html import MOST_CHARACTERS
-from peelaudit.exports.json import parse_report
 from peelaudit.records import AuditReport, Outcome, Unaudited
+from peelaudit.records.json import parse_report
 from tests.exports.support import make_check, make_series
 from tests.factories import make_report
 

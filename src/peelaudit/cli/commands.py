@@ -90,7 +90,7 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
 
             info = Grids(opened, progress).info()
     if form is Format.JSON:
-        from peelaudit.exports.json import checkpoint_json
+        from peelaudit.records.json import checkpoint_json
 
         write_out(checkpoint_json(info, tensors=tensors))
         return
@@ -112,13 +112,13 @@ def convert_reports(paths: Sequence[str], *, format_name: str | None, outputs: S
         raise ConfigError(*problems)
     for target in targets:
         check_writable(target.path)
-    from peelaudit.exports.json import read_report
+    from peelaudit.records.json import read_report
 
     deliver([read_report(path) for path in paths], form, targets)
 
 
 def print_schema() -> None:
     """`peelaudit schema`."""
-    from peelaudit.exports.json import schema_json
+    from peelaudit.records.json import schema_json
 
     write_out(schema_json())

@@ -19,7 +19,6 @@ from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, NothingToAudit, PeelauditError, SeveralErrors
 from peelaudit.exports import Format
 from peelaudit.exports.files import check_writable
-from peelaudit.exports.json import read_report
 from peelaudit.fleet.batch import Batch, Engine, run_batch, settle, summarise
 from peelaudit.fleet.finding import find_checkpoints
 from peelaudit.fleet.processes import cores, cuda_devices
@@ -27,6 +26,7 @@ from peelaudit.fleet.results import Results
 from peelaudit.fleet.sharding import Shard, parse_shard
 from peelaudit.fleet.status import read_status
 from peelaudit.records import AuditReport, GateCheck, TaskRow, TaskState, Unaudited
+from peelaudit.records.json import read_report
 from peelaudit.settings import resolve
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.trajectory import Trajectory
@@ -250,7 +250,7 @@ def _run(batch: Batch, *, quiet: bool) -> tuple[TaskRow, ...]:
 def _deliver(rows: Sequence[TaskRow], form: Format) -> None:
     """The rows on stdout."""
     if form is Format.JSON:
-        from peelaudit.exports.json import dump
+        from peelaudit.records.json import dump
 
         write_out(dump(tuple(rows), tuple[TaskRow, ...]))
         return

@@ -57,7 +57,7 @@ class Gate:
         self._quiet, self._today = quiet, datetime.datetime.now().astimezone().date()
         self._baseline: AuditReport | None = None
         if policy.fail_regression and policy.baseline is not None:
-            from peelaudit.exports.json import read_report
+            from peelaudit.records.json import read_report
 
             self._baseline = read_report(policy.baseline)
 
@@ -146,7 +146,7 @@ def check_reports(paths: Sequence[str], flags: Flags, *, format_name: str, quiet
 
 
 def _check(path: str, gate: Gate) -> None:
-    from peelaudit.exports.json import read_report
+    from peelaudit.records.json import read_report
 
     report = read_report(path)
     try:
@@ -159,8 +159,8 @@ def _check(path: str, gate: Gate) -> None:
 
 def _show_checks(results: Sequence[tuple[str, GateResult]], form: Format) -> None:
     if form is Format.JSON:
-        from peelaudit.exports.json import dump
         from peelaudit.records import GateCheck
+        from peelaudit.records.json import dump
 
         write_out(dump(tuple(check for _, result in results for check in result.checks), tuple[GateCheck, ...]))
         return
@@ -178,7 +178,7 @@ def compare_reports(
 ) -> None:
     """`peelaudit compare`."""
     from peelaudit.compare import TOLERANCE, compare
-    from peelaudit.exports.json import dump, read_report
+    from peelaudit.records.json import dump, read_report
 
     problems: list[str] = []
     with collecting(problems):

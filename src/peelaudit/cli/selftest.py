@@ -83,8 +83,8 @@ def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str,
         plan = Plan(kinds, layers, redraws, earlier, references=wish.references)
         result = selftest(config, plan, progress=progress)
     if form is Format.JSON:
-        from peelaudit.exports.json import dump
         from peelaudit.records import Selftest
+        from peelaudit.records.json import dump
 
         write_out(dump(result, Selftest))
         return

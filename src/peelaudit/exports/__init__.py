@@ -88,7 +88,7 @@ def export(
 
 
 def _json(results: Results) -> str:
-    from peelaudit.exports.json import export as export_one
+    from peelaudit.records.json import export as export_one
 
     if len(results.reports) != 1:
         raise ConfigError(f"json holds one report, not {len(results.reports)}")

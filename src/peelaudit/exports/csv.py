@@ -12,8 +12,8 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from peelaudit.exports.results import Results
-from peelaudit.exports.shapes import record
 from peelaudit.records import AuditReport, Estimate, LayerRow
+from peelaudit.records.shapes import record
 from peelaudit.render.escape import printable
 
 __all__ = ["export", "networks"]

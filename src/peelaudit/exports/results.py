@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peelaudit.exports.shapes import check_finite
 from peelaudit.records import AuditReport, GateCheck, Outcome, Unaudited, Verdict
+from peelaudit.records.shapes import check_finite
 
 __all__ = ["Results", "gravest_first"]
 

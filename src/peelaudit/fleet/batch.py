@@ -9,13 +9,13 @@ from enum import StrEnum
 from typing import assert_never
 
 from peelaudit.errors import AuditError, OutputError
-from peelaudit.exports.json import read_report
 from peelaudit.fleet.finding import natural
 from peelaudit.fleet.results import Results
 from peelaudit.fleet.series import write_series
 from peelaudit.fleet.sharding import Shard
 from peelaudit.fleet.working import Task
 from peelaudit.records import TaskRow, TaskState
+from peelaudit.records.json import read_report
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.trajectory import Trajectory
 

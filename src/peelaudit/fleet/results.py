@@ -29,10 +29,10 @@ from pathlib import Path
 
 from peelaudit.errors import ConfigError, OutputError, PeelauditError, ReportError
 from peelaudit.exports.files import write_whole
-from peelaudit.exports.json import dump, export, load, parse_report
 from peelaudit.fleet.finding import RESULTS_FILE
 from peelaudit.fleet.identity import key_of_report
 from peelaudit.records import AuditReport, TaskRow
+from peelaudit.records.json import dump, export, load, parse_report
 
 __all__ = ["Claim", "Results"]
 

@@ -13,7 +13,7 @@ __all__ = ["MODULES"]
 
 MODULES = (
     "peelaudit.fleet.working",
-    "peelaudit.exports.json",
+    "peelaudit.records.json",
     "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",

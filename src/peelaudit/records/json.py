@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from peelaudit.errors import ReportError
-from peelaudit.exports.shapes import Definitions, shape_of
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
+from peelaudit.records.shapes import Definitions, shape_of
 
 __all__ = [
     "checkpoint_json",

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peelaudit.errors import NonFiniteResult, ReportError
-from peelaudit.exports.json import checkpoint_json, export, parse_report, read_report, schema, schema_json
-from peelaudit.exports.shapes import shape_of
 from peelaudit.records import AuditReport, BaselineLosses, CheckpointInfo, Estimate
+from peelaudit.records.json import checkpoint_json, export, parse_report, read_report, schema, schema_json
+from peelaudit.records.shapes import shape_of
 from tests.factories import make_checkpoint, make_report
 
 VALIDATOR = jsonschema.Draft202012Validator(schema())
