@@ -12,7 +12,7 @@ from fixtures.low_bit import constrain
 from fixtures.train import Recipe
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from peelaudit.lowbit.constraints import Binary, Constraint, Ternary
+from peelaudit.network.lowbit.constraints import Binary, Constraint, Ternary
 from peelaudit.settings.audit import SolverKind
 
 LAYERS = 4

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import peelaudit
-from peelaudit.lowbit.constraints import Ternary
+from peelaudit.network.lowbit.constraints import Ternary
 
 
 def config_of(layers: int, width: int) -> LlamaConfig:

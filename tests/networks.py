@@ -13,7 +13,7 @@ from torch import Tensor
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.decoder import Decoder, family_of
 from peelaudit.hidden_states import Rows, StateStore, trained_states
-from peelaudit.lowbit.constraints import Constraint
+from peelaudit.network.lowbit.constraints import Constraint
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.decoder import FAMILIES, Decoder
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.faults import damaged
-from peelaudit.lowbit.constraints import Integer, Ternary
+from peelaudit.network.lowbit.constraints import Integer, Ternary
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from tests.checkpoints import models
 from tests.networks import Network

@@ -9,7 +9,7 @@ import torch
 
 from peelaudit.decoder import Block
 from peelaudit.faults import damaged
-from peelaudit.lowbit.constraints import Ternary
+from peelaudit.network.lowbit.constraints import Ternary
 from peelaudit.records import FaultKind, ScaleLayout
 from tests.networks import Network
 

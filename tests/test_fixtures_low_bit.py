@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from transformers import PreTrainedModel as Model
 
 import peelaudit
-from peelaudit.lowbit.constraints import Binary, Constraint, Ternary
-from peelaudit.lowbit.detection import find_grid
+from peelaudit.network.lowbit.constraints import Binary, Constraint, Ternary
+from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.records import Grid, GridKind, ScaleLayout
 from tests.test_fixtures import FIXTURES, mean_loss
 

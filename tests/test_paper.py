@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from peelaudit.calibration.arrays import Tokens
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError
-from peelaudit.lowbit.detection import find_grid
+from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.records import GridKind
 from peelaudit.records.json import read_report
 

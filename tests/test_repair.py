@@ -15,7 +15,7 @@ from peelaudit.downstream import Downstream
 from peelaudit.errors import OutputError
 from peelaudit.faults import damaged
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
-from peelaudit.lowbit.constraints import Integer
+from peelaudit.network.lowbit.constraints import Integer
 from peelaudit.readout import Readout, Unembedding, token_losses
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from peelaudit.repair import Repair, Repairer, RepairMode, changed

@@ -16,7 +16,7 @@ from peelaudit.decoder import FAMILIES
 from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.faults import damaged
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
-from peelaudit.lowbit import Grids
+from peelaudit.network.lowbit import Grids
 from peelaudit.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
 from peelaudit.readout import Readout, Unembedding
 from peelaudit.records import FaultKind

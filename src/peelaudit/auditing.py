@@ -21,9 +21,9 @@ from peelaudit.decoder import Decoder, family_of
 from peelaudit.downstream import Downstream
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.hidden_states import StateStore
-from peelaudit.lowbit import Grids
 from peelaudit.measuring import measure
 from peelaudit.naming import naming_warnings
+from peelaudit.network.lowbit import Grids
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
 from peelaudit.repair import Repair

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
-from peelaudit.lowbit.constraints import Constraint, Held, Scales
+from peelaudit.network.lowbit.constraints import Constraint, Held, Scales
 
 __all__ = ["FAMILIES", "Block", "Decoder", "Family", "Writer", "family_of"]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from peelaudit.decoder import Block
 from peelaudit.downstream import Downstream
 from peelaudit.errors import NonFiniteResult
-from peelaudit.lowbit.constraints import Scales
+from peelaudit.network.lowbit.constraints import Scales
 from peelaudit.progress import SILENT, Progress
 
 __all__ = ["Repair", "RepairMode", "Repairer", "changed"]

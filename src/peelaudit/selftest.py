@@ -25,9 +25,9 @@ from peelaudit.decoder import Block, Decoder
 from peelaudit.errors import ConfigError
 from peelaudit.faults import damaged
 from peelaudit.hidden_states import StateStore, TokenRows, trained_states
-from peelaudit.lowbit import Grids
 from peelaudit.measuring import examine, measure
 from peelaudit.naming import Naming, name_layers, naming_warnings
+from peelaudit.network.lowbit import Grids
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
 from peelaudit.reporting import conclude

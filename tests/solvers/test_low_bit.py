@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from peelaudit.decoder import Block
-from peelaudit.lowbit.constraints import Binary, Constraint, Integer, Ternary
+from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
 from peelaudit.records import ScaleLayout, ZeroPoint
 from peelaudit.solvers.adam import adam
 from peelaudit.solvers.closed_form import BlockRegression, FittedBlock, squared_error

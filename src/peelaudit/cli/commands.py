@@ -86,7 +86,7 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
     ):
         info = opened.info
         if tensors:
-            from peelaudit.lowbit import Grids
+            from peelaudit.network.lowbit import Grids
 
             info = Grids(opened, progress).info()
     if form is Format.JSON:

@@ -20,7 +20,7 @@ from torch import Tensor
 from peelaudit.decoder import Block
 from peelaudit.errors import NonFiniteResult
 from peelaudit.hidden_states import Rows, batches
-from peelaudit.lowbit.rounding import fit_to_grid
+from peelaudit.network.lowbit.rounding import fit_to_grid
 from peelaudit.solvers.features import (
     Observation,
     apply_change,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.decoder import Block
-from peelaudit.lowbit.rounding import Part
+from peelaudit.network.lowbit.rounding import Part
 
 __all__ = [
     "Observation",

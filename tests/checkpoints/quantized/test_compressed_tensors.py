@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
-from peelaudit.lowbit import Grids
+from peelaudit.network.lowbit import Grids
 from tests.checkpoints.quantized.support import Packer, assert_same_loss, pack, packed_bits
 
 UP = "model.layers.1.mlp.up_proj"

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peelaudit.lowbit.constraints import Constraint, Scales, away_from_zero, nearest
+from peelaudit.network.lowbit.constraints import Constraint, Scales, away_from_zero, nearest
 
 __all__ = ["Part", "fit_to_grid"]
 

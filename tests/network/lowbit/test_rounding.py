@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peelaudit.lowbit.constraints import Binary, Constraint, Integer, Ternary
-from peelaudit.lowbit.detection import find_grid
-from peelaudit.lowbit.rounding import Part, fit_to_grid
+from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
+from peelaudit.network.lowbit.detection import find_grid
+from peelaudit.network.lowbit.rounding import Part, fit_to_grid
 from peelaudit.records import ScaleLayout, ZeroPoint
-from tests.lowbit.test_constraints import CONSTRAINTS, NAMES
+from tests.network.lowbit.test_constraints import CONSTRAINTS, NAMES
 
 
 def problem(inputs: int, outputs: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,6 @@
 (constraints), and how a regression's solution is rounded to one (rounding).
 """
 
-from peelaudit.lowbit.grids import Grids, Holding
+from peelaudit.network.lowbit.grids import Grids, Holding
 
 __all__ = ["Grids", "Holding"]

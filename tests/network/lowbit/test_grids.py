@@ -11,8 +11,8 @@ import torch
 import peelaudit
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import ConfigError
-from peelaudit.lowbit import Grids, Holding
-from peelaudit.lowbit.constraints import Binary, Ternary
+from peelaudit.network.lowbit import Grids, Holding
+from peelaudit.network.lowbit.constraints import Binary, Ternary
 from peelaudit.records import AuditReport, GridKind, LowBit, LowBitSet
 from tests.checkpoints import models
 from tests.places import FIXTURES

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import ConfigError
-from peelaudit.lowbit.constraints import Constraint, constraint_of
-from peelaudit.lowbit.detection import find_grid
+from peelaudit.network.lowbit.constraints import Constraint, constraint_of
+from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, Grid, LowBit, LowBitSet, ScaleLayout, TensorInfo
 

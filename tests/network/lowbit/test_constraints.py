@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peelaudit.lowbit.constraints import Binary, Constraint, Integer, Ternary, constraint_of
-from peelaudit.lowbit.detection import find_grid
+from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary, constraint_of
+from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.records import ScaleLayout, ZeroPoint
 
 CONSTRAINTS: tuple[Constraint, ...] = (

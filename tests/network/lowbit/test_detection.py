@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peelaudit.lowbit.detection import find_grid
+from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.records import GridKind, ScaleLayout
 
 

@@ -1,0 +1,1 @@
+"""A checkpoint as a decoder: its family, its blocks one at a time, its states, and the sets of low-bit weights."""
