@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.decoder import Decoder, family_of
-from peelaudit.hidden_states import Rows, StateStore, trained_states
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.families import family_of
 from peelaudit.network.lowbit.constraints import Constraint
+from peelaudit.network.states import Rows, StateStore, trained_states
 
 
 @dataclass(frozen=True, slots=True)

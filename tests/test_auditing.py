@@ -17,8 +17,8 @@ import peelaudit
 from peelaudit.auditing import audit_config
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.decoder import Decoder
 from peelaudit.errors import ConfigError, NonFiniteResult
+from peelaudit.network.decoder import Decoder
 from peelaudit.pairing import Pairing
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.records import json as json_export

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from peelaudit.decoder import Block
 from peelaudit.faults import damaged
+from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Ternary
 from peelaudit.records import FaultKind, ScaleLayout
 from tests.networks import Network

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from peelaudit import peel
 from peelaudit.errors import NonFiniteResult
-from peelaudit.hidden_states import StateStore
+from peelaudit.network.states import StateStore
 from peelaudit.peel import Peeled, Peeler, SolverSettings, deviation, projection_map, redrawn, sequence_errors
 from peelaudit.schedules import Schedule, parse_schedules, prefix_tree
 from peelaudit.solvers.closed_form import BlockRegression, squared_error

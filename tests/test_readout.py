@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.decoder import Decoder
 from peelaudit.errors import NonFiniteResult
-from peelaudit.hidden_states import Rows, StateStore, TokenRows, trained_states
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.states import Rows, StateStore, TokenRows, trained_states
 from peelaudit.readout import ReadoutFactory, token_losses
 from tests.places import FIXTURES
 

@@ -12,11 +12,11 @@ import torch
 from peelaudit import audit
 from peelaudit.auditing import held_decoder, prepared
 from peelaudit.bounds import Panel
-from peelaudit.decoder import FAMILIES
 from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.faults import damaged
-from peelaudit.hidden_states import StateStore, TokenRows, trained_states
+from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit import Grids
+from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
 from peelaudit.readout import Readout, Unembedding
 from peelaudit.records import FaultKind

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from peelaudit.auditing import held_decoder, prepared
-from peelaudit.decoder import FAMILIES, Block
 from peelaudit.faults import damaged
-from peelaudit.hidden_states import StateStore, TokenRows, trained_states
+from peelaudit.network.block import Block
+from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit import Grids
+from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.records import FaultKind, LayerSigns, Symptom
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.symptoms import RANDOM, signs, spectral_excess, symptoms

@@ -17,13 +17,14 @@ import torch
 from peelaudit.advice import bits_warnings, calibration_warnings
 from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
-from peelaudit.decoder import Decoder, family_of
 from peelaudit.downstream import Downstream
 from peelaudit.errors import ConfigError, OutputError
-from peelaudit.hidden_states import StateStore
 from peelaudit.measuring import measure
 from peelaudit.naming import naming_warnings
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.families import family_of
 from peelaudit.network.lowbit import Grids
+from peelaudit.network.states import StateStore
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
 from peelaudit.repair import Repair

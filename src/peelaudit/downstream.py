@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from peelaudit.decoder import Block, Decoder
 from peelaudit.errors import NonFiniteResult
-from peelaudit.hidden_states import StateStore, TokenRows, apply_block, batches
+from peelaudit.network.block import Block
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.states import StateStore, TokenRows, apply_block, batches
 from peelaudit.readout import Readout
 from peelaudit.solvers.kronecker import Factors
 from peelaudit.solvers.moments import accumulation_dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from peelaudit.decoder import Block
+from peelaudit.network.block import Block
 from peelaudit.records import FaultKind
 
 __all__ = ["NOISE", "damaged"]

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from peelaudit.bounds import Losses, Panel, Split
 from peelaudit.calibration import Calibration
-from peelaudit.decoder import Decoder
 from peelaudit.downstream import BlockSlopes, Downstream
-from peelaudit.hidden_states import StateStore, TokenRows, trained_states
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.peel import Peeler, ProjectionRow, SolverSettings, deviation, projection_map
 from peelaudit.progress import SILENT, Progress
 from peelaudit.readout import ReadoutFactory

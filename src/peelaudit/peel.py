@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.decoder import Block, Decoder
-from peelaudit.hidden_states import Rows, StateStore, apply_block
+from peelaudit.network.block import Block
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.states import Rows, StateStore, apply_block
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import BlockFit
 from peelaudit.schedules import PrefixNode

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peelaudit.decoder import Decoder
 from peelaudit.errors import NonFiniteResult
-from peelaudit.hidden_states import TokenRows, batches
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.states import TokenRows, batches
 from peelaudit.settings.audit import ReadoutKind
 from peelaudit.solvers.moments import Moments, accumulation_dtype
 from peelaudit.solvers.ridge import best_penalty, factorise

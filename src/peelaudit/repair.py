@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from peelaudit.decoder import Block
 from peelaudit.downstream import Downstream
 from peelaudit.errors import NonFiniteResult
+from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Scales
 from peelaudit.progress import SILENT, Progress
 

@@ -8,8 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from peelaudit.decoder import Block, Decoder
 from peelaudit.errors import OutputError
+from peelaudit.network.block import Block
+from peelaudit.network.decoder import Decoder
 
 __all__ = ["load_repair", "repair_path", "save_repair"]
 

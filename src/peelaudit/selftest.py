@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from peelaudit.auditing import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
-from peelaudit.decoder import Block, Decoder
 from peelaudit.errors import ConfigError
 from peelaudit.faults import damaged
-from peelaudit.hidden_states import StateStore, TokenRows, trained_states
 from peelaudit.measuring import examine, measure
 from peelaudit.naming import Naming, name_layers, naming_warnings
+from peelaudit.network.block import Block
+from peelaudit.network.decoder import Decoder
 from peelaudit.network.lowbit import Grids
+from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
 from peelaudit.reporting import conclude

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peelaudit.decoder import Block
-from peelaudit.hidden_states import batches
+from peelaudit.network.block import Block
+from peelaudit.network.states import batches
 from peelaudit.records import LayerSigns, Symptom
 from peelaudit.solvers.moments import accumulation_dtype
 from peelaudit.spectrum import leading

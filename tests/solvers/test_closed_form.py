@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.hidden_states import Rows
+from peelaudit.network.states import Rows
 from peelaudit.solvers.closed_form import BlockRegression, squared_error
 from peelaudit.solvers.features import apply_change, observe, split_change
 from tests.checkpoints import models

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from peelaudit.decoder import Block
+from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
 from peelaudit.records import ScaleLayout, ZeroPoint
 from peelaudit.solvers.adam import adam

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from peelaudit.decoder import Block
 from peelaudit.errors import NonFiniteResult
-from peelaudit.hidden_states import Rows
+from peelaudit.network.block import Block
+from peelaudit.network.states import Rows
 from peelaudit.solvers.closed_form import FittedBlock, squared_error
 
 __all__ = ["adam"]

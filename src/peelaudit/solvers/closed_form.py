@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.decoder import Block
 from peelaudit.errors import NonFiniteResult
-from peelaudit.hidden_states import Rows, batches
+from peelaudit.network.block import Block
 from peelaudit.network.lowbit.rounding import fit_to_grid
+from peelaudit.network.states import Rows, batches
 from peelaudit.solvers.features import (
     Observation,
     apply_change,

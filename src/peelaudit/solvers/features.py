@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from peelaudit.decoder import Block
+from peelaudit.network.block import Block
 from peelaudit.network.lowbit.rounding import Part
 
 __all__ = [

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from peelaudit.auditing import held_decoder, prepared
-from peelaudit.decoder import Decoder
-from peelaudit.hidden_states import StateStore, TokenRows, trained_states
+from peelaudit.network.decoder import Decoder
 from peelaudit.network.lowbit import Grids
+from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.solvers.closed_form import BlockRegression, squared_error
 from peelaudit.solvers.features import apply_change, feature_parts, split_change, writer_weights

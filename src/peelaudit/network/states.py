@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from peelaudit.calibration import Calibration
-from peelaudit.decoder import Block, Decoder
 from peelaudit.errors import NonFiniteResult
+from peelaudit.network.block import Block
+from peelaudit.network.decoder import Decoder
 from peelaudit.progress import SILENT, Progress
 
 __all__ = ["Rows", "StateStore", "TokenRows", "apply_block", "available_memory", "batches", "trained_states"]

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.decoder import Decoder
 from peelaudit.errors import NonFiniteResult
-from peelaudit.hidden_states import StateStore, TokenRows, apply_block, available_memory, batches, trained_states
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.states import StateStore, TokenRows, apply_block, available_memory, batches, trained_states
 from peelaudit.settings.audit import AuditConfig
 from tests.checkpoints import models
 from tests.networks import Network

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
-from peelaudit.decoder import FAMILIES, Decoder
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.faults import damaged
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit.constraints import Integer, Ternary
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from tests.checkpoints import models

@@ -1,0 +1,152 @@
+"""One decoder block with its weights: called, copied, rounded to its sets."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from peelaudit.network.families import Family
+from peelaudit.network.lowbit.constraints import Held, Scales
+
+__all__ = ["NOTHING_HELD", "Block"]
+
+NOTHING_HELD: Mapping[str, Held] = {}
+
+
+class Block:
+    """One decoder block with its weights, callable on hidden states.
+
+    Attributes:
+        layer: 1 … L.
+        module: transformers' own module.
+        writers: the modules of the attention output and of the MLP down projection.
+        norms: what each writer's product passes before it is added to the residual stream, or None.
+        biased: whether each writer has a bias of its own.
+        held: the parameters that are low-bit, by name: a reference block's must be too.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        module: nn.Module,
+        family: Family,
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        absent: frozenset[str] = frozenset(),
+        held: Mapping[str, Held] = NOTHING_HELD,
+        scales: Mapping[str, Scales] | None = None,
+    ) -> None:
+        self.layer = layer
+        self.module = module
+        self.held = held
+        self._scales = scales
+        self.writers = tuple(module.get_submodule(writer.path) for writer in (family.attention, family.mlp))
+        self.norms = tuple(
+            None if writer.norm is None else module.get_submodule(writer.norm)
+            for writer in (family.attention, family.mlp)
+        )
+        self.biased = tuple(
+            getattr(writer, "bias", None) is not None and f"{named.path}.bias" not in absent
+            for writer, named in zip(self.writers, (family.attention, family.mlp), strict=True)
+        )
+        self._family, self._arguments, self._absent = family, arguments, absent
+
+    def __call__(self, hidden: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The block's output, [sequences, positions, d_model], for hidden states of that shape.
+
+        Args:
+            hidden: the block's input.
+            weights: parameters by name that stand in for the block's own in this call.
+        """
+        args, kwargs = self._arguments
+        if weights is None:
+            output = self.module(hidden, *args, **kwargs)
+        else:
+            output = torch.func.functional_call(self.module, dict(weights), (hidden, *args), kwargs)
+        return cast("Tensor", output[0] if isinstance(output, tuple) else output)
+
+    def take(self, states: Tensor) -> Tensor:
+        """The states where this block computes, in what it computes in."""
+        parameter = next(self.module.parameters())
+        return states.to(device=parameter.device, dtype=parameter.dtype)
+
+    def linears(self) -> dict[str, nn.Module]:
+        """The block's linear maps by path: every module whose weight is a matrix that multiplies hidden states."""
+        return {
+            path: module
+            for path, module in self.module.named_modules()
+            if isinstance(weight := getattr(module, "weight", None), Tensor)
+            and weight.ndim == 2
+            and not isinstance(module, nn.Embedding)
+        }
+
+    def has_bias(self, path: str) -> bool:
+        """Whether the linear map at `path` has a bias that the checkpoint has too."""
+        return getattr(self.module.get_submodule(path), "bias", None) is not None and f"{path}.bias" not in self._absent
+
+    def copy(self) -> Block:
+        """The same block with weights of its own."""
+        module = copy.deepcopy(self.module)
+        return Block(self.layer, module, self._family, self._arguments, self._absent, self.held, self._scales)
+
+    def unconstrained(self) -> Block:
+        """The same block, its weights shared, whose references may be floats."""
+        return Block(self.layer, self.module, self._family, self._arguments, self._absent)
+
+    def scales(self) -> dict[str, Scales]:
+        """Those of the low-bit parameters, which are of their sets.
+
+        They were read before the weights were rounded to float16 or bfloat16: what that moves them by is as large as
+        some grids' steps.
+        """
+        parameters = dict(self.module.named_parameters())
+        known = {} if self._scales is None else self._scales
+        return {name: known.get(name) or held.scales(parameters[name]) for name, held in self.held.items()}
+
+    @torch.no_grad()
+    def rounded(self, scales: Mapping[str, Scales] | None = None) -> Block:
+        """A copy whose low-bit parameters are rounded to their sets, with these scales; without any, those that aren't
+        of their sets yet with scales of their own.
+        """
+        copied = self.copy()
+        copied.module.requires_grad_(requires_grad=False)
+        parameters = dict(copied.module.named_parameters())
+        known = None if self._scales is None else dict(self._scales)
+        for name, held in self.held.items():
+            weight = parameters[name]
+            if scales is not None:
+                rounded = held.rounded(weight, scales[name])
+            elif known is None:
+                rounded = held.quantise(weight)
+            else:
+                rounded = weight if held.fits(weight, known[name]) else held.quantise(weight.float())
+            if known is not None and rounded is not weight:
+                known[name] = held.scales(rounded) if scales is None else scales[name]
+            weight.copy_(rounded)
+        copied._scales = known
+        return copied
+
+    def writer_held(self, index: int) -> Held | None:
+        """What holds the weight of a writer, None where it is float."""
+        writer = (self._family.attention, self._family.mlp)[index]
+        return self.held.get(f"{writer.path}.weight")
+
+    def digest(self) -> str:
+        """SHA-256 of the weights and their names: equal where two checkpoints have the same block, in any format."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def present(self) -> dict[str, Tensor]:
+        """The weights and buffers that the checkpoint has, by name within the block."""
+        return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._absent}
+
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """The weights that a reference may change: all that the checkpoint has."""
+        return tuple(p for name, p in self.module.named_parameters() if name not in self._absent)
