@@ -14,6 +14,7 @@ from peelaudit.auditing import held_decoder, prepared
 from peelaudit.bounds import Panel
 from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.faults import damaged
+from peelaudit.method.linalg.spectrum import leading
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
@@ -23,7 +24,6 @@ from peelaudit.records import FaultKind
 from peelaudit.repair import changed
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.slopes import block_slopes
-from peelaudit.spectrum import leading
 from tests.networks import Network
 from tests.places import FIXTURES
 from tests.test_repair import downstream, loss_with

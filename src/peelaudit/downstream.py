@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.linalg.kronecker import Factors
+from peelaudit.method.linalg.moments import accumulation_dtype
+from peelaudit.method.linalg.spectrum import leading
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, apply_block, batches
 from peelaudit.readout import Readout
-from peelaudit.solvers.kronecker import Factors
-from peelaudit.solvers.moments import accumulation_dtype
-from peelaudit.spectrum import leading
 
 __all__ = ["BlockSlopes", "Downstream", "linear_size"]
 

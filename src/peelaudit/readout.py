@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.linalg.moments import Moments, accumulation_dtype
+from peelaudit.method.linalg.ridge import best_penalty, factorise
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import TokenRows, batches
 from peelaudit.settings.audit import ReadoutKind
-from peelaudit.solvers.moments import Moments, accumulation_dtype
-from peelaudit.solvers.ridge import best_penalty, factorise
 
 __all__ = ["Readout", "ReadoutFactory", "Unembedding", "token_losses"]
 

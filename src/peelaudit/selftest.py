@@ -24,6 +24,7 @@ from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError
 from peelaudit.faults import damaged
 from peelaudit.measuring import examine, measure
+from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.naming import Naming, name_layers, naming_warnings
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -35,7 +36,6 @@ from peelaudit.reporting import conclude
 from peelaudit.schedules import parse_schedules
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.gate import Selector
-from peelaudit.solvers.moments import accumulation_dtype
 
 __all__ = ["Plan", "selftest"]
 

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peelaudit.method.linalg.moments import accumulation_dtype
+from peelaudit.method.linalg.spectrum import leading
 from peelaudit.network.block import Block
 from peelaudit.network.states import batches
 from peelaudit.records import LayerSigns, Symptom
-from peelaudit.solvers.moments import accumulation_dtype
-from peelaudit.spectrum import leading
 
 __all__ = ["RANDOM", "SILENT_SHARE", "signs", "spectral_excess", "symptoms"]
 

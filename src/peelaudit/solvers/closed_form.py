@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.linalg.moments import Moments, accumulation_dtype
+from peelaudit.method.linalg.ridge import Factorisation, best_penalty, factorise, rotate_gram
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.rounding import fit_to_grid
 from peelaudit.network.states import Rows, batches
@@ -31,8 +33,6 @@ from peelaudit.solvers.features import (
     undo_gains,
     writer_weights,
 )
-from peelaudit.solvers.moments import Moments, accumulation_dtype
-from peelaudit.solvers.ridge import Factorisation, best_penalty, factorise, rotate_gram
 
 __all__ = ["BlockRegression", "FittedBlock", "RidgeChange", "squared_error"]
 

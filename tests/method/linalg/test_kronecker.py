@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.solvers.kronecker import INPUT_DAMPING, OUTPUT_DAMPING, Factors
+from peelaudit.method.linalg.kronecker import INPUT_DAMPING, OUTPUT_DAMPING, Factors
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peelaudit.spectrum import leading
+from peelaudit.method.linalg.spectrum import leading
 
 
 @pytest.mark.parametrize("shape", [(40, 64), (64, 40), (3, 9)])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.solvers.moments import Moments
+from peelaudit.method.linalg.moments import Moments
 
 __all__ = ["PENALTIES", "Factorisation", "Solution", "best_penalty", "factorise"]
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.solvers.moments import Moments
-from peelaudit.solvers.ridge import PENALTIES, Factorisation, best_penalty, factorise, rotate_gram
+from peelaudit.method.linalg.moments import Moments
+from peelaudit.method.linalg.ridge import PENALTIES, Factorisation, best_penalty, factorise, rotate_gram
 
 Array = NDArray[np.float64]
 SHAPES = ("full rank", "collinear", "duplicate", "wide", "zero variance", "condition 1e3", "condition 1e6")

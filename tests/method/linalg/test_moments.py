@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peelaudit.solvers.moments import Moments, accumulation_dtype
+from peelaudit.method.linalg.moments import Moments, accumulation_dtype
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.solvers.moments import accumulation_dtype
+from peelaudit.method.linalg.moments import accumulation_dtype
 
 __all__ = ["Curvature", "Factors"]
 
