@@ -20,11 +20,11 @@ from typing import Any, get_args
 from unittest import mock
 
 from peelaudit.auditing import audit_config
-from peelaudit.peel import Peeled, Peeler
+from peelaudit.method.references.peel import Peeled, Peeler
+from peelaudit.method.references.schedules import PrefixNode
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import AuditReport, ScheduleResult
 from peelaudit.render.words import bits_words
-from peelaudit.schedules import PrefixNode
 from peelaudit.settings.audit import AuditConfig, SolverKind
 from tests.places import FIXTURES
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from peelaudit.bounds import Losses, Panel, Reference, best, figures, paper_verdict, verdict, yes_bounds
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.references.schedules import Schedule, parse_schedules
 from peelaudit.records import Estimate, Verdict
-from peelaudit.schedules import Schedule, parse_schedules
 from peelaudit.stats import RESOLUTION
 
 CLUSTERS = {

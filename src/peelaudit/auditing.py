@@ -20,6 +20,7 @@ from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.downstream import Downstream
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.measuring import measure
+from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
 from peelaudit.naming import naming_warnings
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import family_of
@@ -30,7 +31,6 @@ from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
 from peelaudit.repair import Repair
 from peelaudit.repair_files import load_repair, repair_path, save_repair
 from peelaudit.reporting import conclude
-from peelaudit.schedules import SchedulePlan, parse_schedules
 from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits
 

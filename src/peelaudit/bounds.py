@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.references.schedules import Schedule
 from peelaudit.records import Estimate, SplitFigures, Verdict, YesBound
-from peelaudit.schedules import Schedule
 from peelaudit.stats import RESOLUTION, ClusterBootstrap
 
 __all__ = [

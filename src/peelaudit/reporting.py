@@ -11,6 +11,7 @@ from peelaudit.advice import advise, read_layer
 from peelaudit.bounds import Losses, Panel, Reference, Split, best, figures, paper_verdict, yes_bounds
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
+from peelaudit.method.references.schedules import staircase
 from peelaudit.naming import Naming, name_layers
 from peelaudit.records import (
     BaselineLosses,
@@ -24,7 +25,6 @@ from peelaudit.records import (
     Symptom,
     YesBound,
 )
-from peelaudit.schedules import staircase
 from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Findings", "conclude"]

@@ -25,6 +25,7 @@ from peelaudit.errors import ConfigError
 from peelaudit.faults import damaged
 from peelaudit.measuring import examine, measure
 from peelaudit.method.linalg.moments import accumulation_dtype
+from peelaudit.method.references.schedules import parse_schedules
 from peelaudit.naming import Naming, name_layers, naming_warnings
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -33,7 +34,6 @@ from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
 from peelaudit.reporting import conclude
-from peelaudit.schedules import parse_schedules
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.gate import Selector
 

@@ -17,7 +17,7 @@ import peelaudit
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.checkpoints.quantized.bitnet import round_to_8_bits
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnsupportedCheckpoint
-from peelaudit.solvers.features import observe
+from peelaudit.method.references.writers import observe
 from tests.checkpoints import models
 from tests.checkpoints.quantized.support import SIZES, assert_same_loss, configure, linears, loss_of
 from tests.networks import opened

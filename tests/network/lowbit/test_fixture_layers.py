@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from peelaudit.auditing import held_decoder, prepared
+from peelaudit.method.references.closed_form import BlockRegression, squared_error
+from peelaudit.method.references.writers import apply_change, feature_parts, split_change, writer_weights
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.settings.audit import AuditConfig
-from peelaudit.solvers.closed_form import BlockRegression, squared_error
-from peelaudit.solvers.features import apply_change, feature_parts, split_change, writer_weights
 from tests.places import FIXTURES
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from peelaudit.method.references.adam import adam
+from peelaudit.method.references.closed_form import BlockRegression, FittedBlock, squared_error
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
 from peelaudit.records import ScaleLayout, ZeroPoint
-from peelaudit.solvers.adam import adam
-from peelaudit.solvers.closed_form import BlockRegression, FittedBlock, squared_error
 from tests.networks import Network
 
 FAMILIES = ["gpt2", "llama", "gpt_neox", "phi", "gemma3_text", "olmo2", "opt", "bitnet"]

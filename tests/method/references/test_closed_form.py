@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.references.closed_form import BlockRegression, squared_error
+from peelaudit.method.references.writers import apply_change, observe, split_change
 from peelaudit.network.states import Rows
-from peelaudit.solvers.closed_form import BlockRegression, squared_error
-from peelaudit.solvers.features import apply_change, observe, split_change
 from tests.checkpoints import models
 from tests.networks import Network, splits
 

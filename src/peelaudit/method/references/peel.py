@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peelaudit.method.references.adam import adam
+from peelaudit.method.references.closed_form import BlockRegression, FittedBlock, squared_error
+from peelaudit.method.references.schedules import PrefixNode
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import Rows, StateStore, apply_block
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import BlockFit
-from peelaudit.schedules import PrefixNode
-from peelaudit.solvers.adam import adam
-from peelaudit.solvers.closed_form import BlockRegression, FittedBlock, squared_error
 
 __all__ = [
     "Peeled",

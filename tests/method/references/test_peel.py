@@ -13,12 +13,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from peelaudit import peel
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.references import peel
+from peelaudit.method.references.closed_form import BlockRegression, squared_error
+from peelaudit.method.references.peel import (
+    Peeled,
+    Peeler,
+    SolverSettings,
+    deviation,
+    projection_map,
+    redrawn,
+    sequence_errors,
+)
+from peelaudit.method.references.schedules import Schedule, parse_schedules, prefix_tree
 from peelaudit.network.states import StateStore
-from peelaudit.peel import Peeled, Peeler, SolverSettings, deviation, projection_map, redrawn, sequence_errors
-from peelaudit.schedules import Schedule, parse_schedules, prefix_tree
-from peelaudit.solvers.closed_form import BlockRegression, squared_error
 from tests.networks import Network
 
 Opener = Callable[..., Network]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peelaudit.errors import ConfigError
-from peelaudit.schedules import (
+from peelaudit.method.references.schedules import (
     MOST_SCHEDULES,
     Schedule,
     parse_schedules,

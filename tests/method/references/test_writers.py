@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peelaudit.method.references.writers import apply_change, observe, split_change, trainable_writers, undo_gains
 from peelaudit.network.block import Block
-from peelaudit.solvers.features import apply_change, observe, split_change, trainable_writers, undo_gains
 from tests.checkpoints import models
 from tests.networks import Network
 

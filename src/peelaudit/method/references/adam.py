@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.references.closed_form import FittedBlock, squared_error
 from peelaudit.network.block import Block
 from peelaudit.network.states import Rows
-from peelaudit.solvers.closed_form import FittedBlock, squared_error
 
 __all__ = ["adam"]
 

@@ -20,10 +20,7 @@ from torch import Tensor
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import Moments, accumulation_dtype
 from peelaudit.method.linalg.ridge import Factorisation, best_penalty, factorise, rotate_gram
-from peelaudit.network.block import Block
-from peelaudit.network.lowbit.rounding import fit_to_grid
-from peelaudit.network.states import Rows, batches
-from peelaudit.solvers.features import (
+from peelaudit.method.references.writers import (
     Observation,
     apply_change,
     feature_parts,
@@ -33,6 +30,9 @@ from peelaudit.solvers.features import (
     undo_gains,
     writer_weights,
 )
+from peelaudit.network.block import Block
+from peelaudit.network.lowbit.rounding import fit_to_grid
+from peelaudit.network.states import Rows, batches
 
 __all__ = ["BlockRegression", "FittedBlock", "RidgeChange", "squared_error"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.solvers.adam import adam
-from peelaudit.solvers.closed_form import BlockRegression, FittedBlock, squared_error
+from peelaudit.method.references.adam import adam
+from peelaudit.method.references.closed_form import BlockRegression, FittedBlock, squared_error
 from tests.networks import Network, splits
 
 Opener = Callable[..., Network]
