@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from peelaudit.bounds import Losses, Panel
 from peelaudit.downstream import BlockSlopes
 from peelaudit.measuring import Examination, RepairLosses
+from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.naming import name_layers
 from peelaudit.records import LayerSigns, Symptom
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from peelaudit.bounds import Panel
+from peelaudit.method.statistics.panel import Panel
 from peelaudit.outliers import BulkSlopes, Gaps, ScaleSlopes, Yardstick, standing_out, suspicion
 
 PANEL = Panel.of(

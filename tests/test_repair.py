@@ -13,6 +13,7 @@ from peelaudit.auditing import Prepared, prepared
 from peelaudit.downstream import Downstream
 from peelaudit.errors import OutputError
 from peelaudit.faults import damaged
+from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import FAMILIES
@@ -23,7 +24,6 @@ from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from peelaudit.repair import Repair, Repairer, RepairMode, changed
 from peelaudit.repair_files import load_repair, repair_path, save_repair
 from peelaudit.settings.audit import AuditConfig
-from peelaudit.stats import ClusterBootstrap
 from tests.networks import Network
 from tests.places import NANOGPT
 

@@ -11,10 +11,10 @@ import torch
 
 from peelaudit import audit
 from peelaudit.auditing import held_decoder, prepared
-from peelaudit.bounds import Panel
 from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.faults import damaged
 from peelaudit.method.linalg.spectrum import leading
+from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states

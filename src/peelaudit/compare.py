@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.pairing import Change, Pairing
 from peelaudit.records import AuditReport, GateCheck, SplitFigures, Verdict
-from peelaudit.stats import RESOLUTION
 
 __all__ = ["TOLERANCE", "Comparison", "ComparisonRow", "Origin", "Status", "compare", "find_origin"]
 

@@ -23,10 +23,10 @@ from datetime import date
 
 from peelaudit.compare import find_origin
 from peelaudit.errors import ConfigError, NonFiniteResult
+from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.pairing import Change, Pairing, check_rows
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
 from peelaudit.settings.gate import NAMED, OWN_LAYER_FIGURES, VERDICT, GatePolicy, Rule, Suppression
-from peelaudit.stats import RESOLUTION
 
 __all__ = ["GateResult", "gate", "suppression_notes"]
 

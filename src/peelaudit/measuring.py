@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.bounds import Losses, Panel, Split
 from peelaudit.calibration import Calibration
 from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.method.references.peel import Peeler, ProjectionRow, SolverSettings, deviation, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
+from peelaudit.method.statistics.panel import Losses, Panel, Split
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from peelaudit.bounds import Losses
 from peelaudit.measuring import Examination
+from peelaudit.method.statistics.panel import Losses
 from peelaudit.outliers import FEWEST_CLUSTERS, BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
 from peelaudit.records import DataInfo, Estimate, RepairInfo, Symptom, named_layers
 from peelaudit.symptoms import symptoms

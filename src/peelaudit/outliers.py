@@ -16,9 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
-from peelaudit.bounds import Losses, Panel
+from peelaudit.method.statistics.bootstrap import CONFIDENCE, RESOLUTION, student_quantile
+from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.records import Estimate
-from peelaudit.stats import CONFIDENCE, RESOLUTION, student_quantile
 
 __all__ = [
     "BULK_SPREAD",

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
+from peelaudit.method.statistics.bootstrap import HELD_OUT, ClusterBootstrap
 from peelaudit.records import AuditReport, ClusterSums, Estimate, LayerRow
-from peelaudit.stats import HELD_OUT, ClusterBootstrap
 
 __all__ = ["INDIFFERENT", "Change", "Pairing", "check_rows", "check_settings"]
 

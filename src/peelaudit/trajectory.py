@@ -17,11 +17,11 @@ from itertools import accumulate, pairwise
 from pathlib import PurePath
 from typing import Literal
 
-from peelaudit.bounds import paper_verdict
 from peelaudit.errors import ConfigError
+from peelaudit.method.statistics.bootstrap import RESOLUTION
+from peelaudit.method.statistics.bounds import paper_verdict
 from peelaudit.pairing import INDIFFERENT
 from peelaudit.records import AuditReport, Estimate, Verdict
-from peelaudit.stats import RESOLUTION
 
 __all__ = ["Cloud", "CloudPoint", "CloudSplit", "LayerHistory", "Trajectory", "order", "steady_from", "trace"]
 

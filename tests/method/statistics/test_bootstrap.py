@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from peelaudit.stats import ClusterBootstrap, student_quantile
+from peelaudit.method.statistics.bootstrap import ClusterBootstrap, student_quantile
 
 Array = NDArray[np.float64]
 SEQUENCES = 10

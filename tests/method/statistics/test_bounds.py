@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peelaudit.bounds import Losses, Panel, Reference, best, figures, paper_verdict, verdict, yes_bounds
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.references.schedules import Schedule, parse_schedules
+from peelaudit.method.statistics.bootstrap import RESOLUTION
+from peelaudit.method.statistics.bounds import Reference, best, figures, paper_verdict, verdict, yes_bounds
+from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.records import Estimate, Verdict
-from peelaudit.stats import RESOLUTION
 
 CLUSTERS = {
     "fit": np.repeat(np.arange(6), 2),

@@ -1,0 +1,103 @@
+"""Losses per sequence, and the panel that says which split each sequence is of and turns sums into figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peelaudit.errors import NonFiniteResult
+from peelaudit.method.statistics.bootstrap import ClusterBootstrap
+from peelaudit.records import Estimate
+
+__all__ = ["Losses", "Panel", "Split"]
+
+Losses = NDArray[np.float64]
+Split = Literal["fit", "select", "held_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """The sequences that losses were taken on.
+
+    Attributes:
+        index: [n] their rows in the states and tokens.
+        splits: where each split's are among the n.
+        bootstraps: the draws of each split's clusters, the same for every figure.
+        predictions: predicted tokens of a sequence.
+    """
+
+    index: NDArray[np.int64]
+    splits: Mapping[Split, slice]
+    bootstraps: Mapping[Split, ClusterBootstrap]
+    predictions: int
+
+    @classmethod
+    def of(
+        cls,
+        clusters: Mapping[Split, NDArray[np.int64]],
+        positions: int,
+        *,
+        resamples: int,
+        seed: int,
+        fit_sequences: int | None = None,
+    ) -> Panel:
+        """A panel of all sequences, or of `fit_sequences` from *fit*, evenly spaced, and all of the others.
+
+        Args:
+            clusters: [sequences] the cluster of each sequence, for each split in the order of the states.
+            positions: of a sequence.
+            resamples: bootstrap draws.
+            seed: of the draws.
+            fit_sequences: how many of *fit* are enough.
+        """
+        index: list[NDArray[np.int64]] = []
+        splits: dict[Split, slice] = {}
+        bootstraps: dict[Split, ClusterBootstrap] = {}
+        start = rows = 0
+        for number, (split, names) in enumerate(clusters.items()):
+            chosen = np.arange(len(names))
+            if split == "fit" and fit_sequences is not None:
+                chosen = _spread(names, fit_sequences)
+            index.append(start + chosen)
+            splits[split] = slice(rows, rows + len(chosen))
+            bootstraps[split] = ClusterBootstrap(names[chosen], resamples=resamples, seed=seed + number)
+            start, rows = start + len(names), rows + len(chosen)
+        return cls(np.concatenate(index), splits, bootstraps, positions - 1)
+
+    def mean(self, losses: Losses, split: Split) -> float:
+        """nats/token over the split."""
+        return float(losses[self.splits[split]].sum()) / (self.predictions * len(losses[self.splits[split]]))
+
+    def cluster_sums(self, losses: Losses, split: Split) -> tuple[float, ...]:
+        """[clusters] nats over each of the split's clusters."""
+        return tuple(self.bootstraps[split].per_cluster(losses[self.splits[split]]).tolist())
+
+    def cluster_predictions(self, split: Split) -> tuple[int, ...]:
+        """[clusters] predicted tokens of each of the split's clusters."""
+        sequences = self.splits[split].stop - self.splits[split].start
+        counts = self.bootstraps[split].per_cluster(np.full(sequences, self.predictions))
+        return tuple(int(count) for count in counts)
+
+    def estimate(self, losses: Losses, split: Split) -> Estimate:
+        """nats/token over the split, of a loss or of a difference of two, with its interval.
+
+        Raises:
+            NonFiniteResult: if a sum is NaN or Inf.
+        """
+        part = losses[self.splits[split]]
+        try:
+            return self.bootstraps[split].ratio(part, np.full(len(part), self.predictions))
+        except FloatingPointError as error:
+            raise NonFiniteResult(f"{split}: {error}") from error
+
+
+def _spread(clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`count` indices, evenly spaced; all of them if these would be of one cluster alone."""
+    if count >= len(clusters):
+        return np.arange(len(clusters))
+    chosen = np.linspace(0, len(clusters) - 1, count).round().astype(np.int64)
+    return chosen if len(np.unique(clusters[chosen])) > 1 else np.arange(len(clusters))
