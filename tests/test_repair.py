@@ -13,13 +13,13 @@ from peelaudit.auditing import Prepared, prepared
 from peelaudit.downstream import Downstream
 from peelaudit.errors import OutputError
 from peelaudit.faults import damaged
+from peelaudit.method.readout import Readout, Unembedding, token_losses
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit.constraints import Integer
 from peelaudit.network.states import StateStore, TokenRows, trained_states
-from peelaudit.readout import Readout, Unembedding, token_losses
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from peelaudit.repair import Repair, Repairer, RepairMode, changed
 from peelaudit.repair_files import load_repair, repair_path, save_repair

@@ -14,12 +14,12 @@ from peelaudit.auditing import held_decoder, prepared
 from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.faults import damaged
 from peelaudit.method.linalg.spectrum import leading
+from peelaudit.method.readout import Readout, Unembedding
 from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
-from peelaudit.readout import Readout, Unembedding
 from peelaudit.records import FaultKind
 from peelaudit.repair import changed
 from peelaudit.settings.audit import AuditConfig

@@ -19,10 +19,10 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.linalg.spectrum import leading
+from peelaudit.method.readout import Readout
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, apply_block, batches
-from peelaudit.readout import Readout
 
 __all__ = ["BlockSlopes", "Downstream", "linear_size"]
 

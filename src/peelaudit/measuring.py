@@ -20,13 +20,13 @@ from torch import Tensor
 
 from peelaudit.calibration import Calibration
 from peelaudit.downstream import BlockSlopes, Downstream
+from peelaudit.method.readout import ReadoutFactory
 from peelaudit.method.references.peel import Peeler, ProjectionRow, SolverSettings, deviation, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 from peelaudit.method.statistics.panel import Losses, Panel, Split
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress
-from peelaudit.readout import ReadoutFactory
 from peelaudit.records import BlockFit, LayerSigns
 from peelaudit.repair import Repair, Repairer
 from peelaudit.settings.audit import AuditConfig, ReadoutKind

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peelaudit.readout import Unembedding, token_losses
+from peelaudit.method.readout import Unembedding, token_losses
 from tests.checkpoints import models
 from tests.networks import opened
 

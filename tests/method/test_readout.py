@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.readout import ReadoutFactory, token_losses
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import Rows, StateStore, TokenRows, trained_states
-from peelaudit.readout import ReadoutFactory, token_losses
 from tests.places import FIXTURES
 
 ROWS = Rows(slice(0, 24), slice(24, 32), slice(32, 44))
@@ -55,7 +55,7 @@ def test_batches_do_not_change_losses(peeled: tuple, monkeypatch: pytest.MonkeyP
     decoder, data, states = peeled
     own = ReadoutFactory(decoder, data, states[-1], seed=0).own
     whole = own.losses(states[-1], data.tokens, torch.arange(44), "a test")
-    monkeypatch.setattr("peelaudit.readout.LOGIT_BYTES", 1)
+    monkeypatch.setattr("peelaudit.method.readout.LOGIT_BYTES", 1)
     np.testing.assert_allclose(own.losses(states[-1], data.tokens, torch.arange(44), "a test"), whole, rtol=1e-5)
 
 
