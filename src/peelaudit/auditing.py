@@ -17,19 +17,19 @@ import torch
 from peelaudit.advice import bits_warnings, calibration_warnings
 from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
-from peelaudit.downstream import Downstream
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.measuring import measure
+from peelaudit.method.diagnosis.downstream import Downstream
+from peelaudit.method.diagnosis.naming import naming_warnings
+from peelaudit.method.diagnosis.repair import Repair
+from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair
 from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
-from peelaudit.naming import naming_warnings
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import family_of
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
-from peelaudit.repair import Repair
-from peelaudit.repair_files import load_repair, repair_path, save_repair
 from peelaudit.reporting import conclude
 from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits

@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.calibration import Calibration
-from peelaudit.downstream import BlockSlopes, Downstream
+from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
+from peelaudit.method.diagnosis.examine import Examination, RepairLosses
+from peelaudit.method.diagnosis.repair import Repair, Repairer
+from peelaudit.method.diagnosis.slopes import block_slopes
+from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.readout import ReadoutFactory
 from peelaudit.method.references.peel import Peeler, ProjectionRow, SolverSettings, deviation, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
@@ -28,12 +32,9 @@ from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import BlockFit, LayerSigns
-from peelaudit.repair import Repair, Repairer
 from peelaudit.settings.audit import AuditConfig, ReadoutKind
-from peelaudit.slopes import block_slopes
-from peelaudit.symptoms import signs
 
-__all__ = ["Examination", "Measurements", "RepairLosses", "ScheduleLosses", "examine", "measure"]
+__all__ = ["Measurements", "ScheduleLosses", "examine", "measure"]
 
 LEAST_FIT = 8
 """Sequences of *fit* on which the depths below the last are read out at least; half as many as *select* has otherwise.
@@ -50,41 +51,6 @@ class ScheduleLosses:
     own: Losses
     readout: Losses
     blocks: tuple[BlockFit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RepairLosses:
-    """The repairs of all blocks: `gains` are [L] arrays on the panel of the nats that each saves on *held-out*, zero on
-    the other splits; `steps` those that each took; `passes` the cost in forward passes; `low_bit` whether the
-    blocks are.
-    """
-
-    gains: tuple[Losses, ...]
-    steps: tuple[int, ...]
-    passes: float
-    low_bit: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What tells which layer is at fault, without a reference. All [L].
-
-    Attributes:
-        panel: the sequences of the network's losses: all.
-        own: on `panel`, the network's losses under its own head.
-        digests: of the blocks' weights.
-        signs: what each block shows by itself.
-        slopes: on `panel`, of each *held-out* sequence, zero on the other splits; None for a block that no finite
-            gradient reaches.
-        repairs: None where none was asked for.
-    """
-
-    panel: Panel
-    own: Losses
-    digests: tuple[str, ...]
-    signs: tuple[LayerSigns, ...]
-    slopes: tuple[BlockSlopes | None, ...]
-    repairs: RepairLosses | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import numpy as np
 from peelaudit.advice import advise, read_layer
 from peelaudit.errors import NonFiniteResult
 from peelaudit.measuring import Measurements, ScheduleLosses
+from peelaudit.method.diagnosis.naming import Naming, name_layers
 from peelaudit.method.references.schedules import staircase
 from peelaudit.method.statistics.bounds import Reference, best, figures, paper_verdict, yes_bounds
 from peelaudit.method.statistics.panel import Losses, Panel, Split
-from peelaudit.naming import Naming, name_layers
 from peelaudit.records import (
     BaselineLosses,
     ClusterSums,

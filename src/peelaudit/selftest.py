@@ -24,9 +24,9 @@ from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError
 from peelaudit.faults import damaged
 from peelaudit.measuring import examine, measure
+from peelaudit.method.diagnosis.naming import Naming, name_layers, naming_warnings
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.references.schedules import parse_schedules
-from peelaudit.naming import Naming, name_layers, naming_warnings
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.lowbit import Grids

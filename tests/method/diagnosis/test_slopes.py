@@ -11,22 +11,22 @@ import torch
 
 from peelaudit import audit
 from peelaudit.auditing import held_decoder, prepared
-from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.faults import damaged
+from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
+from peelaudit.method.diagnosis.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
+from peelaudit.method.diagnosis.repair import changed
+from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.linalg.spectrum import leading
 from peelaudit.method.readout import Readout, Unembedding
 from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
-from peelaudit.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
 from peelaudit.records import FaultKind
-from peelaudit.repair import changed
 from peelaudit.settings.audit import AuditConfig
-from peelaudit.slopes import block_slopes
+from tests.method.diagnosis.test_repair import downstream, loss_with
 from tests.networks import Network
 from tests.places import FIXTURES
-from tests.test_repair import downstream, loss_with
 
 
 def bulk(weight: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from peelaudit.method.diagnosis.outliers import BulkSlopes, Gaps, ScaleSlopes, Yardstick, standing_out, suspicion
 from peelaudit.method.statistics.panel import Panel
-from peelaudit.outliers import BulkSlopes, Gaps, ScaleSlopes, Yardstick, standing_out, suspicion
 
 PANEL = Panel.of(
     {"fit": np.arange(3), "select": np.arange(3), "held_out": np.arange(40)}, positions=11, resamples=500, seed=0

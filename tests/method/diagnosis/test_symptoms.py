@@ -11,13 +11,13 @@ import torch
 
 from peelaudit.auditing import held_decoder, prepared
 from peelaudit.faults import damaged
+from peelaudit.method.diagnosis.symptoms import RANDOM, signs, spectral_excess, symptoms
 from peelaudit.network.block import Block
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.records import FaultKind, LayerSigns, Symptom
 from peelaudit.settings.audit import AuditConfig
-from peelaudit.symptoms import RANDOM, signs, spectral_excess, symptoms
 from tests.networks import Network
 from tests.places import FIXTURES
 

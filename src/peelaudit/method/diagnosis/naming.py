@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from peelaudit.measuring import Examination
+from peelaudit.method.diagnosis.examine import Examination
+from peelaudit.method.diagnosis.outliers import FEWEST_CLUSTERS, BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
+from peelaudit.method.diagnosis.symptoms import symptoms
 from peelaudit.method.statistics.panel import Losses
-from peelaudit.outliers import FEWEST_CLUSTERS, BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
 from peelaudit.records import DataInfo, Estimate, RepairInfo, Symptom, named_layers
-from peelaudit.symptoms import symptoms
 
 __all__ = ["Naming", "name_layers", "naming_warnings"]
 

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from peelaudit.downstream import Downstream
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.diagnosis.downstream import Downstream
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Scales
 from peelaudit.progress import SILENT, Progress

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from peelaudit.downstream import BlockSlopes
-from peelaudit.measuring import Examination, RepairLosses
+from peelaudit.method.diagnosis.downstream import BlockSlopes
+from peelaudit.method.diagnosis.examine import Examination, RepairLosses
+from peelaudit.method.diagnosis.naming import name_layers
 from peelaudit.method.statistics.panel import Losses, Panel
-from peelaudit.naming import name_layers
 from peelaudit.records import LayerSigns, Symptom
 
 PANEL = Panel.of(

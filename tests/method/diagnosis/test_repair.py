@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from peelaudit.auditing import Prepared, prepared
-from peelaudit.downstream import Downstream
 from peelaudit.errors import OutputError
 from peelaudit.faults import damaged
+from peelaudit.method.diagnosis.downstream import Downstream
+from peelaudit.method.diagnosis.repair import Repair, Repairer, RepairMode, changed
+from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair
 from peelaudit.method.readout import Readout, Unembedding, token_losses
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
@@ -21,8 +23,6 @@ from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit.constraints import Integer
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
-from peelaudit.repair import Repair, Repairer, RepairMode, changed
-from peelaudit.repair_files import load_repair, repair_path, save_repair
 from peelaudit.settings.audit import AuditConfig
 from tests.networks import Network
 from tests.places import NANOGPT

@@ -27,8 +27,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from peelaudit.downstream import BlockSlopes, Downstream
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
 from peelaudit.progress import SILENT, Progress
 
 __all__ = ["block_slopes"]

@@ -1,0 +1,1 @@
+"""Which layer: what tells it by looks, by slopes and by repairs, and when one is named."""
