@@ -11,7 +11,7 @@ from studies.plan import Run, Study
 from studies.texts import Corpus, calibration
 from studies.training import checkpoints
 
-from peelaudit.auditing import audit_prepared, prepared
+from peelaudit.auditing.run import audit_prepared, prepared
 from peelaudit.calibration import Calibration
 from peelaudit.exports import Format, export
 from peelaudit.exports.cloud import cloud_svg

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
 
-from peelaudit.auditing import audit_config
+from peelaudit.auditing.run import audit_config
 from peelaudit.method.references.peel import Peeled, Peeler
 from peelaudit.method.references.schedules import PrefixNode
 from peelaudit.progress import SILENT, Progress
@@ -59,7 +59,7 @@ class TimedPeeler(Peeler):
 
 def run(config: AuditConfig) -> Run:
     TimedPeeler.seconds = 0.0
-    with mock.patch("peelaudit.measuring.Peeler", TimedPeeler):
+    with mock.patch("peelaudit.auditing.measure.Peeler", TimedPeeler):
         start = time.process_time()
         report = audit_config(config)
     return Run(report, time.process_time() - start, TimedPeeler.seconds)

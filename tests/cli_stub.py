@@ -59,7 +59,7 @@ MODE = ""
 
 if __name__ == "__main__":
     MODE = sys.argv[1]
-    stub = types.ModuleType("peelaudit.auditing")
+    stub = types.ModuleType("peelaudit.auditing.run")
     stub.audit_config = audit_config  # type: ignore[attr-defined]
-    sys.modules["peelaudit.auditing"] = stub
+    sys.modules["peelaudit.auditing.run"] = stub
     sys.exit(main(sys.argv[2:]))

@@ -69,9 +69,9 @@ def command(saved: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     """Call the command in the folder of the reports, or `cwd`; its audit, if it comes to one, does what `mode` says."""
     for variable in [name for name in os.environ if name.startswith("PEELAUDIT_")]:
         monkeypatch.delenv(variable)
-    audit = types.ModuleType("peelaudit.auditing")
+    audit = types.ModuleType("peelaudit.auditing.run")
     audit.audit_config = cli_stub.audit_config  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "peelaudit.auditing", audit)
+    monkeypatch.setitem(sys.modules, "peelaudit.auditing.run", audit)
 
     def call(*arguments: str, mode: str = "ok", cwd: Path = saved) -> Done:
         monkeypatch.chdir(cwd)

@@ -26,10 +26,10 @@ def test_importing_stays_light(module: str) -> None:
 
 
 def test_the_function_is_still_there_after_an_audit_was_imported() -> None:
-    import peelaudit.auditing
+    import peelaudit.auditing.run
 
     assert callable(peelaudit.audit)
-    assert callable(peelaudit.auditing.audit_config)
+    assert callable(peelaudit.auditing.run.audit_config)
 
 
 def test_mistakes_are_told_together() -> None:

@@ -47,7 +47,7 @@ def audit(
         AuditError: a state or a loss became NaN or Inf.
         NothingToAudit: the checkpoint has no decoder block.
     """
-    from peelaudit.auditing import audit_config
+    from peelaudit.auditing.run import audit_config
     from peelaudit.errors import ConfigError
     from peelaudit.settings.audit import AuditConfig
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from peelaudit.auditing.faults import damaged
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
-from peelaudit.faults import damaged
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit.constraints import Integer, Ternary

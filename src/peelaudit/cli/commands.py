@@ -49,7 +49,7 @@ def run_audit(
         check_writable(target.path)
     with progress_on(sys.stderr, quiet=quiet) as progress:
         progress.stage("starting", 1)
-        from peelaudit.auditing import audit_config
+        from peelaudit.auditing.run import audit_config
 
         folder = None if save_repairs is None else Path(save_repairs)
         report = audit_config(config, save_repairs=folder, progress=progress)

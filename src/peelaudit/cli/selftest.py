@@ -77,7 +77,7 @@ def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str,
         raise ConfigError(*problems)
     with progress_on(sys.stderr, quiet=quiet) as progress:
         progress.stage("starting", 1)
-        from peelaudit.selftest import Plan, selftest
+        from peelaudit.auditing.selftest import Plan, selftest
 
         earlier = None if wish.earlier is None else Path(wish.earlier)
         plan = Plan(kinds, layers, redraws, earlier, references=wish.references)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 
-import peelaudit.auditing  # noqa: F401
+import peelaudit.auditing.run  # noqa: F401
 
 __all__ = ["MODULES"]
 

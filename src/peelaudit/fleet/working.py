@@ -67,7 +67,7 @@ def failed(task: Task, reason: str, exit_code: int = 3) -> TaskRow:
 
 
 def _perform(task: Task) -> TaskRow:
-    from peelaudit.auditing import audit_prepared, prepared, tool_version  # torch: only where an audit runs
+    from peelaudit.auditing.run import audit_prepared, prepared, tool_version  # torch: only where an audit runs
 
     results, path = Results(Path(task.results)), task.config.checkpoint
     with prepared(task.config) as audit:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from peelaudit.auditing import Prepared, prepared
+from peelaudit.auditing.faults import damaged
+from peelaudit.auditing.run import Prepared, prepared
 from peelaudit.errors import OutputError
-from peelaudit.faults import damaged
 from peelaudit.method.diagnosis.downstream import Downstream
 from peelaudit.method.diagnosis.repair import Repair, Repairer, RepairMode, changed
 from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from peelaudit import audit
-from peelaudit.auditing import held_decoder, prepared
-from peelaudit.faults import damaged
+from peelaudit.auditing.faults import damaged
+from peelaudit.auditing.run import held_decoder, prepared
 from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
 from peelaudit.method.diagnosis.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
 from peelaudit.method.diagnosis.repair import changed

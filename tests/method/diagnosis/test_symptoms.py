@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from peelaudit.auditing import held_decoder, prepared
-from peelaudit.faults import damaged
+from peelaudit.auditing.faults import damaged
+from peelaudit.auditing.run import held_decoder, prepared
 from peelaudit.method.diagnosis.symptoms import RANDOM, signs, spectral_excess, symptoms
 from peelaudit.network.block import Block
 from peelaudit.network.families import FAMILIES

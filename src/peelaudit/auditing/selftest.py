@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peelaudit.auditing import Prepared, held_decoder, prepared
+from peelaudit.auditing.conclude import conclude
+from peelaudit.auditing.faults import damaged
+from peelaudit.auditing.measure import examine, measure
+from peelaudit.auditing.run import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError
-from peelaudit.faults import damaged
-from peelaudit.measuring import examine, measure
 from peelaudit.method.diagnosis.naming import Naming, name_layers, naming_warnings
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.references.schedules import parse_schedules
@@ -33,7 +34,6 @@ from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
-from peelaudit.reporting import conclude
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.gate import Selector
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import peelaudit
-from peelaudit.auditing import audit_config
+from peelaudit.auditing.run import audit_config
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import ConfigError, NonFiniteResult

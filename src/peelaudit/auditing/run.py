@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from peelaudit.advice import bits_warnings, calibration_warnings
+from peelaudit.auditing.advice import bits_warnings, calibration_warnings
+from peelaudit.auditing.conclude import conclude
+from peelaudit.auditing.measure import measure
 from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError, OutputError
-from peelaudit.measuring import measure
 from peelaudit.method.diagnosis.downstream import Downstream
 from peelaudit.method.diagnosis.naming import naming_warnings
 from peelaudit.method.diagnosis.repair import Repair
@@ -30,7 +31,6 @@ from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
-from peelaudit.reporting import conclude
 from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits
 

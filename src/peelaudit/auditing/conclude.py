@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from peelaudit.advice import advise, read_layer
+from peelaudit.auditing.advice import advise, read_layer
+from peelaudit.auditing.measure import Measurements, ScheduleLosses
 from peelaudit.errors import NonFiniteResult
-from peelaudit.measuring import Measurements, ScheduleLosses
 from peelaudit.method.diagnosis.naming import Naming, name_layers
 from peelaudit.method.references.schedules import staircase
 from peelaudit.method.statistics.bounds import Reference, best, figures, paper_verdict, yes_bounds

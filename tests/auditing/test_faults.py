@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from peelaudit.faults import damaged
+from peelaudit.auditing.faults import damaged
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Ternary
 from peelaudit.records import FaultKind, ScaleLayout

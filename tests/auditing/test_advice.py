@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from peelaudit.advice import advise, calibration_warnings, read_layer
+from peelaudit.auditing.advice import advise, calibration_warnings, read_layer
 from peelaudit.records import BaselineLosses, Estimate, LayerRow, NetworkRow, RepairInfo, Symptom, Verdict
 from tests.factories import make_data, make_estimate, make_figures, make_report, make_schedule
 

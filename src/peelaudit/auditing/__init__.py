@@ -1,0 +1,1 @@
+"""One audit, from settings to report."""
