@@ -15,11 +15,11 @@ from peelaudit.auditing.run import audit_prepared, prepared
 from peelaudit.calibration import Calibration
 from peelaudit.exports import Format, export
 from peelaudit.exports.cloud import cloud_svg
-from peelaudit.exports.files import write_whole
 from peelaudit.records import AuditReport
 from peelaudit.records.json import read_report
+from peelaudit.reports.files import write_whole
+from peelaudit.reports.trajectory import trace
 from peelaudit.settings.audit import AuditConfig
-from peelaudit.trajectory import trace
 
 
 @dataclass(frozen=True, slots=True)

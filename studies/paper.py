@@ -30,7 +30,7 @@ from studies.texts import Corpus, read_corpus
 from studies.training import train
 
 from peelaudit.errors import ConfigError, OutputError, PeelauditError
-from peelaudit.exports.files import write_whole
+from peelaudit.reports.files import write_whole
 from peelaudit.settings.audit import SolverKind
 
 

@@ -27,9 +27,9 @@ from pathlib import Path
 import torch
 
 import peelaudit
-from peelaudit.compare import compare
-from peelaudit.gate import gate
 from peelaudit.records import AuditReport, Outcome
+from peelaudit.reports.compare import compare
+from peelaudit.reports.gate import gate
 from peelaudit.settings.gate import GatePolicy, parse_rule
 from tests.places import NANOGPT
 

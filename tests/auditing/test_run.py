@@ -19,10 +19,10 @@ from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.network.decoder import Decoder
-from peelaudit.pairing import Pairing
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.records import json as json_export
 from peelaudit.render import render_report
+from peelaudit.reports.pairing import Pairing
 from peelaudit.settings.audit import AuditConfig
 from tests.checkpoints import models
 from tests.places import FIXTURES

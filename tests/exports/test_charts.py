@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from peelaudit.exports.charts import ERROR_SCALE, GAP_SCALE, Mark, by_layer, heat_map, mark, ticks
 from peelaudit.exports.cloud import cloud_chart, cloud_svg
 from peelaudit.records import Estimate, Verdict
-from peelaudit.trajectory import trace
+from peelaudit.reports.trajectory import trace
 from tests.exports.support import make_series, make_step
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -17,8 +17,8 @@ from peelaudit.exports import Format
 from peelaudit.settings import SETTINGS, resolve_gate
 
 if TYPE_CHECKING:
-    from peelaudit.gate import GateResult
     from peelaudit.records import AuditReport, GateCheck
+    from peelaudit.reports.gate import GateResult
     from peelaudit.settings.audit import AuditConfig
     from peelaudit.settings.gate import GatePolicy
 
@@ -72,7 +72,7 @@ class Gate:
             raise ConfigError("a rule is about layer.repair_gap: that needs --repair cheap or thorough")
         if self._baseline is None:
             return
-        from peelaudit.pairing import check_settings
+        from peelaudit.reports.pairing import check_settings
 
         settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         known = {name: value for name, value in settings.items() if value not in (None, "auto")}
@@ -80,7 +80,7 @@ class Gate:
 
     def apply(self, report: AuditReport, name: str) -> tuple[GateCheck, ...]:
         """The report's checks; `name` is what to call it in messages. Raises what `gate` does."""
-        from peelaudit.gate import gate
+        from peelaudit.reports.gate import gate
 
         result = gate(report, self.policy, today=self._today, baseline=self._baseline)
         self.results.append((name, result))
@@ -102,7 +102,7 @@ class Gate:
             raise failed[0]
 
     def _warn(self) -> None:
-        from peelaudit.gate import suppression_notes
+        from peelaudit.reports.gate import suppression_notes
 
         for note in suppression_notes(self.policy, [result for _, result in self.results], today=self._today):
             say(f"warning: {note}")
@@ -177,8 +177,8 @@ def compare_reports(
     base_path: str, new_path: str, flags: Flags, *, tolerance: str | None, format_name: str, quiet: bool
 ) -> None:
     """`peelaudit compare`."""
-    from peelaudit.compare import TOLERANCE, compare
     from peelaudit.records.json import dump, read_report
+    from peelaudit.reports.compare import TOLERANCE, compare
 
     problems: list[str] = []
     with collecting(problems):

@@ -13,7 +13,7 @@ from peelaudit.exports.markup import Markup, element, joined
 from peelaudit.exports.resources import text_of
 from peelaudit.records import Verdict
 from peelaudit.render.text import count, number, verdict_text
-from peelaudit.trajectory import Cloud
+from peelaudit.reports.trajectory import Cloud
 
 __all__ = ["cloud_chart", "cloud_svg"]
 

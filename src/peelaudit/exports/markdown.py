@@ -15,7 +15,7 @@ from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, SplitFi
 from peelaudit.render.escape import printable
 from peelaudit.render.text import count, interval, number, signed, targets_text, verdict_text
 from peelaudit.render.words import BITS_ROWS, bits_words, series_words
-from peelaudit.trajectory import trace
+from peelaudit.reports.trajectory import trace
 
 __all__ = ["export"]
 

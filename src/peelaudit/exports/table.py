@@ -10,7 +10,7 @@ from peelaudit.exports.results import Results
 from peelaudit.render import render_gate, render_report, render_trajectory
 from peelaudit.render.escape import printable
 from peelaudit.render.text import encodable
-from peelaudit.trajectory import trace
+from peelaudit.reports.trajectory import trace
 
 __all__ = ["export"]
 

@@ -16,8 +16,8 @@ from peelaudit.fleet.sharding import Shard
 from peelaudit.fleet.working import Task
 from peelaudit.records import TaskRow, TaskState
 from peelaudit.records.json import read_report
+from peelaudit.reports.trajectory import Trajectory
 from peelaudit.settings.audit import AuditConfig
-from peelaudit.trajectory import Trajectory
 
 __all__ = ["Batch", "Engine", "run_batch", "settle", "summarise"]
 

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.errors import ConfigError, OutputError, PeelauditError, ReportError
-from peelaudit.exports.files import write_whole
 from peelaudit.fleet.finding import RESULTS_FILE
 from peelaudit.fleet.identity import key_of_report
 from peelaudit.records import AuditReport, TaskRow
 from peelaudit.records.json import dump, export, load, parse_report
+from peelaudit.reports.files import write_whole
 
 __all__ = ["Claim", "Results"]
 

@@ -9,9 +9,9 @@ from peelaudit.errors import ConfigError
 from peelaudit.exports import Format, export
 from peelaudit.exports.cloud import cloud_svg
 from peelaudit.exports.csv import networks
-from peelaudit.exports.files import write_whole
 from peelaudit.records import AuditReport
-from peelaudit.trajectory import Trajectory, trace
+from peelaudit.reports.files import write_whole
+from peelaudit.reports.trajectory import Trajectory, trace
 
 __all__ = ["write_series"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peelaudit.compare import Comparison
     from peelaudit.records import AuditReport, CheckpointInfo, GateCheck, Selftest, TaskRow
-    from peelaudit.trajectory import Trajectory
+    from peelaudit.reports.compare import Comparison
+    from peelaudit.reports.trajectory import Trajectory
 
 __all__ = [
     "render_checkpoint",

@@ -14,8 +14,8 @@ from peelaudit.render.page import draw, pairs, prose, table
 from peelaudit.render.text import interval, number, signed
 
 if TYPE_CHECKING:
-    from peelaudit.compare import Comparison
-    from peelaudit.pairing import Change
+    from peelaudit.reports.compare import Comparison
+    from peelaudit.reports.pairing import Change
 
 __all__ = ["render"]
 

@@ -12,7 +12,7 @@ from peelaudit.records import Verdict
 from peelaudit.render.page import STYLES, draw, heading, prose, table
 from peelaudit.render.text import VERDICT_WORDS, count, flow, number
 from peelaudit.render.words import CLOUD_LEGEND, series_words
-from peelaudit.trajectory import CloudPoint, Trajectory
+from peelaudit.reports.trajectory import CloudPoint, Trajectory
 
 __all__ = ["render"]
 

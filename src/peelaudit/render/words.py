@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peelaudit.records import AuditReport, Verdict
 from peelaudit.render.text import count, number
-from peelaudit.trajectory import Trajectory
+from peelaudit.reports.trajectory import Trajectory
 
 __all__ = [
     "BITS_ROWS",

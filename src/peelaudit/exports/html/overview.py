@@ -25,7 +25,7 @@ from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport
 from peelaudit.render.text import count
 from peelaudit.render.words import CLOUD_LEGEND, LEGEND, series_words
-from peelaudit.trajectory import Cloud, Trajectory, trace
+from peelaudit.reports.trajectory import Cloud, Trajectory, trace
 
 __all__ = ["sections"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from peelaudit.method.statistics.bootstrap import RESOLUTION
-from peelaudit.pairing import Change, Pairing
 from peelaudit.records import AuditReport, GateCheck, SplitFigures, Verdict
+from peelaudit.reports.pairing import Change, Pairing
 
 __all__ = ["TOLERANCE", "Comparison", "ComparisonRow", "Origin", "Status", "compare", "find_origin"]
 

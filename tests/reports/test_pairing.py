@@ -7,10 +7,10 @@ import math
 
 import pytest
 
-from peelaudit.compare import compare
 from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
-from peelaudit.pairing import Change, Pairing, check_settings
 from peelaudit.records import AuditReport
+from peelaudit.reports.compare import compare
+from peelaudit.reports.pairing import Change, Pairing, check_settings
 from tests.factories import make_report
 from tests.variants import moved, with_row, with_settings
 

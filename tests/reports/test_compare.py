@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from peelaudit.compare import Comparison, Status, compare
 from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.records import Verdict
+from peelaudit.reports.compare import Comparison, Status, compare
 from tests.factories import make_report
 from tests.variants import judged, moved, reweighted, with_settings
 

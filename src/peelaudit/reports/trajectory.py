@@ -20,8 +20,8 @@ from typing import Literal
 from peelaudit.errors import ConfigError
 from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.method.statistics.bounds import paper_verdict
-from peelaudit.pairing import INDIFFERENT
 from peelaudit.records import AuditReport, Estimate, Verdict
+from peelaudit.reports.pairing import INDIFFERENT
 
 __all__ = ["Cloud", "CloudPoint", "CloudSplit", "LayerHistory", "Trajectory", "order", "steady_from", "trace"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from peelaudit.errors import ConfigError, IncomparableReports, NonFiniteResult, ReportError
-from peelaudit.gate import GateResult, gate, suppression_notes
 from peelaudit.records import AuditReport, Estimate, GateCheck, LayerSigns, Outcome, RepairInfo, Symptom, Verdict
+from peelaudit.reports.gate import GateResult, gate, suppression_notes
 from peelaudit.settings.gate import NAMED, GatePolicy, Suppression, parse_rule, parse_selector
 from tests.factories import make_estimate, make_report
 from tests.variants import judged, moved, reweighted, with_row, with_settings

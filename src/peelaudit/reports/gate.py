@@ -21,11 +21,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
-from peelaudit.compare import find_origin
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.method.statistics.bootstrap import RESOLUTION
-from peelaudit.pairing import Change, Pairing, check_rows
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
+from peelaudit.reports.compare import find_origin
+from peelaudit.reports.pairing import Change, Pairing, check_rows
 from peelaudit.settings.gate import NAMED, OWN_LAYER_FIGURES, VERDICT, GatePolicy, Rule, Suppression
 
 __all__ = ["GateResult", "gate", "suppression_notes"]

@@ -1,0 +1,1 @@
+"""All that is done with finished reports, without torch: gated, compared, drawn, written."""
