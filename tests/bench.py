@@ -24,7 +24,7 @@ from peelaudit.method.references.peel import Peeled, Peeler
 from peelaudit.method.references.schedules import PrefixNode
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import AuditReport, ScheduleResult
-from peelaudit.render.words import bits_words
+from peelaudit.reports.wording.words import bits_words
 from peelaudit.settings.audit import AuditConfig, SolverKind
 from tests.places import FIXTURES
 

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, ScheduleSearch, SplitFigures, Verdict
 from peelaudit.render import render_checkpoint, render_report
-from peelaudit.render.text import abbreviate, flow, number, signed, size, targets_text
+from peelaudit.reports.wording.text import abbreviate, flow, number, signed, size, targets_text
 from tests.factories import make_checkpoint, make_estimate, make_report, make_schedule, staircase
 
 HOSTILE = "a\x1b]0;owned\x07[bold red]b[/]\x9b31m\n:smile:\udcff"

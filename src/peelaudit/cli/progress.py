@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from peelaudit.cli.guard import say
 from peelaudit.progress import SILENT, Progress
-from peelaudit.render.escape import printable
+from peelaudit.reports.wording.escape import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

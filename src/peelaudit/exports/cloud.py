@@ -12,8 +12,8 @@ from peelaudit.exports.charts import Axis, drawing, mark, ticks
 from peelaudit.exports.markup import Markup, element, joined
 from peelaudit.exports.resources import text_of
 from peelaudit.records import Verdict
-from peelaudit.render.text import count, number, verdict_text
 from peelaudit.reports.trajectory import Cloud
+from peelaudit.reports.wording.text import count, number, verdict_text
 
 __all__ = ["cloud_chart", "cloud_svg"]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport, Estimate, LayerRow
 from peelaudit.records.shapes import record
-from peelaudit.render.escape import printable
+from peelaudit.reports.wording.escape import printable
 
 __all__ = ["export", "networks"]
 

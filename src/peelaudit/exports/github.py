@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from peelaudit.exports.results import Results, gravest_first
 from peelaudit.records import AuditReport, GateCheck, Outcome, Verdict
-from peelaudit.render.escape import printable
-from peelaudit.render.text import interval, signed, verdict_text
-from peelaudit.render.words import VERDICT_MEANING
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import interval, signed, verdict_text
+from peelaudit.reports.wording.words import VERDICT_MEANING
 
 __all__ = ["export"]
 

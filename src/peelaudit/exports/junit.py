@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 
 from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Unaudited
-from peelaudit.render.escape import printable
-from peelaudit.render.text import interval, number, signed, verdict_text
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import interval, number, signed, verdict_text
 
 __all__ = ["export"]
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from peelaudit.errors import ConfigError
 from peelaudit.exports.results import Results, gravest_first
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, SplitFigures
-from peelaudit.render.escape import printable
-from peelaudit.render.text import count, interval, number, signed, targets_text, verdict_text
-from peelaudit.render.words import BITS_ROWS, bits_words, series_words
 from peelaudit.reports.trajectory import trace
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import count, interval, number, signed, targets_text, verdict_text
+from peelaudit.reports.wording.words import BITS_ROWS, bits_words, series_words
 
 __all__ = ["export"]
 

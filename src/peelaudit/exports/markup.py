@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from peelaudit.render.escape import printable
+from peelaudit.reports.wording.escape import printable
 
 __all__ = ["Markup", "element", "embedded_json", "escaped", "joined"]
 

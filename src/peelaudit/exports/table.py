@@ -8,9 +8,9 @@ from typing import Any
 from peelaudit.errors import ConfigError
 from peelaudit.exports.results import Results
 from peelaudit.render import render_gate, render_report, render_trajectory
-from peelaudit.render.escape import printable
-from peelaudit.render.text import encodable
 from peelaudit.reports.trajectory import trace
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import encodable
 
 __all__ = ["export"]
 

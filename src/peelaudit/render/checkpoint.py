@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import CheckpointInfo
-from peelaudit.render.escape import printable
 from peelaudit.render.page import draw, pairs, prose, table
-from peelaudit.render.text import count, size
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import count, size
 
 __all__ = ["render"]
 

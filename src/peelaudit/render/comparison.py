@@ -11,7 +11,7 @@ from rich.text import Text
 
 from peelaudit.render import gate
 from peelaudit.render.page import draw, pairs, prose, table
-from peelaudit.render.text import interval, number, signed
+from peelaudit.reports.wording.text import interval, number, signed
 
 if TYPE_CHECKING:
     from peelaudit.reports.compare import Comparison

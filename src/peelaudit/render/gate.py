@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import GateCheck, Outcome
-from peelaudit.render.escape import printable
 from peelaudit.render.page import draw, heading, prose, table
-from peelaudit.render.text import abbreviate, count, interval, signed
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import abbreviate, count, interval, signed
 
 __all__ = ["parts", "render"]
 

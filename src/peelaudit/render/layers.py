@@ -11,7 +11,7 @@ from rich.text import Text
 from peelaudit.records import AuditReport, LayerRow, RepairInfo, Verdict
 from peelaudit.render import schedules
 from peelaudit.render.page import STYLES, heading, pairs, prose, table
-from peelaudit.render.text import VERDICT_WORDS, interval, number, signed, verdict_text
+from peelaudit.reports.wording.text import VERDICT_WORDS, interval, number, signed, verdict_text
 
 __all__ = ["notable", "parts"]
 

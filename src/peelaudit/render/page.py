@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import Verdict
-from peelaudit.render.escape import printable
-from peelaudit.render.text import encodable
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import encodable
 
 __all__ = ["LEAST_WIDTH", "STYLES", "draw", "heading", "pairs", "prose", "table"]
 

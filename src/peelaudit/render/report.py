@@ -10,10 +10,10 @@ from rich.text import Text
 
 from peelaudit.records import AuditReport, Estimate, SplitFigures, SplitInfo, Verdict
 from peelaudit.render import layers, schedules
-from peelaudit.render.escape import printable
 from peelaudit.render.page import LEAST_WIDTH, STYLES, draw, heading, pairs, prose, table
-from peelaudit.render.text import abbreviate, count, flow, interval, number, signed, size, verdict_text
-from peelaudit.render.words import BITS_ROWS, HEAD_WORDS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import abbreviate, count, flow, interval, number, signed, size, verdict_text
+from peelaudit.reports.wording.words import BITS_ROWS, HEAD_WORDS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
 
 __all__ = ["render"]
 

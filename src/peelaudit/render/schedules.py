@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import AuditReport, ScheduleResult
-from peelaudit.render.escape import printable
 from peelaudit.render.page import heading, prose, table
-from peelaudit.render.text import abbreviate, count, flow, interval, number, targets_text
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import abbreviate, count, flow, interval, number, targets_text
 
 __all__ = ["listed", "parts", "short_name"]
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from peelaudit.records import FaultKind, FaultResult, Score, Selftest
 from peelaudit.render.page import draw, heading, pairs, prose, table
-from peelaudit.render.text import count, number, signed
+from peelaudit.reports.wording.text import count, number, signed
 
 __all__ = ["render"]
 

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import TaskRow, TaskState
-from peelaudit.render.escape import printable
 from peelaudit.render.page import LEAST_WIDTH, STYLES, draw, prose, table
-from peelaudit.render.text import VERDICT_WORDS, abbreviate, interval, number, signed
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import VERDICT_WORDS, abbreviate, interval, number, signed
 
 __all__ = ["render"]
 

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from peelaudit.records import Verdict
 from peelaudit.render.page import STYLES, draw, heading, prose, table
-from peelaudit.render.text import VERDICT_WORDS, count, flow, number
-from peelaudit.render.words import CLOUD_LEGEND, series_words
 from peelaudit.reports.trajectory import CloudPoint, Trajectory
+from peelaudit.reports.wording.text import VERDICT_WORDS, count, flow, number
+from peelaudit.reports.wording.words import CLOUD_LEGEND, series_words
 
 __all__ = ["render"]
 

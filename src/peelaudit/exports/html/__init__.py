@@ -13,7 +13,7 @@ from peelaudit.exports.resources import text_of
 from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport
 from peelaudit.records import json as json_export
-from peelaudit.render.text import count, verdict_text
+from peelaudit.reports.wording.text import count, verdict_text
 
 __all__ = ["MOST_CHARACTERS", "export"]
 

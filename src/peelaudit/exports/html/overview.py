@@ -23,9 +23,9 @@ from peelaudit.exports.html.report import checks_table
 from peelaudit.exports.markup import Markup, element
 from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport
-from peelaudit.render.text import count
-from peelaudit.render.words import CLOUD_LEGEND, LEGEND, series_words
 from peelaudit.reports.trajectory import Cloud, Trajectory, trace
+from peelaudit.reports.wording.text import count
+from peelaudit.reports.wording.words import CLOUD_LEGEND, LEGEND, series_words
 
 __all__ = ["sections"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from peelaudit.exports.markup import Markup, element, joined
 from peelaudit.records import Estimate, Verdict
-from peelaudit.render.escape import printable
-from peelaudit.render.text import abbreviate, interval, number, signed, verdict_text
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import abbreviate, interval, number, signed, verdict_text
 
 __all__ = [
     "Cell",

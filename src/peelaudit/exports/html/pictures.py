@@ -8,7 +8,7 @@ from peelaudit.exports.charts import ERROR_SCALE, Mark, by_layer, heat_map, lege
 from peelaudit.exports.html.parts import Column, figure, heading, table
 from peelaudit.exports.markup import Markup, element
 from peelaudit.records import AuditReport, Verdict
-from peelaudit.render.text import VERDICT_WORDS, interval, number, signed, verdict_text
+from peelaudit.reports.wording.text import VERDICT_WORDS, interval, number, signed, verdict_text
 
 __all__ = ["gaps", "peel_map", "redundancy"]
 

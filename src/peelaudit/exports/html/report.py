@@ -19,18 +19,9 @@ from peelaudit.exports.html.parts import (
 from peelaudit.exports.markup import Markup, element
 from peelaudit.exports.results import gravest_first
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Verdict
-from peelaudit.render.escape import printable
-from peelaudit.render.text import (
-    abbreviate,
-    count,
-    interval,
-    number,
-    signed,
-    size,
-    targets_text,
-    verdict_text,
-)
-from peelaudit.render.words import BITS_ROWS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.text import abbreviate, count, interval, number, signed, size, targets_text, verdict_text
+from peelaudit.reports.wording.words import BITS_ROWS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
 from peelaudit.settings.command import repeat_command
 
 __all__ = ["checks_table", "sections"]

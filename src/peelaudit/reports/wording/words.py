@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from peelaudit.records import AuditReport, Verdict
-from peelaudit.render.text import count, number
 from peelaudit.reports.trajectory import Trajectory
+from peelaudit.reports.wording.text import count, number
 
 __all__ = [
     "BITS_ROWS",

@@ -1,0 +1,1 @@
+"""How figures, verdicts and foreign texts are put into words, wherever they are shown."""
