@@ -21,8 +21,8 @@ from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.network.decoder import Decoder
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.records import json as json_export
-from peelaudit.render import render_report
 from peelaudit.reports.pairing import Pairing
+from peelaudit.reports.terminal import render_report
 from peelaudit.settings.audit import AuditConfig
 from tests.checkpoints import models
 from tests.places import FIXTURES

@@ -12,7 +12,7 @@ import torch
 from peelaudit.cli import main
 from peelaudit.records import FaultKind, FaultResult, Score, Selftest
 from peelaudit.records.json import dump, load
-from peelaudit.render import render_selftest
+from peelaudit.reports.terminal import render_selftest
 from tests.places import FIXTURES
 
 NANOGPT = str(FIXTURES / "nanogpt" / "ckpt.pt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peelaudit.records import Estimate, TaskFigures, TaskRow, TaskState, Verdict
-from peelaudit.render import render_tasks
+from peelaudit.reports.terminal import render_tasks
 
 FIGURES = TaskFigures(1200, Estimate(3.9, 3.8, 4.0), Estimate(3.7, 3.6, 3.8), Estimate(0.2, 0.1, 0.3), Verdict.RED)
 ROWS = (

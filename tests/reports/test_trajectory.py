@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport, Verdict
-from peelaudit.render import render_trajectory
+from peelaudit.reports.terminal import render_trajectory
 from peelaudit.reports.trajectory import order, steady_from, trace
 from tests.exports.support import make_series, make_step
 from tests.factories import make_report

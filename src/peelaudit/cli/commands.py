@@ -94,7 +94,7 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
 
         write_out(checkpoint_json(info, tensors=tensors))
         return
-    from peelaudit.render import render_checkpoint
+    from peelaudit.reports.terminal import render_checkpoint
 
     sheet = paper()
     text = render_checkpoint(info, tensors=tensors, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)

@@ -116,7 +116,7 @@ def _tell(trajectory: Trajectory | str, checks: Sequence[GateCheck], form: Forma
     """The gate, and the training run if the reports are one's, below the table."""
     if form is not Format.TABLE:
         return
-    from peelaudit.render import render_gate, render_trajectory
+    from peelaudit.reports.terminal import render_gate, render_trajectory
 
     sheet = paper()
     if checks:
@@ -254,7 +254,7 @@ def _deliver(rows: Sequence[TaskRow], form: Format) -> None:
 
         write_out(dump(tuple(rows), tuple[TaskRow, ...]))
         return
-    from peelaudit.render import render_tasks
+    from peelaudit.reports.terminal import render_tasks
 
     sheet = paper()
     text = render_tasks(rows, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)

@@ -164,7 +164,7 @@ def _show_checks(results: Sequence[tuple[str, GateResult]], form: Format) -> Non
 
         write_out(dump(tuple(check for _, result in results for check in result.checks), tuple[GateCheck, ...]))
         return
-    from peelaudit.render import render_gate
+    from peelaudit.reports.terminal import render_gate
 
     sheet = paper()
     for path, result in results:
@@ -201,7 +201,7 @@ def compare_reports(
     if form is Format.JSON:
         write_out(dump(comparison, type(comparison)))
     else:
-        from peelaudit.render import render_comparison
+        from peelaudit.reports.terminal import render_comparison
 
         sheet = paper()
         text = render_comparison(comparison, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)

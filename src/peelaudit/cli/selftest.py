@@ -88,7 +88,7 @@ def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str,
 
         write_out(dump(result, Selftest))
         return
-    from peelaudit.render import render_selftest
+    from peelaudit.reports.terminal import render_selftest
 
     sheet = paper()
     text = render_selftest(result, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)

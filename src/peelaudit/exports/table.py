@@ -7,7 +7,7 @@ from typing import Any
 
 from peelaudit.errors import ConfigError
 from peelaudit.exports.results import Results
-from peelaudit.render import render_gate, render_report, render_trajectory
+from peelaudit.reports.terminal import render_gate, render_report, render_trajectory
 from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import encodable

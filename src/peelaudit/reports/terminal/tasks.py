@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import TaskRow, TaskState
-from peelaudit.render.page import LEAST_WIDTH, STYLES, draw, prose, table
+from peelaudit.reports.terminal.page import LEAST_WIDTH, STYLES, draw, prose, table
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import VERDICT_WORDS, abbreviate, interval, number, signed
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import AuditReport, LayerRow, RepairInfo, Verdict
-from peelaudit.render import schedules
-from peelaudit.render.page import STYLES, heading, pairs, prose, table
+from peelaudit.reports.terminal import schedules
+from peelaudit.reports.terminal.page import STYLES, heading, pairs, prose, table
 from peelaudit.reports.wording.text import VERDICT_WORDS, interval, number, signed, verdict_text
 
 __all__ = ["notable", "parts"]

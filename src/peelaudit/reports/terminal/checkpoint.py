@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import CheckpointInfo
-from peelaudit.render.page import draw, pairs, prose, table
+from peelaudit.reports.terminal.page import draw, pairs, prose, table
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import count, size
 
@@ -19,7 +19,7 @@ _FILES_LISTED = 8
 
 
 def render(info: CheckpointInfo, *, tensors: bool, width: int, colour: bool, encoding: str) -> str:
-    """The facts as text; see `peelaudit.render.render_checkpoint`."""
+    """The facts as text; see `peelaudit.reports.terminal.render_checkpoint`."""
     return draw(_parts(info, tensors), width=width, colour=colour, encoding=encoding)
 
 

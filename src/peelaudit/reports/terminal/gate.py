@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import GateCheck, Outcome
-from peelaudit.render.page import draw, heading, prose, table
+from peelaudit.reports.terminal.page import draw, heading, prose, table
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, count, interval, signed
 
@@ -28,7 +28,7 @@ _REASONS = 5
 
 
 def render(checks: Sequence[GateCheck], *, title: str, width: int, colour: bool, encoding: str) -> str:
-    """The checks as text; see `peelaudit.render.render_gate`."""
+    """The checks as text; see `peelaudit.reports.terminal.render_gate`."""
     return draw(parts(checks, title=title), width=width, colour=colour, encoding=encoding)
 
 

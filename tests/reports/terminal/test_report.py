@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, ScheduleSearch, SplitFigures, Verdict
-from peelaudit.render import render_checkpoint, render_report
+from peelaudit.reports.terminal import render_checkpoint, render_report
 from peelaudit.reports.wording.text import abbreviate, flow, number, signed, size, targets_text
 from tests.factories import make_checkpoint, make_estimate, make_report, make_schedule, staircase
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import FaultKind, FaultResult, Score, Selftest
-from peelaudit.render.page import draw, heading, pairs, prose, table
+from peelaudit.reports.terminal.page import draw, heading, pairs, prose, table
 from peelaudit.reports.wording.text import count, number, signed
 
 __all__ = ["render"]
@@ -26,7 +26,7 @@ _TITLES = {
 
 
 def render(result: Selftest, *, width: int, colour: bool, encoding: str) -> str:
-    """The result as text; see `peelaudit.render.render_selftest`."""
+    """The result as text; see `peelaudit.reports.terminal.render_selftest`."""
     return draw(_parts(result), width=width, colour=colour, encoding=encoding)
 
 

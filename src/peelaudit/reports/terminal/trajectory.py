@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import Verdict
-from peelaudit.render.page import STYLES, draw, heading, prose, table
+from peelaudit.reports.terminal.page import STYLES, draw, heading, prose, table
 from peelaudit.reports.trajectory import CloudPoint, Trajectory
 from peelaudit.reports.wording.text import VERDICT_WORDS, count, flow, number
 from peelaudit.reports.wording.words import CLOUD_LEGEND, series_words
@@ -18,7 +18,7 @@ __all__ = ["render"]
 
 
 def render(trajectory: Trajectory, *, width: int, colour: bool, encoding: str) -> str:
-    """The trajectory as text; see `peelaudit.render.render_trajectory`."""
+    """The trajectory as text; see `peelaudit.reports.terminal.render_trajectory`."""
     return draw(_parts(trajectory, width), width=width, colour=colour, encoding=encoding)
 
 

@@ -8,9 +8,9 @@ import pytest
 from rich.cells import cell_len
 
 from peelaudit.records import Verdict
-from peelaudit.render import render_comparison, render_gate
 from peelaudit.reports.compare import compare
 from peelaudit.reports.gate import gate
+from peelaudit.reports.terminal import render_comparison, render_gate
 from peelaudit.settings.gate import GatePolicy, Suppression, parse_rule
 from tests.factories import make_report
 from tests.variants import moved, reweighted, with_settings

@@ -31,7 +31,7 @@ def render_report(report: AuditReport, *, width: int = 80, colour: bool = False,
         colour: whether to write ANSI colours.
         encoding: what the text must be able to go through; ASCII stands in for what it can't take.
     """
-    from peelaudit.render import report as page
+    from peelaudit.reports.terminal import report as page
 
     return page.render(report, width=width, colour=colour, encoding=encoding)
 
@@ -40,14 +40,14 @@ def render_checkpoint(
     info: CheckpointInfo, *, tensors: bool, width: int = 80, colour: bool = False, encoding: str = "utf-8"
 ) -> str:
     """A checkpoint's facts as text, ending in a newline; with `tensors`, a line for each of them."""
-    from peelaudit.render import checkpoint as page
+    from peelaudit.reports.terminal import checkpoint as page
 
     return page.render(info, tensors=tensors, width=width, colour=colour, encoding=encoding)
 
 
 def render_trajectory(trajectory: Trajectory, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
     """A training run's YES cloud and its layers over the steps as text, ending in a newline."""
-    from peelaudit.render import trajectory as page
+    from peelaudit.reports.terminal import trajectory as page
 
     return page.render(trajectory, width=width, colour=colour, encoding=encoding)
 
@@ -61,27 +61,27 @@ def render_gate(
     encoding: str = "utf-8",
 ) -> str:
     """What a gate says, a blank line before it, in the order of `checks`."""
-    from peelaudit.render import gate as page
+    from peelaudit.reports.terminal import gate as page
 
     return page.render(checks, title=title, width=width, colour=colour, encoding=encoding)
 
 
 def render_comparison(comparison: Comparison, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
     """Two reports against each other as text, ending in a newline, with the gate's checks if there are any."""
-    from peelaudit.render import comparison as page
+    from peelaudit.reports.terminal import comparison as page
 
     return page.render(comparison, width=width, colour=colour, encoding=encoding)
 
 
 def render_tasks(rows: Sequence[TaskRow], *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
     """What became of a batch's checkpoints, as text ending in a newline."""
-    from peelaudit.render import tasks as page
+    from peelaudit.reports.terminal import tasks as page
 
     return page.render(rows, width=width, colour=colour, encoding=encoding)
 
 
 def render_selftest(result: Selftest, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
     """What the audit made of planted faults, as text ending in a newline."""
-    from peelaudit.render import selftest as page
+    from peelaudit.reports.terminal import selftest as page
 
     return page.render(result, width=width, colour=colour, encoding=encoding)

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from peelaudit.render import gate
-from peelaudit.render.page import draw, pairs, prose, table
+from peelaudit.reports.terminal import gate
+from peelaudit.reports.terminal.page import draw, pairs, prose, table
 from peelaudit.reports.wording.text import interval, number, signed
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _STYLES = {"new": "bold red", "worse": "red", "missing": "yellow", "fixed": "gre
 
 
 def render(comparison: Comparison, *, width: int, colour: bool, encoding: str) -> str:
-    """The comparison as text; see `peelaudit.render.render_comparison`."""
+    """The comparison as text; see `peelaudit.reports.terminal.render_comparison`."""
     return draw(_parts(comparison), width=width, colour=colour, encoding=encoding)
 
 

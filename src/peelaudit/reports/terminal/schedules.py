@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import AuditReport, ScheduleResult
-from peelaudit.render.page import heading, prose, table
+from peelaudit.reports.terminal.page import heading, prose, table
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, count, flow, interval, number, targets_text
 

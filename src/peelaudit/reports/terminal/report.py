@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import AuditReport, Estimate, SplitFigures, SplitInfo, Verdict
-from peelaudit.render import layers, schedules
-from peelaudit.render.page import LEAST_WIDTH, STYLES, draw, heading, pairs, prose, table
+from peelaudit.reports.terminal import layers, schedules
+from peelaudit.reports.terminal.page import LEAST_WIDTH, STYLES, draw, heading, pairs, prose, table
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, count, flow, interval, number, signed, size, verdict_text
 from peelaudit.reports.wording.words import BITS_ROWS, HEAD_WORDS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
@@ -19,7 +19,7 @@ __all__ = ["render"]
 
 
 def render(report: AuditReport, *, width: int, colour: bool, encoding: str) -> str:
-    """The report as text; see `peelaudit.render.render_report`."""
+    """The report as text; see `peelaudit.reports.terminal.render_report`."""
     return draw(_parts(report, max(width, LEAST_WIDTH)), width=width, colour=colour, encoding=encoding)
 
 
