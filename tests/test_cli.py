@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from peelaudit.exports import Format
 from peelaudit.records.json import read_report
+from peelaudit.reports.formats import Format
 from tests.places import ROOT
 
 ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("PEELAUDIT_")} | {

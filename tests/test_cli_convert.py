@@ -12,8 +12,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from peelaudit.records.json import export
-from tests.exports.support import make_series
 from tests.factories import make_report
+from tests.reports.formats.support import make_series
 from tests.test_cli import ROOT, call, real
 
 

@@ -14,8 +14,8 @@ from peelaudit.cli import main
 from peelaudit.cli.output import Target, paper, parse_targets
 from peelaudit.cli.progress import BarProgress, LineProgress, progress_on
 from peelaudit.errors import ConfigError
-from peelaudit.exports import Format
 from peelaudit.progress import SILENT
+from peelaudit.reports.formats import Format
 from tests.checkpoints import models
 from tests.places import FIXTURES
 

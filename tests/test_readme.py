@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from peelaudit import errors
 from peelaudit.cli.app import app
-from peelaudit.exports import Format
+from peelaudit.reports.formats import Format
 from tests.places import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

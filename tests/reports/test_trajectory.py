@@ -14,8 +14,8 @@ from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport, Verdict
 from peelaudit.reports.terminal import render_trajectory
 from peelaudit.reports.trajectory import order, steady_from, trace
-from tests.exports.support import make_series, make_step
 from tests.factories import make_report
+from tests.reports.formats.support import make_series, make_step
 
 G, Y, R = Verdict.GREEN, Verdict.YELLOW, Verdict.RED
 LOSSES = st.floats(0.01, 20, allow_nan=False)

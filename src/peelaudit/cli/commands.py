@@ -12,9 +12,9 @@ from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, PeelauditError
-from peelaudit.exports import Format
 from peelaudit.records import GateCheck
 from peelaudit.reports.files import check_writable
+from peelaudit.reports.formats import Format
 from peelaudit.settings import resolve
 
 __all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]

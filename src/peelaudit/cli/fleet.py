@@ -17,7 +17,6 @@ from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, NothingToAudit, PeelauditError, SeveralErrors
-from peelaudit.exports import Format
 from peelaudit.fleet.batch import Batch, Engine, run_batch, settle, summarise
 from peelaudit.fleet.finding import find_checkpoints
 from peelaudit.fleet.processes import cores, cuda_devices
@@ -27,6 +26,7 @@ from peelaudit.fleet.status import read_status
 from peelaudit.records import AuditReport, GateCheck, TaskRow, TaskState, Unaudited
 from peelaudit.records.json import read_report
 from peelaudit.reports.files import check_writable
+from peelaudit.reports.formats import Format
 from peelaudit.reports.trajectory import Trajectory
 from peelaudit.settings import resolve
 from peelaudit.settings.audit import AuditConfig

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, paper, parse_format
 from peelaudit.errors import ConfigError, GateFailed, PeelauditError, SeveralErrors
-from peelaudit.exports import Format
+from peelaudit.reports.formats import Format
 from peelaudit.settings import SETTINGS, resolve_gate
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from peelaudit.cli.guard import write_out
 from peelaudit.errors import ConfigError, OutputError
-from peelaudit.exports import Format, export
-from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport, GateCheck, Unaudited
 from peelaudit.reports.files import write_whole
+from peelaudit.reports.formats import Format, export
+from peelaudit.reports.formats.results import Results
 
 __all__ = ["Paper", "Target", "collecting", "deliver", "paper", "parse_format", "parse_targets"]
 
@@ -147,6 +147,6 @@ def _shown(results: Results, form: Format, sheet: Paper) -> str:
     """What stdout gets. A table is as wide and as colourful as the terminal."""
     if form is not Format.TABLE:
         return export(results.reports, form, checks=results.checks, failures=results.failures)
-    from peelaudit.exports import table
+    from peelaudit.reports.formats import table
 
     return table.export(results, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)

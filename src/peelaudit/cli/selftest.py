@@ -12,8 +12,8 @@ from peelaudit.cli.guard import write_out
 from peelaudit.cli.output import collecting, paper, parse_format
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError
-from peelaudit.exports import Format
 from peelaudit.records import FaultKind
+from peelaudit.reports.formats import Format
 from peelaudit.settings import resolve
 from peelaudit.settings.gate import Selector, parse_selector
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peelaudit.errors import ConfigError
-from peelaudit.exports import Format, export
-from peelaudit.exports.cloud import cloud_svg
-from peelaudit.exports.csv import networks
 from peelaudit.records import AuditReport
 from peelaudit.reports.files import write_whole
+from peelaudit.reports.formats import Format, export
+from peelaudit.reports.formats.cloud import cloud_svg
+from peelaudit.reports.formats.csv import networks
 from peelaudit.reports.trajectory import Trajectory, trace
 
 __all__ = ["write_series"]

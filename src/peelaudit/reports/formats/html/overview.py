@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from peelaudit.errors import ConfigError
-from peelaudit.exports.charts import GAP_SCALE, heat_map, legend
-from peelaudit.exports.cloud import cloud_chart
-from peelaudit.exports.html.parts import (
+from peelaudit.records import AuditReport
+from peelaudit.reports.formats.charts import GAP_SCALE, heat_map, legend
+from peelaudit.reports.formats.cloud import cloud_chart
+from peelaudit.reports.formats.html.parts import (
     Cell,
     Column,
     figure,
@@ -19,10 +20,9 @@ from peelaudit.exports.html.parts import (
     table,
     verdict_cell,
 )
-from peelaudit.exports.html.report import checks_table
-from peelaudit.exports.markup import Markup, element
-from peelaudit.exports.results import Results
-from peelaudit.records import AuditReport
+from peelaudit.reports.formats.html.report import checks_table
+from peelaudit.reports.formats.markup import Markup, element
+from peelaudit.reports.formats.results import Results
 from peelaudit.reports.trajectory import Cloud, Trajectory, trace
 from peelaudit.reports.wording.text import count
 from peelaudit.reports.wording.words import CLOUD_LEGEND, LEGEND, series_words

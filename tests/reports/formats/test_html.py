@@ -11,12 +11,12 @@ from itertools import pairwise
 
 import pytest
 
-from peelaudit.exports import Format, export
-from peelaudit.exports.html import MOST_CHARACTERS
 from peelaudit.records import AuditReport, Outcome, Unaudited
 from peelaudit.records.json import parse_report
-from tests.exports.support import make_check, make_series
+from peelaudit.reports.formats import Format, export
+from peelaudit.reports.formats.html import MOST_CHARACTERS
 from tests.factories import make_report
+from tests.reports.formats.support import make_check, make_series
 
 BREAKOUT = "</script><script>alert(1)</script><!-- \"'><img src=x onerror=alert(2)>&lt;"
 VOID = {"meta", "link", "br", "path", "line", "rect", "circle"}

@@ -11,10 +11,10 @@ import re
 import pytest
 
 from peelaudit.errors import ConfigError, NonFiniteResult
-from peelaudit.exports import Format, export
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, Unaudited, Verdict
-from tests.exports.support import make_check
+from peelaudit.reports.formats import Format, export
 from tests.factories import make_estimate, make_report, with_repairs
+from tests.reports.formats.support import make_check
 
 HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
 

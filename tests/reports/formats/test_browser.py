@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from peelaudit.exports import Format, export
 from peelaudit.records import AuditReport, Unaudited
-from tests.exports.support import make_check, make_series
-from tests.exports.test_html import BREAKOUT, hostile
+from peelaudit.reports.formats import Format, export
 from tests.factories import make_report
+from tests.reports.formats.support import make_check, make_series
+from tests.reports.formats.test_html import BREAKOUT, hostile
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: nothing to open the report with")

@@ -11,9 +11,9 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport, Estimate, LayerRow
 from peelaudit.records.shapes import record
+from peelaudit.reports.formats.results import Results
 from peelaudit.reports.wording.escape import printable
 
 __all__ = ["export", "networks"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from peelaudit.exports.results import Results, gravest_first
 from peelaudit.records import AuditReport, GateCheck, Outcome, Verdict
+from peelaudit.reports.formats.results import Results, gravest_first
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import interval, signed, verdict_text
 from peelaudit.reports.wording.words import VERDICT_MEANING

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Unaudited
+from peelaudit.reports.formats.results import Results
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import interval, number, signed, verdict_text
 

@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from peelaudit.errors import ConfigError
-from peelaudit.exports.results import Results, gravest_first
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, SplitFigures
+from peelaudit.reports.formats.results import Results, gravest_first
 from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import count, interval, number, signed, targets_text, verdict_text

@@ -6,13 +6,13 @@ import base64
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from peelaudit.exports.html import overview, report
-from peelaudit.exports.html.parts import path_text
-from peelaudit.exports.markup import Markup, element, embedded_json
-from peelaudit.exports.resources import text_of
-from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport
 from peelaudit.records import json as json_export
+from peelaudit.reports.formats.html import overview, report
+from peelaudit.reports.formats.html.parts import path_text
+from peelaudit.reports.formats.markup import Markup, element, embedded_json
+from peelaudit.reports.formats.resources import text_of
+from peelaudit.reports.formats.results import Results
 from peelaudit.reports.wording.text import count, verdict_text
 
 __all__ = ["MOST_CHARACTERS", "export"]

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from peelaudit.exports import Format, export
 from peelaudit.records import GateCheck, Outcome, Unaudited, Verdict
-from tests.exports.support import make_check
+from peelaudit.reports.formats import Format, export
 from tests.factories import make_report
+from tests.reports.formats.support import make_check
 
 HOSTILE = "a,b::c%0A::error title=x::50%\r\nd.pt"
 

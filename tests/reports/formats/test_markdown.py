@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from peelaudit.exports import Format, export
 from peelaudit.records import AuditReport, Outcome, Unaudited, Verdict
-from tests.exports.support import make_check, make_series
+from peelaudit.reports.formats import Format, export
 from tests.factories import make_report
+from tests.reports.formats.support import make_check, make_series
 
 LIMIT = 1 << 20  # bytes of a step summary
 

@@ -7,11 +7,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from peelaudit.exports import Format, export
 from peelaudit.records import GateCheck, Outcome, Unaudited
-from tests.exports.support import make_check
-from tests.exports.test_formats import HOSTILE, hostile_report
+from peelaudit.reports.formats import Format, export
 from tests.factories import make_report
+from tests.reports.formats.support import make_check
+from tests.reports.formats.test_formats import HOSTILE, hostile_report
 
 # Of the schema junit-10.xsd of Jenkins' xUnit plugin: the attributes and the children of each element that is used.
 ATTRIBUTES = {

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peelaudit.exports.charts import ERROR_SCALE, GAP_SCALE, Mark, by_layer, heat_map, mark, ticks
-from peelaudit.exports.cloud import cloud_chart, cloud_svg
 from peelaudit.records import Estimate, Verdict
+from peelaudit.reports.formats.charts import ERROR_SCALE, GAP_SCALE, Mark, by_layer, heat_map, mark, ticks
+from peelaudit.reports.formats.cloud import cloud_chart, cloud_svg
 from peelaudit.reports.trajectory import trace
-from tests.exports.support import make_series, make_step
+from tests.reports.formats.support import make_series, make_step
 
 SVG = "{http://www.w3.org/2000/svg}"
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)

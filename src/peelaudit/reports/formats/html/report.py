@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peelaudit.exports.html import pictures
-from peelaudit.exports.html.parts import (
+from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Verdict
+from peelaudit.reports.formats.html import pictures
+from peelaudit.reports.formats.html.parts import (
     Cell,
     Column,
     heading,
@@ -16,9 +17,8 @@ from peelaudit.exports.html.parts import (
     table,
     verdict_cell,
 )
-from peelaudit.exports.markup import Markup, element
-from peelaudit.exports.results import gravest_first
-from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Verdict
+from peelaudit.reports.formats.markup import Markup, element
+from peelaudit.reports.formats.results import gravest_first
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, count, interval, number, signed, size, targets_text, verdict_text
 from peelaudit.reports.wording.words import BITS_ROWS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words

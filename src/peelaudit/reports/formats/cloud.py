@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from peelaudit.exports.charts import Axis, drawing, mark, ticks
-from peelaudit.exports.markup import Markup, element, joined
-from peelaudit.exports.resources import text_of
 from peelaudit.records import Verdict
+from peelaudit.reports.formats.charts import Axis, drawing, mark, ticks
+from peelaudit.reports.formats.markup import Markup, element, joined
+from peelaudit.reports.formats.resources import text_of
 from peelaudit.reports.trajectory import Cloud
 from peelaudit.reports.wording.text import count, number, verdict_text
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from peelaudit.exports.markup import Markup, element, joined
 from peelaudit.records import Estimate, Verdict
+from peelaudit.reports.formats.markup import Markup, element, joined
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, interval, number, signed, verdict_text
 

@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import assert_never
 
 from peelaudit.errors import ConfigError
-from peelaudit.exports.results import Results
 from peelaudit.records import AuditReport, GateCheck, Unaudited
+from peelaudit.reports.formats.results import Results
 
 __all__ = ["Format", "export"]
 
@@ -71,17 +71,17 @@ def export(
         case Format.JSON:
             return _json(results)
         case Format.TABLE:
-            from peelaudit.exports import table as exporter
+            from peelaudit.reports.formats import table as exporter
         case Format.CSV:
-            from peelaudit.exports import csv as exporter  # type: ignore[no-redef]
+            from peelaudit.reports.formats import csv as exporter  # type: ignore[no-redef]
         case Format.MARKDOWN:
-            from peelaudit.exports import markdown as exporter  # type: ignore[no-redef]
+            from peelaudit.reports.formats import markdown as exporter  # type: ignore[no-redef]
         case Format.HTML:
-            from peelaudit.exports import html as exporter  # type: ignore[no-redef]
+            from peelaudit.reports.formats import html as exporter  # type: ignore[no-redef]
         case Format.JUNIT:
-            from peelaudit.exports import junit as exporter  # type: ignore[no-redef]
+            from peelaudit.reports.formats import junit as exporter  # type: ignore[no-redef]
         case Format.GITHUB:
-            from peelaudit.exports import github as exporter  # type: ignore[no-redef]
+            from peelaudit.reports.formats import github as exporter  # type: ignore[no-redef]
         case _:
             assert_never(format)
     return exporter.export(results)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from peelaudit.exports.charts import ERROR_SCALE, Mark, by_layer, heat_map, legend, mark
-from peelaudit.exports.html.parts import Column, figure, heading, table
-from peelaudit.exports.markup import Markup, element
 from peelaudit.records import AuditReport, Verdict
+from peelaudit.reports.formats.charts import ERROR_SCALE, Mark, by_layer, heat_map, legend, mark
+from peelaudit.reports.formats.html.parts import Column, figure, heading, table
+from peelaudit.reports.formats.markup import Markup, element
 from peelaudit.reports.wording.text import VERDICT_WORDS, interval, number, signed, verdict_text
 
 __all__ = ["gaps", "peel_map", "redundancy"]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from peelaudit.exports.markup import Markup, element, joined
 from peelaudit.records import Estimate, Verdict
+from peelaudit.reports.formats.markup import Markup, element, joined
 
 __all__ = [
     "ERROR_SCALE",

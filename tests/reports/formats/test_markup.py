@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peelaudit.exports.markup import Markup, element, embedded_json, joined
+from peelaudit.reports.formats.markup import Markup, element, embedded_json, joined
 from peelaudit.reports.wording.escape import printable
 
 TEXTS = st.text(st.characters(), max_size=30) | st.sampled_from(["</p><b>", "&lt;", "'\"", "<!--", "]]>", "\x1b[0m"])

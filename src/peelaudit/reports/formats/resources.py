@@ -9,4 +9,4 @@ __all__ = ["text_of"]
 
 def text_of(name: str) -> str:
     """The text of a file of this package."""
-    return files("peelaudit.exports").joinpath(name).read_text(encoding="utf-8")
+    return files("peelaudit.reports.formats").joinpath(name).read_text(encoding="utf-8")

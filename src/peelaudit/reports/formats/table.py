@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from peelaudit.errors import ConfigError
-from peelaudit.exports.results import Results
+from peelaudit.reports.formats.results import Results
 from peelaudit.reports.terminal import render_gate, render_report, render_trajectory
 from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.escape import printable
