@@ -18,7 +18,7 @@ from tests.places import ROOT
 ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("PEELAUDIT_")} | {
     "PYTHONPATH": str(ROOT)
 }
-STUB = [sys.executable, "-m", "tests.cli_stub"]
+STUB = [sys.executable, "-m", "tests.cli.stub"]
 REAL = [sys.executable, "-c", "import sys; from peelaudit.cli import main; sys.exit(main())"]
 
 

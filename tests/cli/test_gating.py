@@ -22,9 +22,9 @@ import pytest
 
 from peelaudit.cli import main
 from peelaudit.records.json import export
-from tests import cli_stub
+from tests.cli import stub as cli_stub
+from tests.cli.test_commands import ENVIRON, real, stubbed
 from tests.factories import make_report
-from tests.test_cli import ENVIRON, real, stubbed
 from tests.variants import moved, reweighted, with_row, with_settings
 
 GAP = make_report().network.held_out.gap_layers.value  # 0.042, its interval +-0.02

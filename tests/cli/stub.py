@@ -1,4 +1,4 @@
-"""The real command line over an audit that is canned: `python -m tests.cli_stub MODE ARGUMENTS…`."""
+"""The real command line over an audit that is canned: `python -m tests.cli.stub MODE ARGUMENTS…`."""
 
 from __future__ import annotations
 
