@@ -27,6 +27,20 @@ def test_importing_stays_light(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_what_reads_draws_and_gates_saved_reports_needs_no_torch() -> None:
+    code = """
+import importlib, pkgutil, sys
+import peelaudit.records, peelaudit.reports, peelaudit.settings
+import peelaudit.method.references.schedules, peelaudit.method.statistics
+for room in (peelaudit.records, peelaudit.reports, peelaudit.settings, peelaudit.method.statistics):
+    for found in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+        importlib.import_module(found.name)
+print(sorted({"torch", "transformers", "safetensors"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_function_is_still_there_after_an_audit_was_imported() -> None:
     import peelaudit.auditing.run
 
