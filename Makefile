@@ -42,20 +42,20 @@ format: setup
 
 # CKPT=checkpoint DATA=text: that one instead of the fixtures, by the default schedules.
 bench: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -u -m tests.bench $(if $(CKPT),"$(CKPT)" --data "$(DATA)" --schedules default)
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.solvers $(if $(CKPT),"$(CKPT)" --data "$(DATA)" --schedules default)
 
 regression-gate: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.regression_gate
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.regression_gate
 
 bench-gpu: setup
-	$(BIN)/python -m tests.gpu_bench
+	$(BIN)/python -m bench.device
 
 bench-batch: setup
-	$(BIN)/python -m tests.fleet.bench
+	$(BIN)/python -m bench.batch
 
 paper: setup
 	$(if $(and $(TRAIN),$(TEST)),,$(error make paper needs TRAIN=text and TEST=text, such as WikiText-2's files))
-	OMP_NUM_THREADS=1 $(BIN)/python -m studies.paper --train "$(TRAIN)" --test "$(TEST)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.studies.paper --train "$(TRAIN)" --test "$(TEST)"
 
 fixtures: setup
 	$(BIN)/python fixtures/make_fixtures.py

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bench.regression_gate import NAMING_RULE, Bench, rolled_back, twin
 
 from peelaudit.records import Outcome
-from tests.regression_gate import NAMING_RULE, Bench, rolled_back, twin
 
 
 @pytest.fixture(scope="module")

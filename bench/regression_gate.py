@@ -1,6 +1,6 @@
 """Does the regression gate catch one layer rolled back to an earlier step, name it, and leave a healthy twin alone?
 
-`make regression-gate`, or `python -m tests.regression_gate [--draws N] [--catch-draws N]`; some minutes on two cores.
+`make regression-gate`, or `python -m bench.regression_gate [--draws N] [--catch-draws N]`; some minutes on two cores.
 
 The base is fixtures/nanogpt/ckpt.pt (step 2400). Each audit is on a re-draw of the calibration text: the seed decides
 which documents are drawn, how they are split, and the bootstrap. On every re-draw the base is audited as well. The
@@ -25,13 +25,13 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from tests.places import NANOGPT
 
 import peelaudit
 from peelaudit.records import AuditReport, Outcome
 from peelaudit.reports.compare import compare
 from peelaudit.reports.gate import gate
 from peelaudit.settings.gate import GatePolicy, parse_rule
-from tests.places import NANOGPT
 
 LAYERS = (1, 2, 3, 4)
 STEPS = (1200, 600, 250, 100, 0)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.plan import Run, Study
-from studies.texts import Corpus, calibration
-from studies.training import checkpoints
+from bench.studies.plan import Run, Study
+from bench.studies.texts import Corpus, calibration
+from bench.studies.training import checkpoints
 
 from peelaudit.auditing.run import audit_prepared, prepared
 from peelaudit.calibration import Calibration

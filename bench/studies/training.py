@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench.studies.plan import Run, Study, network, recipe
+from bench.studies.texts import END_OF_TEXT, Corpus
 from fixtures.low_bit import save_pretrained
 from fixtures.train import Stream, fit, held_out_loss
-from studies.plan import Run, Study, network, recipe
-from studies.texts import END_OF_TEXT, Corpus
 from transformers import PreTrainedTokenizerFast
 
 

@@ -1,4 +1,4 @@
-"""What a batch costs beside the audits: `make bench-batch`, or `python -m tests.fleet.bench [--checkpoints N]`.
+"""What a batch costs beside the audits: `make bench-batch`, or `python -m bench.batch [--checkpoints N]`.
 
 N small checkpoints go through `peelaudit batch --jobs 2` with one thread each; the same are audited by two processes
 that do nothing else, torch imported before the clock starts. In turns, a quarter at a time, so that whatever else the

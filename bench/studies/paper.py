@@ -1,6 +1,6 @@
-"""The studies of arXiv 2605.02853 on small decoders: `make paper TRAIN=text TEST=text`.
+"""The bench.studies of arXiv 2605.02853 on small decoders: `make paper TRAIN=text TEST=text`.
 
-    python -m studies.paper --train TEXT --test TEXT [--out DIR] [--solver ridge] [--only NAME ...]
+    python -m bench.studies.paper --train TEXT --test TEXT [--out DIR] [--solver ridge] [--only NAME ...]
 
 Twelve runs: 4-layer LLaMA-style and GPT-2-style decoders, in float, binary and ternary, at two learning rates, one of
 them too low. Each is audited at several epochs, on its training tokens and on TEST. `--out` gets the checkpoints and
@@ -23,11 +23,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read when tokenizers is import
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-from studies.auditing import Audited, audit_run, draw_clouds
-from studies.plan import Run, Study, runs
-from studies.table import table_csv, table_markdown
-from studies.texts import Corpus, read_corpus
-from studies.training import train
+from bench.studies.auditing import Audited, audit_run, draw_clouds
+from bench.studies.plan import Run, Study, runs
+from bench.studies.table import table_csv, table_markdown
+from bench.studies.texts import Corpus, read_corpus
+from bench.studies.training import train
 
 from peelaudit.errors import ConfigError, OutputError, PeelauditError
 from peelaudit.reports.files import write_whole
@@ -97,7 +97,7 @@ def _audit(run: Run, study: Study, corpus: Corpus, out: Path) -> list[Audited]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the study, prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="studies.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bench.studies.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--train", type=Path, required=True, help="text that is trained on")
     parser.add_argument("--test", type=Path, required=True, help="text that is judged on")
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         audited = study_of(options.train, options.test, options.out, study, options.only)
     except PeelauditError as error:
-        print(f"studies.paper: {error}", file=sys.stderr)
+        print(f"bench.studies.paper: {error}", file=sys.stderr)
         return error.exit_code
     print(table_markdown(audited), end="")
     return 0

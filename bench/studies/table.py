@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from studies.auditing import Audited
+from bench.studies.auditing import Audited
 
 from peelaudit.records import Estimate, SplitFigures
 

@@ -1,7 +1,7 @@
 """`make bench`: the solvers against each other on the fixtures, every staircase, in one run on one machine.
 
 Low-bit networks have low-bit references: `adam` is then the straight-through one. Other checkpoints:
-`python -m tests.bench CKPT --data TEXT --schedules default`.
+`python -m bench.solvers CKPT --data TEXT --schedules default`.
 
 Times are CPU seconds, which other work on the machine moves little: of fitting the reference blocks alone (the peeling
 recursion, no readout) and of the whole audit, with their ratios to `ridge`. Bounds are held-out, in nats/token, under
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
 
+from tests.places import FIXTURES
+
 from peelaudit.auditing.run import audit_config
 from peelaudit.method.references.peel import Peeled, Peeler
 from peelaudit.method.references.schedules import PrefixNode
@@ -26,7 +28,6 @@ from peelaudit.progress import SILENT, Progress
 from peelaudit.records import AuditReport, ScheduleResult
 from peelaudit.reports.wording.words import bits_words
 from peelaudit.settings.audit import AuditConfig, SolverKind
-from tests.places import FIXTURES
 
 DEFAULT = [FIXTURES / name for name in ("nanogpt/ckpt.pt", "llama", "llama-ternary")]
 SOLVERS: tuple[SolverKind, ...] = get_args(SolverKind)

@@ -1,4 +1,4 @@
-"""The paper's studies on a tiny scale: one run trained, audited, drawn, and taken up again."""
+"""The paper's bench.studies on a tiny scale: one run trained, audited, drawn, and taken up again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench.studies import paper
+from bench.studies.plan import PROJECTIONS, Architecture, Bits, Run, Study, network, runs
+from bench.studies.texts import calibration, read_corpus
+from bench.studies.training import checkpoints, train
 from fixtures.grammar import calibration_text
-from studies import paper
-from studies.plan import PROJECTIONS, Architecture, Bits, Run, Study, network, runs
-from studies.texts import calibration, read_corpus
-from studies.training import checkpoints, train
 from torch.nn.utils.parametrize import is_parametrized
 
 from peelaudit.calibration.arrays import Tokens

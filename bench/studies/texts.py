@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from bench.studies.plan import Study
 from fixtures.vocabulary import train_bpe
-from studies.plan import Study
 from tokenizers import Tokenizer
 
 from peelaudit.calibration import Calibration
