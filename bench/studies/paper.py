@@ -23,12 +23,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read when tokenizers is import
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+
 from bench.studies.auditing import Audited, audit_run, draw_clouds
 from bench.studies.plan import Run, Study, runs
 from bench.studies.table import table_csv, table_markdown
 from bench.studies.texts import Corpus, read_corpus
 from bench.studies.training import train
-
 from peelaudit.errors import ConfigError, OutputError, PeelauditError
 from peelaudit.reports.files import write_whole
 from peelaudit.settings.audit import SolverKind

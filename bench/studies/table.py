@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 
 from bench.studies.auditing import Audited
-
 from peelaudit.records import Estimate, SplitFigures
 
 ESTIMATES = ("trained_loss", "yes0", "bound", "gap_head", "gap_layers")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,11 +15,11 @@ import torch
 
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings
 from peelaudit.auditing.conclude import conclude
-from peelaudit.auditing.measure import measure
+from peelaudit.auditing.measure import Measurements, Measurer
 from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError, OutputError
-from peelaudit.method.diagnosis.downstream import Downstream
+from peelaudit.method.diagnosis.examine import Examiner
 from peelaudit.method.diagnosis.naming import naming_warnings
 from peelaudit.method.diagnosis.repair import Repair
 from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair
@@ -92,15 +91,14 @@ def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> Audi
     config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
     grids = Grids(checkpoint, clock)
     decoder, low_bit = held_decoder(audit, grids)
-    measured = measure(
-        decoder,
-        calibration,
-        audit.plan,
-        config,
-        store=StateStore(dtype=decoder.dtype),
-        keep_repair=None if save_repairs is None else partial(_keep_repair, save_repairs),
-        progress=clock,
-    )
+    measurer = Measurer(decoder, calibration, config, store=StateStore(dtype=decoder.dtype), progress=clock)
+    trained = measurer.trained()
+    references = measurer.references(trained, audit.plan)
+    examiner = measurer.examiner(trained)
+    for repair, gap in examiner.repairs(config.repair):
+        if save_repairs is not None:
+            _save_repair(save_repairs, decoder, examiner, repair, gap)
+    measured = Measurements(trained, references, examiner.examination())
     checkpoint.check_unchanged()
     clock.stage("intervals", 1)
     findings = conclude(measured, config, checkpoint.info.vocabulary)
@@ -120,7 +118,7 @@ def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> Audi
         search=findings.search,
         warnings=(
             *calibration.warnings,
-            *calibration_warnings(calibration.info, measured.unknowns),
+            *calibration_warnings(calibration.info, references.peel_map[0].unknowns),
             *naming_warnings(calibration.info),
             *checkpoint.notes,
             *bits_warnings(low_bit),
@@ -157,19 +155,15 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
     return decoder, holding.low_bit
 
 
-def _keep_repair(
-    directory: Path, downstream: Downstream, states: Sequence[torch.Tensor], repair: Repair, gap: float
-) -> None:
+def _save_repair(directory: Path, decoder: Decoder, examiner: Examiner, repair: Repair, gap: float) -> None:
     """Save a repaired block, and hold the file to the loss that is reported.
 
     Raises:
         OutputError: it couldn't be written, or the block that is read back has another loss.
     """
-    save_repair(directory, downstream.decoder, repair.block, gap)
-    loaded = load_repair(directory, downstream.decoder, repair.layer)
-    rows, what = downstream.data.rows.held_out, f"layer {repair.layer} as saved"
-    state = downstream.apply(loaded, states[repair.layer - 1][rows], what)
-    if not np.allclose(downstream.losses(repair.layer, state, rows, what), repair.losses, rtol=1e-6):
+    save_repair(directory, decoder, repair.block, gap)
+    loaded = load_repair(directory, decoder, repair.layer)
+    if not np.allclose(examiner.losses_with(loaded, f"layer {repair.layer} as saved"), repair.losses, rtol=1e-6):
         raise OutputError(f"{repair_path(directory, repair.layer)}, read back, has another loss than was measured")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.faults import damaged
-from peelaudit.auditing.measure import examine, measure
+from peelaudit.auditing.measure import Measurements, Measurer
 from peelaudit.auditing.run import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError
@@ -147,12 +148,15 @@ class _Bench:
 
     def audit(self, decoder: Decoder, *, references: bool = False) -> _Audit:
         """The figures of this network."""
-        store, config = StateStore(dtype=self._dtype), self._config
+        config = self._config
+        measurer = Measurer(decoder, self._calibration, config, store=StateStore(dtype=self._dtype))
+        examiner = measurer.examiner()
+        deque(examiner.repairs(config.repair), maxlen=0)
+        examined = examiner.examination()
         if not references:
-            examined = examine(decoder, self._calibration, config, store=store)
             return _Audit(examined.panel.mean(examined.own, "held_out"), name_layers(examined, config.repair), ())
-        plan = parse_schedules(config.schedules, decoder.n_layers)
-        measured = measure(decoder, self._calibration, plan, config, store=store, map_reach=1)
+        trained, plan = measurer.trained(), parse_schedules(config.schedules, decoder.n_layers)
+        measured = Measurements(trained, measurer.references(trained, plan, map_reach=1), examined)
         findings = conclude(measured, config, self._info.vocabulary)
         return _Audit(findings.network.held_out.trained_loss.value, findings.naming, findings.layers)
 
