@@ -28,6 +28,7 @@ from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import family_of
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore
+from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
 from peelaudit.settings.audit import AuditConfig, Device, Dtype
@@ -89,7 +90,7 @@ def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> Audi
         PeelauditError: as `audit_config`; the checkpoint having changed meanwhile is one.
     """
     config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
-    grids = Grids(checkpoint, clock)
+    grids = check_weights(checkpoint, clock)
     decoder, low_bit = held_decoder(audit, grids)
     measurer = Measurer(decoder, calibration, config, store=StateStore(dtype=decoder.dtype), progress=clock)
     trained = measurer.trained()

@@ -31,8 +31,8 @@ from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.references.schedules import parse_schedules
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
+from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
 from peelaudit.settings.audit import AuditConfig
@@ -201,7 +201,7 @@ def _shape(checkpoint: Checkpoint) -> tuple[object, ...]:
 
 
 def _decoder(audit: Prepared) -> Decoder:
-    decoder, _ = held_decoder(audit, Grids(audit.checkpoint))
+    decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
     return decoder
 
 

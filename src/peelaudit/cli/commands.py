@@ -86,9 +86,9 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
     ):
         info = opened.info
         if tensors:
-            from peelaudit.network.lowbit import Grids
+            from peelaudit.network.weights import check_weights
 
-            info = Grids(opened, progress).info()
+            info = check_weights(opened, progress).info()
     if form is Format.JSON:
         from peelaudit.records.json import checkpoint_json
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnsupportedCheckpoint
-from peelaudit.network.lowbit import Grids
+from peelaudit.network.weights import check_weights
 from tests.checkpoints.quantized.support import Packer, assert_same_loss, pack, packed_bits
 
 UP = "model.layers.1.mlp.up_proj"
@@ -55,7 +55,7 @@ def test_the_loss_is_transformers_and_the_grid_the_configurations(group: int, gr
     model = pack("llama", tmp_path, packer(group), config(group))
     assert_same_loss(tmp_path, model)
     with open_checkpoint(tmp_path) as checkpoint:
-        found = {tensor.name: tensor.grid for tensor in Grids(checkpoint).info().tensors}
+        found = {tensor.name: tensor.grid for tensor in check_weights(checkpoint).info().tensors}
         assert torch.equal(checkpoint.tensor(f"{UP}.weight"), model.get_parameter(f"{UP}.weight"))
     assert found[f"{UP}.weight"].name == grid
 

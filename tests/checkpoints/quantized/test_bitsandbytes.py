@@ -14,7 +14,7 @@ from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
-from peelaudit.network.lowbit import Grids
+from peelaudit.network.weights import check_weights
 from tests.checkpoints.quantized.support import Packer, assert_same_loss, pack
 
 UP = "model.layers.1.mlp.up_proj"
@@ -104,7 +104,7 @@ def test_tensors_say_how_they_are_packed(
     """Codes of a table aren't evenly spaced: they are on none of the grids."""
     pack("llama", tmp_path, packer, config(bits))
     with open_checkpoint(tmp_path) as checkpoint:
-        tensors = {tensor.name: tensor for tensor in Grids(checkpoint).info().tensors}
+        tensors = {tensor.name: tensor for tensor in check_weights(checkpoint).info().tensors}
         assert bool(checkpoint.notes) == (bits == 8)
     found = tensors[f"{UP}.weight"]
     assert (found.shape, found.dtype) == ((96, 64), f"bitsandbytes-{dtype}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
-from peelaudit.network.lowbit import Grids
+from peelaudit.network.weights import check_weights
 from tests.checkpoints.quantized.support import Packer, assert_same_loss, pack, packed_bits
 
 UP = "model.layers.1.mlp.up_proj"
@@ -133,7 +133,7 @@ def test_grids_come_from_the_shapes_and_the_configuration(
 ) -> None:
     pack("llama", tmp_path, parts, settings)
     with open_checkpoint(tmp_path) as checkpoint:
-        found = {tensor.name: tensor for tensor in Grids(checkpoint).info().tensors}[f"{UP}.weight"]
+        found = {tensor.name: tensor for tensor in check_weights(checkpoint).info().tensors}[f"{UP}.weight"]
     assert found.dtype == f"compressed-tensors-{dtype}"
     assert (found.grid.name if found.grid else None) == grid
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnsupportedCheckpoint
-from peelaudit.network.lowbit import Grids
+from peelaudit.network.weights import check_weights
 from tests.checkpoints.quantized.support import Packer, assert_same_loss, configure, pack, packed_bits
 
 UP = "model.layers.1.mlp.up_proj"
@@ -138,7 +138,7 @@ def test_grids_come_from_the_configuration(
 ) -> None:
     pack("llama", tmp_path, packer(**options), config(options["bits"], options["group"], **settings))
     with open_checkpoint(tmp_path) as checkpoint:
-        found = {tensor.name: tensor for tensor in Grids(checkpoint).info().tensors}
+        found = {tensor.name: tensor for tensor in check_weights(checkpoint).info().tensors}
         assert dtype in checkpoint.info.dtype
     tensor = found[f"{UP}.weight"]
     assert (tensor.shape, tensor.dtype) == ((96, 64), dtype)

@@ -20,8 +20,8 @@ from peelaudit.method.linalg.spectrum import leading
 from peelaudit.method.readout import Readout, Unembedding
 from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.families import FAMILIES
-from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
+from peelaudit.network.weights import check_weights
 from peelaudit.records import FaultKind
 from peelaudit.settings.audit import AuditConfig
 from tests.method.diagnosis.test_repair import downstream, loss_with
@@ -73,7 +73,7 @@ def test_a_gradient_that_is_not_finite_leaves_layers_without_a_slope(network: Ca
 def slopes_of(name: str, kind: FaultKind, sick_layer: int) -> tuple[Panel, list[BlockSlopes]]:
     """Of a fixture with a fault in a layer, 0 for none."""
     with prepared(AuditConfig(checkpoint=str(FIXTURES / name), tokens=8192)) as opened:
-        decoder, _ = held_decoder(opened, Grids(opened.checkpoint))
+        decoder, _ = held_decoder(opened, check_weights(opened.checkpoint))
         data, calibration = TokenRows.of(opened.calibration), opened.calibration
         panel = Panel.of(
             {split: getattr(calibration, split).clusters for split in ("fit", "select", "held_out")},

@@ -14,8 +14,8 @@ from peelaudit.auditing.run import held_decoder, prepared
 from peelaudit.method.diagnosis.symptoms import RANDOM, signs, spectral_excess, symptoms
 from peelaudit.network.block import Block
 from peelaudit.network.families import FAMILIES
-from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
+from peelaudit.network.weights import check_weights
 from peelaudit.records import FaultKind, LayerSigns, Symptom
 from peelaudit.settings.audit import AuditConfig
 from tests.networks import Network
@@ -78,7 +78,7 @@ def test_silence_is_relative_to_the_other_layers() -> None:
 def test_trained_layers_have_none_and_damaged_ones_their_own(name: str) -> None:
     config = AuditConfig(checkpoint=str(FIXTURES / name), tokens=4096)
     with prepared(config) as audit:
-        decoder, _ = held_decoder(audit, Grids(audit.checkpoint))
+        decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
         data, heads = TokenRows.of(audit.calibration), audit.checkpoint.info.heads
         states = trained_states(decoder, data.tokens, StateStore())
 
@@ -102,7 +102,7 @@ def test_trained_layers_have_none_and_damaged_ones_their_own(name: str) -> None:
 
 def test_a_checkpoint_before_the_first_step_is_untrained_throughout() -> None:
     with prepared(AuditConfig(checkpoint=str(FIXTURES / "nanogpt" / "ckpt-000000.pt"), tokens=4096)) as audit:
-        decoder, _ = held_decoder(audit, Grids(audit.checkpoint))
+        decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
         assert all(
             spectral_excess(linear.weight) <= RANDOM  # type: ignore[arg-type]
             for layer in range(1, decoder.n_layers + 1)

@@ -9,8 +9,8 @@ from peelaudit.auditing.run import held_decoder, prepared
 from peelaudit.method.references.closed_form import BlockRegression, squared_error
 from peelaudit.method.references.writers import apply_change, feature_parts, split_change, writer_weights
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows, trained_states
+from peelaudit.network.weights import check_weights
 from peelaudit.settings.audit import AuditConfig
 from tests.places import FIXTURES
 
@@ -33,7 +33,7 @@ def nearest(block_number: int, decoder: Decoder, target: torch.Tensor, inputs: t
 def test_compensated_rounding_has_the_lower_error_on_every_layer(name: str) -> None:
     config = AuditConfig(checkpoint=str(FIXTURES / name), data=(str(FIXTURES / name / "calibration.txt"),), tokens=8192)
     with prepared(config) as audit:
-        decoder, low_bit = held_decoder(audit, Grids(audit.checkpoint))
+        decoder, low_bit = held_decoder(audit, check_weights(audit.checkpoint))
         assert low_bit is not None
         data = TokenRows.of(audit.calibration)
         states = trained_states(decoder, data.tokens, StateStore())

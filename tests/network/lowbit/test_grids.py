@@ -11,8 +11,9 @@ import torch
 import peelaudit
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import ConfigError
-from peelaudit.network.lowbit import Grids, Holding
+from peelaudit.network.lowbit import Holding
 from peelaudit.network.lowbit.constraints import Binary, Ternary
+from peelaudit.network.weights import check_weights
 from peelaudit.records import AuditReport, GridKind, LowBit, LowBitSet
 from tests.checkpoints import models
 from tests.places import FIXTURES
@@ -32,7 +33,7 @@ def ternary(tmp_path: Path) -> Path:
 
 def test_grids_stand_with_the_tensors_that_have_them(ternary: Path) -> None:
     with open_checkpoint(ternary) as checkpoint:
-        grids = Grids(checkpoint)
+        grids = check_weights(checkpoint)
         assert all(tensor.grid is None for tensor in checkpoint.info.tensors)
     found = {tensor.name: tensor.grid for tensor in grids.info().tensors}
     assert {name for name, grid in found.items() if grid} == {name for name in found if ".mlp." in name}
@@ -52,7 +53,7 @@ def test_a_matrix_that_is_kept_the_other_way_round_is_read_by_its_outputs(tmp_pa
             if ".h." in name and weight.ndim == 2:
                 weight.copy_(Binary().quantise(weight.T).T)
     with open_checkpoint(models.save(model, tmp_path / "model")) as checkpoint:
-        grids = Grids(checkpoint)
+        grids = check_weights(checkpoint)
     names = grids.matrices("transformer.h")
     assert grids.holding("auto", names, names).low_bit == LowBit((LowBitSet("binary per row", 8),), 8, held=True)
 
@@ -121,7 +122,7 @@ def test_groups_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_a_float_checkpoint_has_none() -> None:
     with open_checkpoint(FIXTURES / "llama") as checkpoint:
-        grids = Grids(checkpoint)
+        grids = check_weights(checkpoint)
     names = grids.matrices("model.layers")
     assert names
     assert grids.holding("auto", names, names) == Holding({}, rounding=False, low_bit=None)

@@ -1,4 +1,4 @@
-"""The low-bit sets of a whole checkpoint: those found in the one pass that checks its weights, or one asked for."""
+"""The low-bit sets of a whole checkpoint: those that its matrices lie on, or one asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import ConfigError
 from peelaudit.network.lowbit.constraints import Constraint, constraint_of
 from peelaudit.network.lowbit.detection import find_grid
-from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, Grid, LowBit, LowBitSet, ScaleLayout, TensorInfo
 
 __all__ = ["Grids", "Holding"]
@@ -31,24 +30,20 @@ class Holding:
 
 
 class Grids:
-    """The grids of a checkpoint's matrices.
+    """The grids of a checkpoint's matrices, as far as these were added.
 
     Args:
-        checkpoint: open; every weight is read, and refused if it isn't finite.
-        progress: told of each tensor.
-
-    Raises:
-        CheckpointError: as `Checkpoint.check_weights`.
+        checkpoint: open.
     """
 
-    def __init__(self, checkpoint: Checkpoint, progress: Progress = SILENT) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self._info = checkpoint.info
         self._stored: dict[str, Grid] = {}
         self._named: dict[str, tuple[Grid | None, int]] = {}
         self._transposed = _transposed(checkpoint.skeleton())
-        checkpoint.check_weights(progress, visit=self._look)
 
-    def _look(self, name: str, weight: Tensor, stored: TensorInfo) -> None:
+    def add(self, name: str, weight: Tensor, stored: TensorInfo) -> None:
+        """Look at one tensor, by its name in the skeleton; what is no matrix is passed over."""
         if weight.ndim != 2:
             return
         matrix = weight.T if name in self._transposed else weight

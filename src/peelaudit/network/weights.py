@@ -1,0 +1,27 @@
+"""The one pass over all of a checkpoint's weights: what isn't finite is refused, and what lies on a grid is found."""
+
+from __future__ import annotations
+
+from peelaudit.checkpoints import Checkpoint
+from peelaudit.network.lowbit import Grids
+from peelaudit.progress import SILENT, Progress
+
+__all__ = ["check_weights"]
+
+
+def check_weights(checkpoint: Checkpoint, progress: Progress = SILENT) -> Grids:
+    """Read every weight once.
+
+    Args:
+        checkpoint: open.
+        progress: told of each tensor.
+
+    Returns:
+        the grids that its matrices lie on.
+
+    Raises:
+        CheckpointError: a weight is NaN or Inf, two that are tied differ, or the bytes are damaged.
+    """
+    grids = Grids(checkpoint)
+    checkpoint.check_weights(progress, visit=grids.add)
+    return grids
