@@ -302,8 +302,8 @@ def test_json_names_are_those_of_the_method() -> None:
 def test_references_get_no_biases_that_the_checkpoint_is_without() -> None:
     with open_checkpoint(FIXTURES / "nanogpt/ckpt.pt") as checkpoint:
         block = Decoder(checkpoint, seq_len=16, device=torch.device("cpu"), dtype=torch.float32).block(1)
-    assert block.biased == (False, False)
-    assert all(parameter.any() for parameter in block.parameters())
+    assert not any(writer.biased for writer in block.writers)
+    assert all(parameter.any() for parameter in block.trainable().values())
     assert any(not parameter.any() for parameter in block.module.parameters())
 
 

@@ -51,7 +51,7 @@ def test_writers_are_what_adds_to_the_residual_stream(family: str, network: Open
     opened = network(family)
     block = opened.decoder.block(1)
     for writer in block.writers:
-        for parameter in writer.parameters():
+        for parameter in writer.module.parameters():
             parameter.zero_()
     torch.testing.assert_close(block(opened.states[0]), opened.states[0])
 
@@ -160,7 +160,7 @@ def test_what_is_done_to_a_block_stays_with_it(network: Opener) -> None:
     block = opened.decoder.block(1)
     copied = block.copy()
     before = block(opened.states[0])
-    for parameter in block.parameters():
+    for parameter in block.trainable().values():
         parameter.zero_()
     for other in (copied, opened.decoder.block(1)):
         assert torch.equal(other(opened.states[0]), before)
@@ -181,8 +181,8 @@ def test_a_block_takes_states_in_its_own_dtype(network: Opener) -> None:
 
 def test_a_nanogpt_has_no_biases_to_train(nanogpt: Network) -> None:
     block = nanogpt.decoder.block(1)
-    assert block.biased == (False, False)
-    assert all(parameter.any() for parameter in block.parameters())
+    assert not any(writer.biased for writer in block.writers)
+    assert all(parameter.any() for parameter in block.trainable().values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -205,3 +205,18 @@ def test_a_fault_in_a_low_bit_block_has_its_own_scales(network: Opener, dtype: t
         weight = faulty.module.get_parameter(name)
         torch.testing.assert_close(again.module.get_parameter(name), weight)
         assert not torch.allclose(weight.abs().max(), block.module.get_parameter(name).abs().max(), rtol=0.05)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi"])
+def test_a_changed_block_adds_to_its_maps_and_leaves_the_block_as_it_was(family: str, network: Opener) -> None:
+    """A map's output moves by its input times the change, whichever way round the module keeps its matrix."""
+    block = network(family).decoder.block(1)
+    linear = block.writers[1]
+    before = block.digest()
+    change = torch.randn(linear.inputs + linear.biased, linear.outputs, dtype=torch.float64)
+    changed = block.changed({linear.path: change})
+    assert block.digest() == before
+    given = torch.randn(5, linear.inputs, dtype=torch.float64)
+    moved = changed.writers[1].module(given) - linear.module(given)
+    wide = torch.cat([given, torch.ones(5, linear.biased, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(moved, wide @ change)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peelaudit.network.block import Block
+from peelaudit.network.linear import LinearMap
 from peelaudit.records import FaultKind
 
 __all__ = ["NOISE", "damaged"]
@@ -28,55 +29,50 @@ def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: flo
     Raises:
         ValueError: for ROLLED_BACK.
     """
-    copy = block.copy()
     generator = torch.Generator().manual_seed(seed)
-    attention, mlp = copy.writers
+    attention, mlp = block.writers
+    maps = block.linears().values()
     match kind:
         case FaultKind.REINITIALISED:
-            for linear in copy.linears().values():
-                _set(linear, _weight(linear).std() * _normal(_weight(linear), generator))
+            new = {linear.path: linear.weight.std() * _normal(linear.weight, generator) for linear in maps}
         case FaultKind.NOISED:
-            for linear in copy.linears().values():
-                weight = _weight(linear)
-                _set(linear, weight + amount * weight.std() * _normal(weight, generator))
+            new = {linear.path: _noised(linear.weight, amount, generator) for linear in maps}
         case FaultKind.MLP_ZEROED:
-            _set(mlp, torch.zeros_like(_weight(mlp)))
+            new = {mlp.path: torch.zeros_like(mlp.weight)}
         case FaultKind.ATTENTION_ZEROED:
-            _set(attention, torch.zeros_like(_weight(attention)))
+            new = {attention.path: torch.zeros_like(attention.weight)}
         case FaultKind.ONE_BIT:
-            for linear in copy.linears().values():
-                weight = _weight(linear)
-                inputs = 1 if isinstance(linear, nn.Linear) else 0
-                # A zero, of which ternary weights are full, has no sign to keep.
-                signs = torch.where(weight == 0, _normal(weight, generator).sign(), weight.sign())
-                _set(linear, signs * weight.abs().mean(dim=inputs, keepdim=True))
+            new = {linear.path: _one_bit(linear, generator) for linear in maps}
         case FaultKind.HEAD_SCRAMBLED:
-            _scramble(attention, heads, generator)
+            new = {attention.path: _scrambled(attention, heads, generator)}
         case FaultKind.ROLLED_BACK:
             raise ValueError("a block is rolled back by taking it from an earlier checkpoint")
-    return copy.rounded()
+    return block.replaced({f"{path}.weight": weight for path, weight in new.items()}).rounded()
 
 
-def _scramble(writer: nn.Module, heads: int, generator: torch.Generator) -> None:
+def _noised(weight: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    return weight + amount * weight.std() * _normal(weight, generator)
+
+
+def _one_bit(linear: LinearMap, generator: torch.Generator) -> Tensor:
+    """Signs times each output's mean size."""
+    weight, inputs = linear.weight, 0 if linear.inputs_first else 1
+    # A zero, of which ternary weights are full, has no sign to keep.
+    signs = torch.where(weight == 0, _normal(weight, generator).sign(), weight.sign())
+    return signs * weight.abs().mean(dim=inputs, keepdim=True)
+
+
+def _scrambled(writer: LinearMap, heads: int, generator: torch.Generator) -> Tensor:
     """Shuffle one head's part of the attention's output matrix, both ways."""
-    weight = _weight(writer).clone()
-    by_input = weight.T if isinstance(writer, nn.Linear) else weight
+    weight = writer.weight.clone()
+    by_input = writer.turned(weight)
     size = len(by_input) // heads
     start = size * int(torch.randint(heads, (1,), generator=generator))
     part = by_input[start : start + size].clone()
     rows, columns = (torch.randperm(length, generator=generator) for length in part.shape)
     by_input[start : start + size] = part[rows][:, columns]
-    _set(writer, weight)
+    return weight
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
-
-
-def _weight(linear: nn.Module) -> Tensor:
-    weight: Tensor = linear.weight  # type: ignore[assignment]
-    return weight
-
-
-def _set(linear: nn.Module, weight: Tensor) -> None:
-    linear.weight = nn.Parameter(weight, requires_grad=False)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.network.families import Family
+from peelaudit.network.linear import LinearMap
 from peelaudit.network.lowbit.constraints import Held, Scales
 
 __all__ = ["NOTHING_HELD", "Block"]
@@ -24,9 +25,8 @@ class Block:
     Attributes:
         layer: 1 … L.
         module: transformers' own module.
-        writers: the modules of the attention output and of the MLP down projection.
+        writers: the maps of the attention output and of the MLP down projection.
         norms: what each writer's product passes before it is added to the residual stream, or None.
-        biased: whether each writer has a bias of its own.
         held: the parameters that are low-bit, by name: a reference block's must be too.
     """
 
@@ -44,16 +44,10 @@ class Block:
         self.module = module
         self.held = held
         self._scales = scales
-        self.writers = tuple(module.get_submodule(writer.path) for writer in (family.attention, family.mlp))
-        self.norms = tuple(
-            None if writer.norm is None else module.get_submodule(writer.norm)
-            for writer in (family.attention, family.mlp)
-        )
-        self.biased = tuple(
-            getattr(writer, "bias", None) is not None and f"{named.path}.bias" not in absent
-            for writer, named in zip(self.writers, (family.attention, family.mlp), strict=True)
-        )
         self._family, self._arguments, self._absent = family, arguments, absent
+        named = (family.attention, family.mlp)
+        self.writers = tuple(self._linear(writer.path) for writer in named)
+        self.norms = tuple(None if writer.norm is None else module.get_submodule(writer.norm) for writer in named)
 
     def __call__(self, hidden: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """The block's output, [sequences, positions, d_model], for hidden states of that shape.
@@ -74,24 +68,52 @@ class Block:
         parameter = next(self.module.parameters())
         return states.to(device=parameter.device, dtype=parameter.dtype)
 
-    def linears(self) -> dict[str, nn.Module]:
+    def linears(self) -> dict[str, LinearMap]:
         """The block's linear maps by path: every module whose weight is a matrix that multiplies hidden states."""
         return {
-            path: module
+            path: self._linear(path)
             for path, module in self.module.named_modules()
             if isinstance(weight := getattr(module, "weight", None), Tensor)
             and weight.ndim == 2
             and not isinstance(module, nn.Embedding)
         }
 
-    def has_bias(self, path: str) -> bool:
-        """Whether the linear map at `path` has a bias that the checkpoint has too."""
-        return getattr(self.module.get_submodule(path), "bias", None) is not None and f"{path}.bias" not in self._absent
+    def _linear(self, path: str) -> LinearMap:
+        module = self.module.get_submodule(path)
+        biased = getattr(module, "bias", None) is not None and f"{path}.bias" not in self._absent
+        return LinearMap(path, module, biased)
 
     def copy(self) -> Block:
         """The same block with weights of its own."""
         module = copy.deepcopy(self.module)
         return Block(self.layer, module, self._family, self._arguments, self._absent, self.held, self._scales)
+
+    def replaced(self, weights: Mapping[str, Tensor]) -> Block:
+        """A copy with other weights (or buffers) by name, in the dtypes of its own; nothing of it takes a gradient."""
+        block = self.copy()
+        for name, weight in weights.items():
+            path, _, own = name.rpartition(".")
+            module = block.module.get_submodule(path)
+            old = getattr(module, own)
+            new = weight.to(old)
+            setattr(module, own, nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new)
+        block.module.requires_grad_(requires_grad=False)
+        return block
+
+    @torch.no_grad()
+    def changed(self, changes: Mapping[str, Tensor]) -> Block:
+        """A copy with something added to its maps, by path: [inputs, outputs], behind it a row for the bias where the
+        map has one. The sums are taken in the changes' dtype.
+        """
+        weights = {}
+        for path, change in changes.items():
+            linear = self._linear(path)
+            parts = [("weight", linear.turned(change[: linear.inputs]))]
+            if linear.biased:
+                parts.append(("bias", change[linear.inputs]))
+            for name, part in parts:
+                weights[f"{path}.{name}"] = getattr(linear.module, name).to(part) + part
+        return self.replaced(weights)
 
     def unconstrained(self) -> Block:
         """The same block, its weights shared, whose references may be floats."""
@@ -112,10 +134,9 @@ class Block:
         """A copy whose low-bit parameters are rounded to their sets, with these scales; without any, those that aren't
         of their sets yet with scales of their own.
         """
-        copied = self.copy()
-        copied.module.requires_grad_(requires_grad=False)
-        parameters = dict(copied.module.named_parameters())
+        parameters = dict(self.module.named_parameters())
         known = None if self._scales is None else dict(self._scales)
+        new = {}
         for name, held in self.held.items():
             weight = parameters[name]
             if scales is not None:
@@ -126,14 +147,15 @@ class Block:
                 rounded = weight if held.fits(weight, known[name]) else held.quantise(weight.float())
             if known is not None and rounded is not weight:
                 known[name] = held.scales(rounded) if scales is None else scales[name]
-            weight.copy_(rounded)
-        copied._scales = known
-        return copied
+            if rounded is not weight:
+                new[name] = rounded
+        block = self.replaced(new)
+        block._scales = known
+        return block
 
     def writer_held(self, index: int) -> Held | None:
         """What holds the weight of a writer, None where it is float."""
-        writer = (self._family.attention, self._family.mlp)[index]
-        return self.held.get(f"{writer.path}.weight")
+        return self.held.get(f"{self.writers[index].path}.weight")
 
     def digest(self) -> str:
         """SHA-256 of the weights and their names: equal where two checkpoints have the same block, in any format."""
@@ -147,6 +169,6 @@ class Block:
         """The weights and buffers that the checkpoint has, by name within the block."""
         return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._absent}
 
-    def parameters(self) -> tuple[nn.Parameter, ...]:
-        """The weights that a reference may change: all that the checkpoint has."""
-        return tuple(p for name, p in self.module.named_parameters() if name not in self._absent)
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The weights that a reference may change, by name: all that the checkpoint has."""
+        return {name: weight for name, weight in self.module.named_parameters() if name not in self._absent}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.network.block import Block
 from peelaudit.network.families import family_of
+from peelaudit.network.linear import keeps_inputs_first
 from peelaudit.network.lowbit.constraints import Constraint, Held
 
 __all__ = ["Decoder"]
@@ -129,7 +130,7 @@ class Decoder:
         for name, _ in module.named_parameters():
             if (constraint := self._constraints.get(prefix + name)) is not None:
                 owner = module.get_submodule(name.rpartition(".")[0])
-                held[name] = Held(constraint, transposed=not isinstance(owner, nn.Linear))
+                held[name] = Held(constraint, transposed=keeps_inputs_first(owner))
         return held
 
 

@@ -245,7 +245,7 @@ def test_gradients_pass_the_rounded_layers(tmp_path: Path) -> None:
     bitnet(tmp_path, linear_class="autobitlinear", quantization_mode="online")
     with opened(tmp_path, dtype=torch.float32) as network:
         block = network.decoder.block(1)
-        weights = [parameter.requires_grad_() for parameter in block.parameters()]
+        weights = [parameter.requires_grad_() for parameter in block.trainable().values()]
         with torch.enable_grad():
             block(network.states[0]).square().mean().backward()
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in weights)

@@ -13,7 +13,7 @@ from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import Prepared, prepared
 from peelaudit.errors import OutputError
 from peelaudit.method.diagnosis.downstream import Downstream
-from peelaudit.method.diagnosis.repair import Repair, Repairer, RepairMode, changed
+from peelaudit.method.diagnosis.repair import Repair, Repairer, RepairMode
 from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair
 from peelaudit.method.readout import Readout, Unembedding, token_losses
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
     for path, factor in factors.items():
         slope = factor.curvature().gradient
         change = {path: torch.randn(slope.shape, generator=generator, dtype=torch.float64)}
-        up, low = (loss_with(made, changed(block, {path: e * change[path]}), rows).sum() for e in (step, -step))
+        up, low = (loss_with(made, block.changed({path: e * change[path]}), rows).sum() for e in (step, -step))
         expected = tokens * float((slope * change[path]).sum())
         assert (up - low) / (2 * step) == pytest.approx(expected, rel=1e-2, abs=0.05)
 
@@ -161,7 +161,7 @@ def adam_repair(network: Network, layer: int, steps: int) -> Block:
     block, rows, best = network.decoder.block(layer), network.rows, (np.inf, network.decoder.block(layer))
     above = [network.decoder.block(k) for k in range(layer + 1, network.decoder.n_layers + 1)]
     unembedding = Unembedding.of(network.decoder)
-    sizes = [(p.requires_grad_(), 0.003 * float(p.detach().square().mean().sqrt())) for p in block.parameters()]
+    sizes = [(p.requires_grad_(), 0.003 * float(p.detach().square().mean().sqrt())) for p in block.trainable().values()]
     optimizer = torch.optim.Adam([{"params": [p], "lr": lr or 1e-4} for p, lr in sizes], betas=(0.9, 0.95))
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(0)

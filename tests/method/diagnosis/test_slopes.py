@@ -14,7 +14,6 @@ from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import held_decoder, prepared
 from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
 from peelaudit.method.diagnosis.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
-from peelaudit.method.diagnosis.repair import changed
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.linalg.spectrum import leading
 from peelaudit.method.readout import Readout, Unembedding
@@ -50,20 +49,18 @@ def test_slopes_are_those_of_finite_differences(network: Callable[..., Network],
             for scale in (step, -step):
                 changes = {}
                 for path, linear in block.linears().items():
-                    weight: torch.Tensor = linear.weight  # type: ignore[assignment]
-                    weight = share(weight)
+                    weight = linear.turned(share(linear.weight))
                     # The last row is the bias's, where there is one: it stays.
-                    weight = weight.T if isinstance(linear, torch.nn.Linear) else weight
-                    rest = torch.zeros(int(block.has_bias(path)), weight.shape[1], dtype=weight.dtype)
+                    rest = torch.zeros(int(linear.biased), weight.shape[1], dtype=weight.dtype)
                     changes[path] = torch.cat([scale * weight, rest])
-                sides.append(loss_with(made, changed(block, changes), rows))
+                sides.append(loss_with(made, block.changed(changes), rows))
             np.testing.assert_allclose(slope, (sides[0] - sides[1]) / (2 * step), rtol=1e-2, atol=0.02)
 
 
 def test_a_gradient_that_is_not_finite_leaves_layers_without_a_slope(network: Callable[..., Network]) -> None:
     made = network("llama")
     block = made.decoder.block(2).copy()
-    torch.nn.init.constant_(block.writers[1].weight, float("nan"))  # type: ignore[arg-type]
+    torch.nn.init.constant_(block.writers[1].weight, float("nan"))
     data = TokenRows(made.tokens, made.rows)
     decoder = made.decoder.replacing(block)
     down = Downstream(decoder, data, Readout("own", Unembedding.of(decoder)), StateStore(dtype=torch.float64))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.references.closed_form import BlockRegression, squared_error
-from peelaudit.method.references.writers import apply_change, observe, split_change
+from peelaudit.method.references.writers import observe, split_change
 from peelaudit.network.states import Rows
 from tests.checkpoints import models
 from tests.networks import Network, splits
@@ -45,7 +45,7 @@ def test_errors_are_those_computed_directly(family: str, network: Opener) -> Non
         for index, (change, target) in enumerate(zip(changes, targets, strict=True)):
             changed = block
             if change is not None:
-                changed = apply_change(block, split_change(block, regression.writers, change.value))
+                changed = block.changed(split_change(block, regression.writers, change.value))
             expected = (changed(opened.states[0]) - target)[rows].square().sum(dim=(1, 2))
             np.testing.assert_allclose(found[index], expected, rtol=1e-9)
 
@@ -103,7 +103,7 @@ def test_as_the_penalty_falls_the_block_reaches_the_least_squares_optimum(family
     best = np.linalg.lstsq(features, residuals, rcond=1e-12)[0]
     least = float(((features @ best - residuals) ** 2).sum())
     change = regression.factorisation.solve(torch.from_numpy(features.T @ residuals), 0.0).value
-    changed = apply_change(block, split_change(block, regression.writers, change))
+    changed = block.changed(split_change(block, regression.writers, change))
     error = squared_error(changed, opened.states[0], target, fit)
     assert error == pytest.approx(least, rel=1e-6)
     assert error < 0.99 * squared_error(block, opened.states[0], target, fit)

@@ -7,7 +7,7 @@ import torch
 
 from peelaudit.auditing.run import held_decoder, prepared
 from peelaudit.method.references.closed_form import BlockRegression, squared_error
-from peelaudit.method.references.writers import apply_change, feature_parts, split_change, writer_weights
+from peelaudit.method.references.writers import feature_parts, split_change, writer_weights
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.network.weights import check_weights
@@ -25,7 +25,7 @@ def nearest(block_number: int, decoder: Decoder, target: torch.Tensor, inputs: t
     (part,) = feature_parts(block, free.writers)
     assert part.constraint is not None
     rounded = part.constraint.quantise((trained + change.value).T).T
-    changed = apply_change(block, split_change(block, free.writers, rounded - trained))
+    changed = block.changed(split_change(block, free.writers, rounded - trained))
     return squared_error(changed, inputs, target, data.rows.select)
 
 

@@ -7,13 +7,13 @@ a block is run again on the state it had, so that no more than one block's activ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.kronecker import Factors
@@ -22,9 +22,10 @@ from peelaudit.method.linalg.spectrum import leading
 from peelaudit.method.readout import Readout
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
+from peelaudit.network.linear import LinearMap, tapped
 from peelaudit.network.states import StateStore, TokenRows, apply_block, batches
 
-__all__ = ["BlockSlopes", "Downstream", "linear_size"]
+__all__ = ["BlockSlopes", "Downstream"]
 
 LEADING = 1 / 16
 """The share of a matrix' singular directions that counts as leading; the others are its bulk."""
@@ -123,7 +124,7 @@ class Downstream:
         for part in batches(slice(0, len(inputs)), inputs.shape[1]):
             # A copy: the gradient at the last map's output may be this very tensor, which is overwritten below.
             pull = block.take(gradient[part].clone())
-            calls, down = _tapped(block, block.take(inputs[part]), pull, taps=taps)
+            calls, down = _pulled(block, block.take(inputs[part]), pull, taps=taps)
             gradient[part] = down.to(gradient.dtype)
             yield part, calls
 
@@ -144,7 +145,7 @@ class Downstream:
         parts = {path: _leading(linear) for path, linear in block.linears().items()}
         for part, calls in self._backward(block, inputs, gradient):
             for path, call in calls.items():
-                bias, (into, sizes, out) = getattr(block.linears()[path], "bias", None), parts[path]
+                bias, (into, sizes, out) = block.linears()[path].bias, parts[path]
                 made = call.made if bias is None else call.made - bias
                 pulled, seen = call.pulled.to(out), call.seen.to(into)
                 wide = accumulation_dtype(made.device)
@@ -158,7 +159,7 @@ class Downstream:
     def factors(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Factors]:
         """The curvature factors of the block's maps, by path; for arguments and errors see `slopes`."""
         found = {
-            path: Factors(*linear_size(linear), biased=block.has_bias(path), device=self.decoder.device)
+            path: Factors(linear.inputs, linear.outputs, biased=linear.biased, device=self.decoder.device)
             for path, linear in block.linears().items()
         }
         for _, calls in self._backward(block, inputs, gradient):
@@ -167,11 +168,10 @@ class Downstream:
         return found
 
 
-def _leading(linear: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+def _leading(linear: LinearMap) -> tuple[Tensor, Tensor, Tensor]:
     """The directions of a map's largest singular values: in its inputs, the values, in its outputs."""
-    weight: Tensor = linear.weight  # type: ignore[assignment]
-    u, s, v = leading(weight, math.ceil(min(weight.shape) * LEADING))
-    return (v, s, u) if isinstance(linear, nn.Linear) else (u, s, v)
+    u, s, v = leading(linear.weight, math.ceil(min(linear.weight.shape) * LEADING))
+    return (u, s, v) if linear.inputs_first else (v, s, u)
 
 
 class _Call(NamedTuple):
@@ -182,25 +182,22 @@ class _Call(NamedTuple):
     pulled: Tensor
 
 
-def _tapped(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tuple[dict[str, _Call], Tensor]:
+def _pulled(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tuple[dict[str, _Call], Tensor]:
     """What goes through each map, with `taps`, and the gradient at the block's input, from that at its output."""
     calls: dict[str, tuple[Tensor, Tensor]] = {}
-    handles = []
-    for path, linear in block.linears().items() if taps else ():
 
-        def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
-            calls[path] = (args[0], output)
+    def keeping(path: str) -> Callable[[Tensor, Tensor], None]:
+        def keep(seen: Tensor, made: Tensor) -> None:
+            calls[path] = (seen, made)
 
-        handles.append(linear.register_forward_hook(keep))
-    try:
-        with torch.enable_grad():
-            hidden = hidden.detach().requires_grad_()
-            output = block(hidden)
-            wanted = [hidden, *(made for _, made in calls.values())]
-            found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
+        return keep
+
+    maps = block.linears().items() if taps else ()
+    with tapped([(linear.module, keeping(path)) for path, linear in maps]), torch.enable_grad():
+        hidden = hidden.detach().requires_grad_()
+        output = block(hidden)
+        wanted = [hidden, *(made for _, made in calls.values())]
+        found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
     down, *pulls = (
         torch.zeros_like(tensor) if pull is None else pull for tensor, pull in zip(wanted, found, strict=True)
     )
@@ -212,9 +209,3 @@ def _tapped(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tu
 
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
-
-
-def linear_size(linear: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs: nn.Linear keeps [out, in], transformers' Conv1D [in, out]."""
-    rows, columns = linear.weight.shape  # type: ignore[misc]
-    return (int(columns), int(rows)) if isinstance(linear, nn.Linear) else (int(rows), int(columns))

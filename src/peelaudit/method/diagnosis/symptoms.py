@@ -15,8 +15,7 @@ is near 0 for blocks that matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.linalg.spectrum import leading
 from peelaudit.network.block import Block
+from peelaudit.network.linear import tapped
 from peelaudit.network.states import batches
 from peelaudit.records import LayerSigns, Symptom
 
@@ -45,7 +45,7 @@ def signs(block: Block, inputs: Tensor, rows: slice) -> LayerSigns:
         inputs: h_{k-1}, [sequences, positions, d_model].
         rows: the sequences to run it on.
     """
-    excess = max(spectral_excess(linear.weight) for linear in block.linears().values())  # type: ignore[arg-type]
+    excess = max(spectral_excess(linear.weight) for linear in block.linears().values())
     attention, mlp = _written(block, inputs, rows)
     return LayerSigns(attention, mlp, excess)
 
@@ -65,22 +65,18 @@ def spectral_excess(weight: Tensor) -> float:
 
 def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
     """The root mean square of what attention and MLP each add to the residual stream."""
-    ends = [writer if norm is None else norm for writer, norm in zip(block.writers, block.norms, strict=True)]
+    ends = [writer.module if norm is None else norm for writer, norm in zip(block.writers, block.norms, strict=True)]
     sums = [0.0 for _ in ends]
 
-    def keep(index: int, output: Tensor) -> None:
-        sums[index] += float(output.to(accumulation_dtype(output.device)).square().mean(dim=-1).sum())
+    def adding_to(index: int) -> Callable[[Tensor, Tensor], None]:
+        def add(_: Tensor, made: Tensor) -> None:
+            sums[index] += float(made.to(accumulation_dtype(made.device)).square().mean(dim=-1).sum())
 
-    def hook(index: int) -> Any:
-        return lambda _module, _args, output: keep(index, output)
+        return add
 
-    handles = [end.register_forward_hook(hook(index)) for index, end in enumerate(ends)]
-    try:
+    with tapped([(end, adding_to(index)) for index, end in enumerate(ends)]):
         for part in batches(rows, inputs.shape[1]):
             block(block.take(inputs[part]))
-    finally:
-        for handle in handles:
-            handle.remove()
     tokens = (rows.stop - rows.start) * inputs.shape[1]
     attention, mlp = (math.sqrt(total / tokens) for total in sums)
     return attention, mlp

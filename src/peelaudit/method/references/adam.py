@@ -75,7 +75,7 @@ class _Latent:
         named = dict(block.module.named_parameters())
         self._matrices = {name: (held, named[name]) for name, held in block.held.items()}
         self._scales = block.scales()
-        trained = [*block.parameters(), *(scales.scale for scales in self._scales.values())]
+        trained = [*block.trainable().values(), *(scales.scale for scales in self._scales.values())]
         self.parameters = [parameter.requires_grad_() for parameter in trained]
 
     def weights(self) -> dict[str, Tensor]:

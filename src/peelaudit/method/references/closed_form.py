@@ -22,7 +22,6 @@ from peelaudit.method.linalg.moments import Moments, accumulation_dtype
 from peelaudit.method.linalg.ridge import Factorisation, best_penalty, factorise, rotate_gram
 from peelaudit.method.references.writers import (
     Observation,
-    apply_change,
     feature_parts,
     observe,
     split_change,
@@ -178,7 +177,7 @@ class BlockRegression:
         return any(self._block.writer_held(index) is not None for index in self.writers)
 
     def _changed_block(self, change: Tensor) -> Block:
-        return apply_change(self._block, split_change(self._block, self.writers, change))
+        return self._block.changed(split_change(self._block, self.writers, change))
 
     def trained_error(self, target: int) -> float:
         """‖R‖² of the trained weights on *select*."""

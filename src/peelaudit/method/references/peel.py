@@ -180,14 +180,14 @@ def redrawn(block: Block, seed: int) -> Block:
 
     Each layer has draws of its own.
     """
-    block = block.copy()
     (own,) = np.random.SeedSequence([seed, block.layer]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(own))
-    for parameter in block.parameters():
-        if parameter.ndim > 1:
-            noise = torch.randn(parameter.shape, generator=generator) * float(parameter.float().std())
-            parameter.data.copy_(noise)
-    return block.rounded()
+    drawn = {
+        name: torch.randn(weight.shape, generator=generator) * float(weight.float().std())
+        for name, weight in block.trainable().items()
+        if weight.ndim > 1
+    }
+    return block.replaced(drawn).rounded()
 
 
 def projection_map(

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from peelaudit.network.block import Block
+from peelaudit.network.linear import tapped
 from peelaudit.network.lowbit.rounding import Part
 
 __all__ = [
     "Observation",
-    "WriterChange",
-    "apply_change",
     "feature_parts",
     "observe",
     "split_change",
@@ -42,31 +40,21 @@ class Observation:
     features: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class WriterChange:
-    """The change of one writer: `weight` [inputs, d_model], `bias` [d_model] or None where it has none."""
+class _Seen:
+    """What a writer and the norm behind it were given, and what the norm made of it, in one call of the block."""
 
-    writer: int
-    weight: Tensor
-    bias: Tensor | None
-
-
-class _Tap:
-    """Keeps the input of a writer, and the input and output of the norm behind it, for one call of the block."""
-
-    def __init__(self, writer: nn.Module, norm: nn.Module | None) -> None:
+    def __init__(self, norm: nn.Module | None) -> None:
         self.input = torch.empty(0)
         self._norm_call: tuple[Tensor, Tensor] | None = None
         self._norm = norm
-        self.handles = [writer.register_forward_pre_hook(self._keep_input)]
-        if norm is not None:
-            self.handles.append(norm.register_forward_hook(self._keep_norm))
 
-    def _keep_input(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        self.input = args[0].reshape(-1, args[0].shape[-1])
+    def keep_input(self, given: Tensor, _: Tensor) -> None:
+        """A tap for the writer."""
+        self.input = given.reshape(-1, given.shape[-1])
 
-    def _keep_norm(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._norm_call = (args[0].reshape(-1, args[0].shape[-1]), output.reshape(-1, output.shape[-1]))
+    def keep_norm(self, given: Tensor, made: Tensor) -> None:
+        """A tap for the norm."""
+        self._norm_call = (given.reshape(-1, given.shape[-1]), made.reshape(-1, made.shape[-1]))
 
     def features(self) -> Tensor:
         """The writer's input, times the norm's frozen scale of each token."""
@@ -90,19 +78,17 @@ def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observati
 
     A column of ones stands after the features of a writer that has a bias.
     """
-    taps = [_Tap(block.writers[index], block.norms[index]) for index in writers]
-    try:
+    seen = {index: _Seen(block.norms[index]) for index in writers}
+    inputs = [(block.writers[index].module, one.keep_input) for index, one in seen.items()]
+    norms = [(norm, one.keep_norm) for index, one in seen.items() if (norm := block.norms[index]) is not None]
+    with tapped(inputs), tapped(norms):
         output = block(hidden)
-        features = []
-        for index, tap in zip(writers, taps, strict=True):
-            part = tap.features()
-            features.append(part)
-            if block.biased[index]:
-                features.append(torch.ones_like(part[:, :1]))
-    finally:
-        for tap in taps:
-            for handle in tap.handles:
-                handle.remove()
+    features = []
+    for index, one in seen.items():
+        part = one.features()
+        features.append(part)
+        if block.writers[index].biased:
+            features.append(torch.ones_like(part[:, :1]))
     return Observation(output.reshape(-1, output.shape[-1]), torch.cat(features, dim=-1))
 
 
@@ -116,11 +102,8 @@ def trainable_writers(block: Block, hidden: Tensor) -> tuple[int, ...]:
     plain = observe(block, hidden, (1,)).features
     # A ramp, for a norm that centres would take out a constant, and one that doesn't a multiple of the state.
     ramp = torch.linspace(-1, 1, hidden.shape[-1], device=hidden.device) * (1 + hidden.abs().float().mean())
-    moved = block.writers[0].register_forward_hook(lambda _module, _args, output: output + ramp.to(output.dtype))
-    try:
+    with tapped([(block.writers[0].module, lambda _, made: made + ramp.to(made.dtype))]):
         shifted = observe(block, hidden, (1,)).features
-    finally:
-        moved.remove()
     return (0, 1) if torch.equal(plain, shifted) else (1,)
 
 
@@ -140,21 +123,16 @@ def undo_gains(block: Block, writers: tuple[int, ...], change: Tensor) -> Tensor
     return torch.cat(parts)
 
 
-def split_change(block: Block, writers: tuple[int, ...], change: Tensor) -> tuple[WriterChange, ...]:
-    """Cut a change of the writers, [features, d_model], into one for each."""
-    parts = []
-    for index, rows in _rows(block, writers):
-        weights = slice(rows.start, rows.stop - block.biased[index])
-        bias = change[weights.stop] if block.biased[index] else None
-        parts.append(WriterChange(index, change[weights], bias))
-    return tuple(parts)
+def split_change(block: Block, writers: tuple[int, ...], change: Tensor) -> dict[str, Tensor]:
+    """A change of the writers, [features, d_model], by the writers' paths, as `Block.changed` takes it."""
+    return {block.writers[index].path: change[rows] for index, rows in _rows(block, writers)}
 
 
 def _rows(block: Block, writers: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
     """Each writer with its features: its inputs, and a one where it has a bias."""
     start = 0
     for index in writers:
-        stop = start + writer_inputs(block.writers[index]) + block.biased[index]
+        stop = start + block.writers[index].inputs + block.writers[index].biased
         yield index, slice(start, stop)
         start = stop
 
@@ -163,7 +141,7 @@ def feature_parts(block: Block, writers: tuple[int, ...]) -> tuple[Part, ...]:
     """The features by what holds the weights that they enter by: a bias is never held."""
     parts = []
     for index, rows in _rows(block, writers):
-        held, biased = block.writer_held(index), block.biased[index]
+        held, biased = block.writer_held(index), block.writers[index].biased
         parts.append(Part(slice(rows.start, rows.stop - biased), None if held is None else held.constraint))
         if biased:
             parts.append(Part(slice(rows.stop - 1, rows.stop), None))
@@ -174,27 +152,8 @@ def writer_weights(block: Block, writers: tuple[int, ...], dtype: torch.dtype) -
     """The writers' weights and biases as one matrix, [features, d_model]."""
     parts = []
     for index in writers:
-        writer: Any = block.writers[index]
-        parts.append(writer.weight.T if isinstance(writer, nn.Linear) else writer.weight)
-        if block.biased[index]:
+        writer = block.writers[index]
+        parts.append(writer.turned(writer.weight))
+        if writer.biased and writer.bias is not None:
             parts.append(writer.bias.unsqueeze(0))
     return torch.cat(parts).to(dtype)
-
-
-def writer_inputs(writer: nn.Module) -> int:
-    """How many inputs a writer has: nn.Linear keeps [out, in], transformers' Conv1D [in, out]."""
-    weight = cast("Tensor", writer.weight)
-    return int(weight.shape[1] if isinstance(writer, nn.Linear) else weight.shape[0])
-
-
-@torch.no_grad()
-def apply_change(block: Block, changes: tuple[WriterChange, ...]) -> Block:
-    """A copy of the block with the changes added to its writers."""
-    changed = block.copy()
-    for change in changes:
-        writer: Any = changed.writers[change.writer]
-        weight = change.weight.T if isinstance(writer, nn.Linear) else change.weight
-        writer.weight = nn.Parameter((writer.weight + weight).to(writer.weight.dtype), requires_grad=False)
-        if change.bias is not None:
-            writer.bias = nn.Parameter((writer.bias + change.bias).to(writer.bias.dtype), requires_grad=False)
-    return changed

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import ConfigError
+from peelaudit.network.linear import keeps_inputs_first
 from peelaudit.network.lowbit.constraints import Constraint, constraint_of
 from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.records import CheckpointInfo, Grid, LowBit, LowBitSet, ScaleLayout, TensorInfo
@@ -98,5 +99,7 @@ def _transposed(skeleton: nn.Module) -> frozenset[str]:
     return frozenset(
         f"{name}.weight"
         for name, module in skeleton.named_modules()
-        if getattr(module, "weight", None) is not None and not isinstance(module, nn.Linear | nn.Embedding)
+        if getattr(module, "weight", None) is not None
+        and keeps_inputs_first(module)
+        and not isinstance(module, nn.Embedding)
     )
