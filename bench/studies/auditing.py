@@ -14,10 +14,10 @@ from peelaudit.auditing.run import audit_prepared, prepared
 from peelaudit.calibration import Calibration
 from peelaudit.records import AuditReport
 from peelaudit.records.json import read_report
-from peelaudit.reports.files import write_whole
 from peelaudit.reports.formats import Format, export
 from peelaudit.reports.formats.cloud import cloud_svg
 from peelaudit.reports.trajectory import trace
+from peelaudit.reports.writing import write_whole
 from peelaudit.settings.audit import AuditConfig
 
 

@@ -30,7 +30,7 @@ from bench.studies.table import table_csv, table_markdown
 from bench.studies.texts import Corpus, read_corpus
 from bench.studies.training import train
 from peelaudit.errors import ConfigError, OutputError, PeelauditError
-from peelaudit.reports.files import write_whole
+from peelaudit.reports.writing import write_whole
 from peelaudit.settings.audit import SolverKind
 
 

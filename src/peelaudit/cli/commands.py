@@ -13,8 +13,8 @@ from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, PeelauditError
 from peelaudit.records import GateCheck
-from peelaudit.reports.files import check_writable
 from peelaudit.reports.formats import Format
+from peelaudit.reports.writing import check_writable
 from peelaudit.settings import resolve
 
 __all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]

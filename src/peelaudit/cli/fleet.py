@@ -25,9 +25,9 @@ from peelaudit.fleet.sharding import Shard, parse_shard
 from peelaudit.fleet.status import read_status
 from peelaudit.records import AuditReport, GateCheck, TaskRow, TaskState, Unaudited
 from peelaudit.records.json import read_report
-from peelaudit.reports.files import check_writable
 from peelaudit.reports.formats import Format
 from peelaudit.reports.trajectory import Trajectory
+from peelaudit.reports.writing import check_writable
 from peelaudit.settings import resolve
 from peelaudit.settings.audit import AuditConfig
 

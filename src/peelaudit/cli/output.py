@@ -13,9 +13,9 @@ from pathlib import Path
 from peelaudit.cli.guard import write_out
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.records import AuditReport, GateCheck, Unaudited
-from peelaudit.reports.files import write_whole
 from peelaudit.reports.formats import Format, export
 from peelaudit.reports.formats.results import Results
+from peelaudit.reports.writing import write_whole
 
 __all__ = ["Paper", "Target", "collecting", "deliver", "paper", "parse_format", "parse_targets"]
 

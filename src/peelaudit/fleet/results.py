@@ -32,7 +32,7 @@ from peelaudit.fleet.finding import RESULTS_FILE
 from peelaudit.fleet.identity import key_of_report
 from peelaudit.records import AuditReport, TaskRow
 from peelaudit.records.json import dump, export, load, parse_report
-from peelaudit.reports.files import write_whole
+from peelaudit.reports.writing import write_whole
 
 __all__ = ["Claim", "Results"]
 

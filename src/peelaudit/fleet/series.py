@@ -7,11 +7,11 @@ from pathlib import Path
 
 from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport
-from peelaudit.reports.files import write_whole
 from peelaudit.reports.formats import Format, export
 from peelaudit.reports.formats.cloud import cloud_svg
 from peelaudit.reports.formats.csv import networks
 from peelaudit.reports.trajectory import Trajectory, trace
+from peelaudit.reports.writing import write_whole
 
 __all__ = ["write_series"]
 

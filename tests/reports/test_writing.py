@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from peelaudit.errors import OutputError
-from peelaudit.reports.files import check_writable, write_whole
+from peelaudit.reports.writing import check_writable, write_whole
 
 
 def test_replaces_and_keeps_permissions(tmp_path: Path) -> None:
