@@ -14,7 +14,7 @@ from peelaudit.cli.guard import write_out
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.records import AuditReport, GateCheck, Unaudited
 from peelaudit.reports.formats import Format, export
-from peelaudit.reports.formats.results import Results
+from peelaudit.reports.formats.content import Content
 from peelaudit.reports.writing import write_whole
 
 __all__ = ["Paper", "Target", "collecting", "deliver", "paper", "parse_format", "parse_targets"]
@@ -124,10 +124,10 @@ def deliver(
         NonFiniteResult: a figure is NaN or infinite; nothing was written then.
         OutputError: for the targets that couldn't be written.
     """
-    results = Results(tuple(reports), tuple(checks), tuple(failures))
+    content = Content(tuple(reports), tuple(checks), tuple(failures))
     texts = [(target.path, export(reports, target.format, checks=checks, failures=failures)) for target in targets]
     sheet = paper() if form is Format.TABLE else Paper(width=80, colour=False, encoding="utf-8")
-    shown = None if form is None else _shown(results, form, sheet)
+    shown = None if form is None else _shown(content, form, sheet)
     problems: list[str] = []
     for path, text in texts:
         try:
@@ -143,10 +143,10 @@ def deliver(
         raise OutputError("; ".join(problems))
 
 
-def _shown(results: Results, form: Format, sheet: Paper) -> str:
+def _shown(content: Content, form: Format, sheet: Paper) -> str:
     """What stdout gets. A table is as wide and as colourful as the terminal."""
     if form is not Format.TABLE:
-        return export(results.reports, form, checks=results.checks, failures=results.failures)
+        return export(content.reports, form, checks=content.checks, failures=content.failures)
     from peelaudit.reports.formats import table
 
-    return table.export(results, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+    return table.export(content, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)

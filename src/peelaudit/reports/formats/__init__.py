@@ -1,4 +1,4 @@
-"""One module per format, each with `export(results) -> str`. Torch-free: a saved report is exported anywhere."""
+"""One module per format, each with `export(content) -> str`. Torch-free: a saved report is exported anywhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import assert_never
 
 from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport, GateCheck, Unaudited
-from peelaudit.reports.formats.results import Results
+from peelaudit.reports.formats.content import Content
 
 __all__ = ["Format", "export"]
 
@@ -65,11 +65,11 @@ def export(
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
         ConfigError: several reports for JSON.
     """
-    results = Results(tuple(reports), tuple(checks), tuple(failures))
+    content = Content(tuple(reports), tuple(checks), tuple(failures))
     # Imported here, so that `json` doesn't wait for rich.
     match format:
         case Format.JSON:
-            return _json(results)
+            return _json(content)
         case Format.TABLE:
             from peelaudit.reports.formats import table as exporter
         case Format.CSV:
@@ -84,12 +84,12 @@ def export(
             from peelaudit.reports.formats import github as exporter  # type: ignore[no-redef]
         case _:
             assert_never(format)
-    return exporter.export(results)
+    return exporter.export(content)
 
 
-def _json(results: Results) -> str:
+def _json(content: Content) -> str:
     from peelaudit.records.json import export as export_one
 
-    if len(results.reports) != 1:
-        raise ConfigError(f"json holds one report, not {len(results.reports)}")
-    return export_one(results.reports[0])
+    if len(content.reports) != 1:
+        raise ConfigError(f"json holds one report, not {len(content.reports)}")
+    return export_one(content.reports[0])

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from peelaudit.records import AuditReport, Estimate, LayerRow
 from peelaudit.records.shapes import record
-from peelaudit.reports.formats.results import Results
+from peelaudit.reports.formats.content import Content
 from peelaudit.reports.wording.escape import printable
 
 __all__ = ["export", "networks"]
@@ -23,14 +23,14 @@ _NO_ESTIMATE = {"value": None, "low": None, "high": None}
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(results: Results) -> str:
+def export(content: Content) -> str:
     """The reports' layers as CSV text (UTF-8, comma, one header line).
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
-    results.check_finite()
-    return _written([_row(report, index) for report in results.reports for index in range(len(report.layers))])
+    content.check_finite()
+    return _written([_row(report, index) for report in content.reports for index in range(len(report.layers))])
 
 
 def networks(reports: Iterable[AuditReport]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from peelaudit.records import AuditReport, GateCheck, Outcome, Verdict
-from peelaudit.reports.formats.results import Results, gravest_first
+from peelaudit.reports.formats.content import Content, gravest_first
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import interval, signed, verdict_text
 from peelaudit.reports.wording.words import VERDICT_MEANING
@@ -21,20 +21,20 @@ _REASONS = 5
 _LONGEST = 4_000  # characters of a message; the log shows the rest of a longer one as plain text
 
 
-def export(results: Results) -> str:
+def export(content: Content) -> str:
     """The annotations, a line each.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
-    results.check_finite()
-    lines = [_command("error", f"peelaudit: {f.checkpoint}", f"{f.error}: {f.reason}") for f in results.failures]
-    lines += [line for report in results.ranked() for line in _of_report(results, report)]
-    return "\n".join(lines or [_command("notice", "peelaudit", results.headline())]) + "\n"
+    content.check_finite()
+    lines = [_command("error", f"peelaudit: {f.checkpoint}", f"{f.error}: {f.reason}") for f in content.failures]
+    lines += [line for report in content.ranked() for line in _of_report(content, report)]
+    return "\n".join(lines or [_command("notice", "peelaudit", content.headline())]) + "\n"
 
 
-def _of_report(results: Results, report: AuditReport) -> Iterator[str]:
-    checks, path = results.checks_of(report), report.checkpoint.path
+def _of_report(content: Content, report: AuditReport) -> Iterator[str]:
+    checks, path = content.checks_of(report), report.checkpoint.path
     if checks:
         if open_checks := [check for check in gravest_first(checks) if check.outcome is not Outcome.PASSED]:
             yield _command(_level(open_checks), f"peelaudit: {path}", _reasons(open_checks))

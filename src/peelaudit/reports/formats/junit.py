@@ -10,23 +10,23 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Unaudited
-from peelaudit.reports.formats.results import Results
+from peelaudit.reports.formats.content import Content
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import interval, number, signed, verdict_text
 
 __all__ = ["export"]
 
 
-def export(results: Results) -> str:
-    """The results as XML text; its declaration says UTF-8.
+def export(content: Content) -> str:
+    """The content as XML text; its declaration says UTF-8.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
-    results.check_finite()
+    content.check_finite()
     root = ET.Element("testsuites", name="peelaudit")
-    root.extend(_suite_of_failure(failure) for failure in results.failures)
-    root.extend(_suite(report, results.checks_of(report)) for report in results.reports)
+    root.extend(_suite_of_failure(failure) for failure in content.failures)
+    root.extend(_suite(report, content.checks_of(report)) for report in content.reports)
     for name in ("tests", "failures", "errors", "skipped"):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
     root.set("time", f"{sum(float(suite.get('time', '0')) for suite in root):.3f}")

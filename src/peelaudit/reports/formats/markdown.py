@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, SplitFigures
-from peelaudit.reports.formats.results import Results, gravest_first
+from peelaudit.reports.formats.content import Content, gravest_first
 from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import count, interval, number, signed, targets_text, verdict_text
@@ -26,24 +26,24 @@ _LIMIT_WORDS = "GitHub takes no summary of over 1 MiB. `peelaudit convert` write
 _SPECIAL = str.maketrans({char: "\\" + char for char in "\\`*_{}[]<>#|~$@!&"})
 
 
-def export(results: Results) -> str:
-    """The results as Markdown, under 1 MB of UTF-8.
+def export(content: Content) -> str:
+    """The content as Markdown, under 1 MB of UTF-8.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
-    results.check_finite()
-    if len(results.reports) == 1 and not results.failures:
-        return _fitted([], results, results.reports)
-    lines = [f"# peelaudit: {results.headline()}", ""]
+    content.check_finite()
+    if len(content.reports) == 1 and not content.failures:
+        return _fitted([], content, content.reports)
+    lines = [f"# peelaudit: {content.headline()}", ""]
     lines += [
-        f"- **not audited**: {_plain(f.checkpoint)}: {_plain(f'{f.error}: {f.reason}')}" for f in results.failures
+        f"- **not audited**: {_plain(f.checkpoint)}: {_plain(f'{f.error}: {f.reason}')}" for f in content.failures
     ]
-    lines += [*([""] if results.failures else []), *_series(results), *_overview(results), ""]
-    return _fitted(lines, results, results.ranked())
+    lines += [*([""] if content.failures else []), *_series(content), *_overview(content), ""]
+    return _fitted(lines, content, content.ranked())
 
 
-def _fitted(head: list[str], results: Results, reports: Sequence[AuditReport]) -> str:
+def _fitted(head: list[str], content: Content, reports: Sequence[AuditReport]) -> str:
     """As many lines of the head, and then as many reports' sections, as `_MOST_BYTES` has room for."""
     kept: list[str] = []
     used = 0
@@ -53,7 +53,7 @@ def _fitted(head: list[str], results: Results, reports: Sequence[AuditReport]) -
             return "\n".join([*kept, "", f"**Cut here**: {len(head) - index} lines more, for {_LIMIT_WORDS}", ""])
         kept.append(line)
     for index, report in enumerate(reports):
-        section = _section(report, results)
+        section = _section(report, content)
         used += _bytes(section) + 1
         if used > _MOST_BYTES:
             words = f"**Cut here**: the sections of {len(reports) - index} of {len(reports)} checkpoints"
@@ -66,22 +66,22 @@ def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "backslashreplace"))
 
 
-def _overview(results: Results) -> Iterator[str]:
+def _overview(content: Content) -> Iterator[str]:
     """A line for each report, what fails first."""
     header = ("checkpoint", "step", "verdict", "trained loss", "YES\\*", "gap_layers", "95 %", "gate")
-    yield from _table(header, (_overview_row(results, report) for report in results.ranked()), right=(1, 3, 4, 5, 6))
+    yield from _table(header, (_overview_row(content, report) for report in content.ranked()), right=(1, 3, 4, 5, 6))
 
 
-def _series(results: Results) -> Iterator[str]:
+def _series(content: Content) -> Iterator[str]:
     """What the reports show together, where they are of one training run."""
-    if len(results.reports) > 1:
+    if len(content.reports) > 1:
         with contextlib.suppress(ConfigError):  # checkpoints that have nothing to do with one another
-            for words in series_words(trace(results.reports)):
+            for words in series_words(trace(content.reports)):
                 yield _plain(words)
                 yield ""
 
 
-def _overview_row(results: Results, report: AuditReport) -> tuple[str, ...]:
+def _overview_row(content: Content, report: AuditReport) -> tuple[str, ...]:
     figures, step = report.network.held_out, report.checkpoint.training_step
     return (
         _plain(report.checkpoint.path, 120),
@@ -91,7 +91,7 @@ def _overview_row(results: Results, report: AuditReport) -> tuple[str, ...]:
         number(figures.bound.value),
         signed(figures.gap_layers.value),
         interval(figures.gap_layers, sign=True),
-        _gate_words(results.checks_of(report)),
+        _gate_words(content.checks_of(report)),
     )
 
 
@@ -107,8 +107,8 @@ def _gate_words(checks: Sequence[GateCheck]) -> str:
     return ", ".join(f"{many} {word}" for word, many in counts.items() if many) or "passed"
 
 
-def _section(report: AuditReport, results: Results) -> str:
-    return "\n".join(_lines(report, results.checks_of(report))) + "\n"
+def _section(report: AuditReport, content: Content) -> str:
+    return "\n".join(_lines(report, content.checks_of(report))) + "\n"
 
 
 def _lines(report: AuditReport, checks: Sequence[GateCheck]) -> Iterator[str]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from peelaudit.records import AuditReport
 from peelaudit.records import json as json_export
+from peelaudit.reports.formats.content import Content
 from peelaudit.reports.formats.html import overview, report
 from peelaudit.reports.formats.html.parts import path_text
 from peelaudit.reports.formats.markup import Markup, element, embedded_json
 from peelaudit.reports.formats.resources import text_of
-from peelaudit.reports.formats.results import Results
 from peelaudit.reports.wording.text import count, verdict_text
 
 __all__ = ["MOST_CHARACTERS", "export"]
@@ -21,16 +21,16 @@ MOST_CHARACTERS = 16_000_000
 """Of the sections of single reports in one page; the overview names every report."""
 
 
-def export(results: Results) -> str:
-    """The results as an HTML page.
+def export(content: Content) -> str:
+    """The content as an HTML page.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
     """
-    results.check_finite()
-    alone = len(results.reports) == 1 and not results.failures
-    title = f"peelaudit: {verdict_text(results.reports[0].network.held_out.verdict) if alone else results.headline()}"
-    body = _alone(results) if alone else _several(results)
+    content.check_finite()
+    alone = len(content.reports) == 1 and not content.failures
+    title = f"peelaudit: {verdict_text(content.reports[0].network.held_out.verdict) if alone else content.headline()}"
+    body = _alone(content) if alone else _several(content)
     script = Markup(text_of("sort.js"))
     page = element(
         "html",
@@ -58,17 +58,17 @@ def _head(title: str, script: str) -> Markup:
     )
 
 
-def _alone(results: Results) -> Iterator[Markup]:
-    subject = results.reports[0]
-    yield from report.sections(subject, results.checks_of(subject), prefix="r1", level=2)
+def _alone(content: Content) -> Iterator[Markup]:
+    subject = content.reports[0]
+    yield from report.sections(subject, content.checks_of(subject), prefix="r1", level=2)
     yield _data(subject, "report-1")
 
 
-def _several(results: Results) -> Iterator[Markup]:
-    ranked = results.ranked()
-    detailed = list(_detailed(results, ranked))
+def _several(content: Content) -> Iterator[Markup]:
+    ranked = content.ranked()
+    detailed = list(_detailed(content, ranked))
     names = {id(item): f"r{index}" for index, item in enumerate(ranked[: len(detailed)], 1)}
-    yield from overview.sections(results, names)
+    yield from overview.sections(content, names)
     yield from detailed
     if cut := len(ranked) - len(detailed):
         yield element(
@@ -78,7 +78,7 @@ def _several(results: Results) -> Iterator[Markup]:
         )
 
 
-def _detailed(results: Results, ranked: Sequence[AuditReport]) -> Iterator[Markup]:
+def _detailed(content: Content, ranked: Sequence[AuditReport]) -> Iterator[Markup]:
     """A section to unfold for each report, in the order of gravity, as long as the page isn't too large."""
     used = 0
     for index, item in enumerate(ranked, 1):
@@ -86,7 +86,7 @@ def _detailed(results: Results, ranked: Sequence[AuditReport]) -> Iterator[Marku
         section = element(
             "details",
             element("summary", element("h2", heading)),
-            *report.sections(item, results.checks_of(item), prefix=f"r{index}", level=3),
+            *report.sections(item, content.checks_of(item), prefix=f"r{index}", level=3),
             _data(item, f"report-{index}"),
             id=f"r{index}",
             class_="report",

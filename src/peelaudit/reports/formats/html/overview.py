@@ -8,6 +8,7 @@ from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport
 from peelaudit.reports.formats.charts import GAP_SCALE, heat_map, legend
 from peelaudit.reports.formats.cloud import cloud_chart
+from peelaudit.reports.formats.content import Content
 from peelaudit.reports.formats.html.parts import (
     Cell,
     Column,
@@ -22,7 +23,6 @@ from peelaudit.reports.formats.html.parts import (
 )
 from peelaudit.reports.formats.html.report import checks_table
 from peelaudit.reports.formats.markup import Markup, element
-from peelaudit.reports.formats.results import Results
 from peelaudit.reports.trajectory import Cloud, Trajectory, trace
 from peelaudit.reports.wording.text import count
 from peelaudit.reports.wording.words import CLOUD_LEGEND, LEGEND, series_words
@@ -32,7 +32,7 @@ __all__ = ["sections"]
 _DIFFERENCES_LISTED = 5
 
 
-def sections(results: Results, names: Mapping[int, str]) -> Iterator[Markup]:
+def sections(content: Content, names: Mapping[int, str]) -> Iterator[Markup]:
     """What comes before the single reports. `names` has the identifier of each report that has sections of its own."""
     yield element("p", LEGEND)
     yield element(
@@ -40,34 +40,34 @@ def sections(results: Results, names: Mapping[int, str]) -> Iterator[Markup]:
         "Every verdict is against the references that were run, on the held-out tokens of each report: a green is a "
         "certificate against these, not a proof of optimality.",
     )
-    if results.failures:
+    if content.failures:
         yield heading(2, "Not audited")
-        rows = ([path_text(failure.checkpoint), failure.error, failure.reason] for failure in results.failures)
+        rows = ([path_text(failure.checkpoint), failure.error, failure.reason] for failure in content.failures)
         yield table(
             "Checkpoints without a report", [Column("checkpoint"), Column("error"), Column("reason", wide=True)], rows
         )
     yield heading(2, "Checkpoints")
-    yield _checkpoints(results, names)
-    if results.checks:
+    yield _checkpoints(content, names)
+    if content.checks:
         yield heading(2, "Gate")
-        yield checks_table(results.checks, named=True)
-    yield from _series(results)
+        yield checks_table(content.checks, named=True)
+    yield from _series(content)
     yield heading(2, "Each checkpoint")
 
 
-def _checkpoints(results: Results, names: Mapping[int, str]) -> Markup:
+def _checkpoints(content: Content, names: Mapping[int, str]) -> Markup:
     columns = [
         Column("checkpoint"),
         Column("step", right=True),
         Column("verdict"),
         *(Column(title, right=True) for title in ("trained loss", "YES-0", "YES*", "gap_layers (95 %)")),
-        *([Column("gate")] if results.checks else []),
+        *([Column("gate")] if content.checks else []),
     ]
-    rows = (_checkpoint(results, report, names.get(id(report))) for report in results.ranked())
+    rows = (_checkpoint(content, report, names.get(id(report))) for report in content.ranked())
     return table("Held-out losses and gaps, nats/token, what fails first", columns, rows, sortable=True)
 
 
-def _checkpoint(results: Results, report: AuditReport, name: str | None) -> list[Cell | str]:
+def _checkpoint(content: Content, report: AuditReport, name: str | None) -> list[Cell | str]:
     figures, step, path = report.network.held_out, report.checkpoint.training_step, report.checkpoint.path
     return [
         Cell(element("a", path_text(path), href=f"#{name}") if name else path_text(path), path),
@@ -77,16 +77,16 @@ def _checkpoint(results: Results, report: AuditReport, name: str | None) -> list
         number_cell(figures.yes0.value),
         number_cell(figures.bound.value),
         signed_cell(figures.gap_layers),
-        *(["fails" if results.fails(report) else "passes"] if results.checks else []),
+        *(["fails" if content.fails(report) else "passes"] if content.checks else []),
     ]
 
 
-def _series(results: Results) -> Iterator[Markup]:
-    if len(results.reports) < 2:
+def _series(content: Content) -> Iterator[Markup]:
+    if len(content.reports) < 2:
         return
     yield heading(2, "The training run")
     try:
-        trajectory = trace(results.reports)
+        trajectory = trace(content.reports)
     except ConfigError as error:
         more = len(error.problems) - _DIFFERENCES_LISTED
         yield element("p", "These reports are not drawn as one training run under one audit:")

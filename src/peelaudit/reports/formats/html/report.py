@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Verdict
+from peelaudit.reports.formats.content import gravest_first
 from peelaudit.reports.formats.html import pictures
 from peelaudit.reports.formats.html.parts import (
     Cell,
@@ -18,7 +19,6 @@ from peelaudit.reports.formats.html.parts import (
     verdict_cell,
 )
 from peelaudit.reports.formats.markup import Markup, element
-from peelaudit.reports.formats.results import gravest_first
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, count, interval, number, signed, size, targets_text, verdict_text
 from peelaudit.reports.wording.words import BITS_ROWS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from peelaudit.records import AuditReport, GateCheck, Outcome, Unaudited, Verdict
 from peelaudit.records.shapes import check_finite
 
-__all__ = ["Results", "gravest_first"]
+__all__ = ["Content", "gravest_first"]
 
 _GRAVEST_FIRST = (Verdict.RED, Verdict.YELLOW, Verdict.GREY, Verdict.GREEN)
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class Content:
     """Reports in the order given. A check belongs to every report of its checkpoint's path."""
 
     reports: tuple[AuditReport, ...]
