@@ -7,6 +7,8 @@ import dataclasses
 import io
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +16,7 @@ from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, Unaudited, Verdict
 from peelaudit.reports.formats import Format, export
 from tests.factories import make_estimate, make_report, with_repairs
+from tests.places import ROOT
 from tests.reports.formats.support import make_check
 
 HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
@@ -72,6 +75,14 @@ def test_the_same_reports_give_the_same_bytes() -> None:
 def test_no_suffix_stands_for_two_formats() -> None:
     suffixes = [suffix for form in Format for suffix in form.suffixes]
     assert len(suffixes) == len(set(suffixes))
+    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes)
+
+
+def test_a_format_waits_for_no_other() -> None:
+    code = "import sys\nfrom peelaudit.reports.formats import Format, export\nfrom tests.factories import make_report\n"
+    code += "export([make_report()], Format.JSON)\nprint(sorted({'rich', 'jinja2'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("form", Format)

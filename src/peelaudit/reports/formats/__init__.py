@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import assert_never
+from importlib import import_module
 
-from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport, GateCheck, Unaudited
 from peelaudit.reports.formats.content import Content
 
@@ -27,23 +27,34 @@ class Format(StrEnum):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The file suffixes that stand for the format."""
-        match self:
-            case Format.TABLE:
-                return (".txt",)
-            case Format.JSON:
-                return (".json",)
-            case Format.CSV:
-                return (".csv",)
-            case Format.MARKDOWN:
-                return (".md", ".markdown")
-            case Format.HTML:
-                return (".html", ".htm")
-            case Format.JUNIT:
-                return (".xml",)
-            case Format.GITHUB:
-                return ()
-            case _:
-                assert_never(self)
+        return _EXPORTERS[self].suffixes
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """A format's name, which is its module's too, and the file suffixes that stand for it."""
+
+    name: Format
+    suffixes: tuple[str, ...] = ()
+
+    def export(self, content: Content) -> str:
+        """The content in this format, whose module is imported here: `json` doesn't wait for rich."""
+        text: str = import_module(f"{__name__}.{self.name}").export(content)
+        return text
+
+
+_EXPORTERS: Mapping[Format, Exporter] = {
+    exporter.name: exporter
+    for exporter in (
+        Exporter(Format.TABLE, (".txt",)),
+        Exporter(Format.JSON, (".json",)),
+        Exporter(Format.CSV, (".csv",)),
+        Exporter(Format.MARKDOWN, (".md", ".markdown")),
+        Exporter(Format.HTML, (".html", ".htm")),
+        Exporter(Format.JUNIT, (".xml",)),
+        Exporter(Format.GITHUB),
+    )
+}
 
 
 def export(
@@ -65,31 +76,4 @@ def export(
         NonFiniteResult: a figure is NaN or infinite; the message has its path.
         ConfigError: several reports for JSON.
     """
-    content = Content(tuple(reports), tuple(checks), tuple(failures))
-    # Imported here, so that `json` doesn't wait for rich.
-    match format:
-        case Format.JSON:
-            return _json(content)
-        case Format.TABLE:
-            from peelaudit.reports.formats import table as exporter
-        case Format.CSV:
-            from peelaudit.reports.formats import csv as exporter  # type: ignore[no-redef]
-        case Format.MARKDOWN:
-            from peelaudit.reports.formats import markdown as exporter  # type: ignore[no-redef]
-        case Format.HTML:
-            from peelaudit.reports.formats import html as exporter  # type: ignore[no-redef]
-        case Format.JUNIT:
-            from peelaudit.reports.formats import junit as exporter  # type: ignore[no-redef]
-        case Format.GITHUB:
-            from peelaudit.reports.formats import github as exporter  # type: ignore[no-redef]
-        case _:
-            assert_never(format)
-    return exporter.export(content)
-
-
-def _json(content: Content) -> str:
-    from peelaudit.records.json import export as export_one
-
-    if len(content.reports) != 1:
-        raise ConfigError(f"json holds one report, not {len(content.reports)}")
-    return export_one(content.reports[0])
+    return _EXPORTERS[format].export(Content(tuple(reports), tuple(checks), tuple(failures)))
