@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import html
 import json
 import re
@@ -15,7 +17,7 @@ from peelaudit.records import AuditReport, Outcome, Unaudited
 from peelaudit.records.json import parse_report
 from peelaudit.reports.formats import Format, export
 from peelaudit.reports.formats.html import MOST_CHARACTERS
-from tests.factories import make_report
+from tests.factories import make_estimate, make_report, with_repairs
 from tests.reports.formats.support import make_check, make_series
 
 BREAKOUT = "</script><script>alert(1)</script><!-- \"'><img src=x onerror=alert(2)>&lt;"
@@ -90,7 +92,11 @@ def test_nothing_is_loaded(reports: list[AuditReport]) -> None:
     urls = set(re.findall(r"https?://[^\s\"'<]*", text))
     assert urls == {"http://www.w3.org/2000/svg"}  # the name of SVG, not a place
     assert "@import" not in text
-    assert "default-src &#x27;none&#x27;" in text
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    script = hashlib.sha256(text.split("<script>")[1].split("</script>")[0].encode()).digest()
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{base64.b64encode(script).decode()}'" in policy
 
 
 def test_the_json_inside_is_the_report() -> None:
@@ -141,6 +147,44 @@ def test_it_can_be_read_without_eyes(reports: list[AuditReport]) -> None:
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     narrow = [name for name in names if name is not None]
     assert len(narrow) == len(set(narrow))
+
+
+def tables(page: Page) -> list[list[list[dict[str, str | None]]]]:
+    """The cells' attributes by table and row, headers included."""
+    found: list[list[list[dict[str, str | None]]]] = []
+    for tag, attributes in page.elements:
+        if tag == "table":
+            found.append([])
+        elif tag == "tr":
+            found[-1].append([])
+        elif tag in ("th", "td"):
+            found[-1][-1].append(attributes)
+    return found
+
+
+def measured_more() -> AuditReport:
+    """A report with every column that an audit must be asked for, one of them with a figure missing."""
+    report = with_repairs(make_report(), 0.1, 0.2, 0.3, 0.4, named=(4,))
+    slopes = [None, *map(make_estimate, (0.1, 0.2, 0.3))]
+    rows = [dataclasses.replace(row, scale_slope=one) for row, one in zip(report.layers, slopes, strict=True)]
+    return dataclasses.replace(report, layers=tuple(rows))
+
+
+@pytest.mark.parametrize(
+    "reports", [[make_report()], [measured_more()], make_series()], ids=["one", "measured more", "series"]
+)
+def test_every_row_has_every_column_and_begins_with_its_header(reports: list[AuditReport]) -> None:
+    for table in tables(page_of(*reports, checks=[make_check(reports[0].checkpoint.path)])):
+        assert len({len(row) for row in table}) == 1
+        assert all("scope" in cell for cell in table[0])
+        for row in table[1:]:
+            assert ["scope" in cell for cell in row] == [True] + [False] * (len(row) - 1)
+
+
+def test_figures_are_sorted_unrounded() -> None:
+    report = make_report(12)
+    layers = next(table for table in tables(page_of(report)) if len(table) == 13)
+    assert [float(row[4]["data-v"] or "") for row in layers[1:]] == [row.gap.value for row in report.layers]
 
 
 def test_suppressed_checks_stay_visible() -> None:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from markupsafe import Markup
+
 from peelaudit.records import Estimate, Verdict
-from peelaudit.reports.formats.markup import Markup, element, joined
+from peelaudit.reports.formats.markup import element
 
 __all__ = [
     "ERROR_SCALE",
@@ -25,6 +27,7 @@ __all__ = [
     "heat_map",
     "legend",
     "mark",
+    "sample",
     "ticks",
 ]
 
@@ -249,22 +252,13 @@ def _numbers(
     ]
 
 
-def legend(scale: HeatScale) -> Markup:
-    """A heat map's classes with their ranges, as an HTML list."""
-    swatch = "M0 0h14v14h-14z"
-    items = [
-        element(
-            "li",
-            element(
-                "svg",
-                element("path", d=swatch, class_=f"cell {scale.name}{index}"),
-                width=14,
-                height=14,
-                class_="chart",
-                aria_hidden="true",
-            ),
-            f" {words}",
-        )
-        for index, words in enumerate(scale.ranges())
-    ]
-    return element("ul", joined(*items), class_="legend")
+def legend(scale: HeatScale) -> tuple[tuple[Markup, str], ...]:
+    """A heat map's classes: a sample of each with its range."""
+    box = "M0 0h14v14h-14z"
+    samples = (element("path", d=box, class_=f"cell {scale.name}{index}") for index in range(len(scale.edges) + 1))
+    return tuple((sample(drawn, 14), words) for drawn, words in zip(samples, scale.ranges(), strict=True))
+
+
+def sample(drawn: Markup, size: int) -> Markup:
+    """A small square image beside the words that say what it is."""
+    return element("svg", drawn, width=size, height=size, class_="chart", aria_hidden="true")

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from markupsafe import Markup
+
 from peelaudit.records import Verdict
 from peelaudit.reports.formats.charts import Axis, drawing, mark, ticks
-from peelaudit.reports.formats.markup import Markup, element, joined
+from peelaudit.reports.formats.markup import element
 from peelaudit.reports.formats.resources import text_of
 from peelaudit.reports.trajectory import Cloud
 from peelaudit.reports.wording.text import count, number, verdict_text
@@ -28,7 +30,7 @@ _TITLES = {
 
 def cloud_svg(cloud: Cloud, *, width: int = 900, unit: str = "step") -> str:
     """The cloud as an SVG file's text, ending in a newline. `unit` is what its steps count: `step`, `epoch`."""
-    return _drawn(cloud, width, Markup(text_of("charts.css")), unit) + "\n"
+    return _drawn(cloud, width, text_of("charts.css"), unit) + "\n"
 
 
 def cloud_chart(cloud: Cloud, *, width: int) -> Markup:
@@ -169,4 +171,4 @@ def _swatch(region: Verdict, identity: str) -> Markup:
     layers = [element("path", d=box, class_=f"area-{region}")]
     if region is not Verdict.GREEN:
         layers.append(element("path", d=box, fill=f"url(#{identity}-{region})"))
-    return joined(*layers, element("g", mark(region, 13, -4, 4.5), class_=f"v-{region}"))
+    return Markup().join([*layers, element("g", mark(region, 13, -4, 4.5), class_=f"v-{region}")])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport
@@ -12,9 +15,9 @@ from peelaudit.reports.formats.content import Content
 from peelaudit.reports.formats.html.parts import (
     Cell,
     Column,
+    Figure,
+    Table,
     figure,
-    heading,
-    listed,
     number_cell,
     path_text,
     signed_cell,
@@ -22,40 +25,56 @@ from peelaudit.reports.formats.html.parts import (
     verdict_cell,
 )
 from peelaudit.reports.formats.html.report import checks_table
-from peelaudit.reports.formats.markup import Markup, element
+from peelaudit.reports.formats.html.templates import render
 from peelaudit.reports.trajectory import Cloud, Trajectory, trace
 from peelaudit.reports.wording.text import count
-from peelaudit.reports.wording.words import CLOUD_LEGEND, LEGEND, series_words
+from peelaudit.reports.wording.words import CLOUD_LEGEND, series_words
 
-__all__ = ["sections"]
+__all__ = ["body"]
 
 _DIFFERENCES_LISTED = 5
 
 
-def sections(content: Content, names: Mapping[int, str]) -> Iterator[Markup]:
-    """What comes before the single reports. `names` has the identifier of each report that has sections of its own."""
-    yield element("p", LEGEND)
-    yield element(
-        "p",
-        "Every verdict is against the references that were run, on the held-out tokens of each report: a green is a "
-        "certificate against these, not a proof of optimality.",
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A picture of a training run and its numbers."""
+
+    heading: str
+    picture: Figure
+    figures: Table
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What reports of one training run show together."""
+
+    words: tuple[str, ...]
+    parts: tuple[_Part, ...]
+
+
+def body(content: Content, sections: Sequence[tuple[str, Markup]]) -> Markup:
+    """The inside of the page. `sections` has a heading and a section for the gravest reports, all of them or fewer."""
+    run, differences = _run(content.reports)
+    return render(
+        "overview.html",
+        failures=_failures(content) if content.failures else None,
+        checkpoints=_checkpoints(content, len(sections)),
+        gate=checks_table(content.checks, named=True) if content.checks else None,
+        run=run,
+        differences=differences,
+        sections=sections,
+        cut=len(content.reports) - len(sections),
     )
-    if content.failures:
-        yield heading(2, "Not audited")
-        rows = ([path_text(failure.checkpoint), failure.error, failure.reason] for failure in content.failures)
-        yield table(
-            "Checkpoints without a report", [Column("checkpoint"), Column("error"), Column("reason", wide=True)], rows
-        )
-    yield heading(2, "Checkpoints")
-    yield _checkpoints(content, names)
-    if content.checks:
-        yield heading(2, "Gate")
-        yield checks_table(content.checks, named=True)
-    yield from _series(content)
-    yield heading(2, "Each checkpoint")
 
 
-def _checkpoints(content: Content, names: Mapping[int, str]) -> Markup:
+def _failures(content: Content) -> Table:
+    columns = [Column("checkpoint"), Column("error"), Column("reason", wide=True)]
+    rows = ([path_text(failure.checkpoint), failure.error, failure.reason] for failure in content.failures)
+    return table("Checkpoints without a report", columns, rows)
+
+
+def _checkpoints(content: Content, detailed: int) -> Table:
+    """A row for each report, what fails first; the first `detailed` lead to their sections."""
     columns = [
         Column("checkpoint"),
         Column("step", right=True),
@@ -63,14 +82,17 @@ def _checkpoints(content: Content, names: Mapping[int, str]) -> Markup:
         *(Column(title, right=True) for title in ("trained loss", "YES-0", "YES*", "gap_layers (95 %)")),
         *([Column("gate")] if content.checks else []),
     ]
-    rows = (_checkpoint(content, report, names.get(id(report))) for report in content.ranked())
+    rows = (
+        _checkpoint(content, report, f"#r{index}" if index <= detailed else "")
+        for index, report in enumerate(content.ranked(), 1)
+    )
     return table("Held-out losses and gaps, nats/token, what fails first", columns, rows, sortable=True)
 
 
-def _checkpoint(content: Content, report: AuditReport, name: str | None) -> list[Cell | str]:
+def _checkpoint(content: Content, report: AuditReport, link: str) -> list[Cell | str]:
     figures, step, path = report.network.held_out, report.checkpoint.training_step, report.checkpoint.path
     return [
-        Cell(element("a", path_text(path), href=f"#{name}") if name else path_text(path), path),
+        Cell(path_text(path), path, link=link),
         "" if step is None else Cell(count(step), str(step)),
         verdict_cell(figures.verdict),
         number_cell(figures.trained_loss.value),
@@ -81,34 +103,37 @@ def _checkpoint(content: Content, report: AuditReport, name: str | None) -> list
     ]
 
 
-def _series(content: Content) -> Iterator[Markup]:
-    if len(content.reports) < 2:
-        return
-    yield heading(2, "The training run")
+def _run(reports: Sequence[AuditReport]) -> tuple[_Run | None, tuple[str, ...]]:
+    """The training run that the reports are of, or why they are of none; neither for a single report."""
+    if len(reports) < 2:
+        return None, ()
     try:
-        trajectory = trace(content.reports)
+        trajectory = trace(reports)
     except ConfigError as error:
         more = len(error.problems) - _DIFFERENCES_LISTED
-        yield element("p", "These reports are not drawn as one training run under one audit:")
-        yield listed(
-            [*error.problems[:_DIFFERENCES_LISTED], *([f"and {count(more)} differences more"] if more > 0 else [])]
-        )
-        return
-    for words in series_words(trajectory):
-        yield element("p", words)
-    yield heading(3, "YES cloud, held-out tokens")
-    yield figure(lambda width: cloud_chart(trajectory.held_out, width=width), CLOUD_LEGEND)
-    yield _cloud_table(trajectory.held_out, "The YES cloud on held-out tokens in numbers, nats/token")
-    yield heading(3, "YES cloud, fit tokens")
-    yield figure(
-        lambda width: cloud_chart(trajectory.fit, width=width),
-        "As in the paper: the model's own head against refitted heads, on the references' own tokens.",
+        cut = (f"and {count(more)} differences more",) if more > 0 else ()
+        return None, (*error.problems[:_DIFFERENCES_LISTED], *cut)
+    return _Run(series_words(trajectory), tuple(_parts(trajectory))), ()
+
+
+def _parts(trajectory: Trajectory) -> Iterator[_Part]:
+    yield _Part(
+        "YES cloud, held-out tokens",
+        figure(lambda width: cloud_chart(trajectory.held_out, width=width), CLOUD_LEGEND),
+        _cloud_table(trajectory.held_out, "The YES cloud on held-out tokens in numbers, nats/token"),
     )
-    yield _cloud_table(trajectory.fit, "The YES cloud on fit tokens in numbers, nats/token")
-    yield from _layers(trajectory)
+    yield _Part(
+        "YES cloud, fit tokens",
+        figure(
+            lambda width: cloud_chart(trajectory.fit, width=width),
+            "As in the paper: the model's own head against refitted heads, on the references' own tokens.",
+        ),
+        _cloud_table(trajectory.fit, "The YES cloud on fit tokens in numbers, nats/token"),
+    )
+    yield _Part("Gap per layer over the steps", _gap_map(trajectory), _gap_table(trajectory))
 
 
-def _cloud_table(cloud: Cloud, caption: str) -> Markup:
+def _cloud_table(cloud: Cloud, caption: str) -> Table:
     titles = ("step", "trained", "YES-0", "YES*", "least YES-0", "least YES*")
     rows = (
         [
@@ -121,15 +146,13 @@ def _cloud_table(cloud: Cloud, caption: str) -> Markup:
     return table(caption, [*(Column(t, right=True) for t in titles), Column("region")], rows, sortable=True)
 
 
-def _layers(trajectory: Trajectory) -> Iterator[Markup]:
-    """Gaps as a heat map over the steps, and in numbers, with the step from which each layer is green."""
+def _gap_map(trajectory: Trajectory) -> Figure:
     histories, steps = trajectory.layers, [count(step) for step in trajectory.steps]
     cells = {
         (row, column): gap.value for row, history in enumerate(histories) for column, gap in enumerate(history.gaps)
     }
     title = f"Gap of {len(histories)} layers over {len(steps)} steps, nats/token; the numbers are in the table below"
-    yield heading(3, "Gap per layer over the steps")
-    yield figure(
+    return figure(
         lambda width: heat_map(
             cells,
             rows=[str(history.layer) for history in histories],
@@ -142,15 +165,19 @@ def _layers(trajectory: Trajectory) -> Iterator[Markup]:
         "Held-out gaps, nats/token: above 0, a reference does better than the trained blocks 1 to k.",
         legend(GAP_SCALE),
     )
+
+
+def _gap_table(trajectory: Trajectory) -> Table:
+    """The gaps in numbers, with the step from which each layer is green."""
     columns = [Column("layer", right=True), Column("green from", right=True)]
-    columns += [Column(f"gap at {step}", right=True) for step in steps]
+    columns += [Column(f"gap at {count(step)}", right=True) for step in trajectory.steps]
     rows = (
         [
             Cell(str(history.layer), str(history.layer)),
             "not yet" if history.green_from is None else Cell(count(history.green_from), str(history.green_from)),
             *map(signed_cell, history.gaps),
         ]
-        for history in histories
+        for history in trajectory.layers
     )
     caption = "The step from which each layer is green and stays so, and its gaps (95 %), nats/token"
-    yield table(caption, columns, rows, sortable=True, small=True)
+    return table(caption, columns, rows, sortable=True, small=True)

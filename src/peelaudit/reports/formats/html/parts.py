@@ -1,21 +1,23 @@
-"""The pieces that sections are made of: headings, tables, figures in two widths."""
+"""The pieces that sections are made of, as plain data: tables, and figures in two widths. `macros.html` draws them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from peelaudit.records import Estimate, Verdict
-from peelaudit.reports.formats.markup import Markup, element, joined
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, interval, number, signed, verdict_text
 
 __all__ = [
     "Cell",
     "Column",
+    "Figure",
+    "Legend",
+    "Table",
     "figure",
-    "heading",
-    "listed",
     "number_cell",
     "path_text",
     "signed_cell",
@@ -24,6 +26,9 @@ __all__ = [
 ]
 
 _WIDE, _NARROW = 1060, 356
+
+Legend = tuple[tuple[Markup, str], ...]
+"""Samples as SVG, each with its words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +42,51 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What a cell shows, and what it is sorted by."""
+    """What a cell shows, and what it is sorted by; where it leads, and the verdict whose colour it has."""
 
-    shown: str
+    text: str
     key: str = ""
+    link: str = ""
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; the first cell of a row is its header."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sortable: bool = False
+    small: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart drawn for a desk and for a phone, of which the page shows one."""
+
+    wide: Markup
+    narrow: Markup
+    caption: str
+    legend: Legend = ()
+
+
+def table(
+    caption: str,
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[Cell | str]],
+    *,
+    sortable: bool = False,
+    small: bool = False,
+) -> Table:
+    """A table of cells, or of texts that are sorted as they are."""
+    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+    return Table(caption, tuple(columns), cells, sortable, small)
+
+
+def figure(draw: Callable[[int], Markup], caption: str, legend: Legend = ()) -> Figure:
+    """A chart of both widths; `draw` is given each of them in pixels."""
+    return Figure(draw(_WIDE), draw(_NARROW), caption, legend)
 
 
 def number_cell(value: float) -> Cell:
@@ -56,60 +102,9 @@ def signed_cell(estimate: Estimate) -> Cell:
 def verdict_cell(verdict: Verdict) -> Cell:
     """A verdict in its colour, sorted by gravity."""
     order = (Verdict.RED, Verdict.YELLOW, Verdict.GREY, Verdict.GREEN)
-    return Cell(element("span", verdict_text(verdict), class_=f"v v-{verdict}"), str(order.index(verdict)))
+    return Cell(verdict_text(verdict), str(order.index(verdict)), verdict=verdict)
 
 
 def path_text(path: str) -> str:
     """A checkpoint's path as far as it fits into a table or a heading."""
     return abbreviate(printable(path), 96)
-
-
-def heading(level: int, text: str) -> Markup:
-    """A heading of that level."""
-    return element(f"h{level}", text)
-
-
-def table(
-    caption: str,
-    columns: Sequence[Column],
-    rows: Iterable[Sequence[Cell | str]],
-    *,
-    sortable: bool = False,
-    small: bool = False,
-) -> Markup:
-    """A table that scrolls sideways inside its frame, never the page; the first cell of a row is its header."""
-    head = element("tr", *(element("th", c.title, scope="col", class_="n" if c.right else None) for c in columns))
-    body = [element("tr", *map(_cell, columns, row, [True] + [False] * len(columns))) for row in rows]
-    classes = " ".join(name for name, wanted in (("sortable", sortable), ("small", small)) if wanted)
-    grid = element(
-        "table",
-        element("caption", element("span", caption)),
-        element("thead", head),
-        element("tbody", *body),
-        class_=classes or None,
-    )
-    return element("div", grid, class_="scroll", role="region", aria_label=caption, tabindex=0)
-
-
-def _cell(column: Column, cell: Cell | str, first: bool) -> Markup:
-    found = cell if isinstance(cell, Cell) else Cell(cell)
-    kind = "n" if column.right else "w" if column.wide else "name"
-    if first:
-        return element("th", found.shown, scope="row", class_=kind, data_v=found.key or None)
-    return element("td", found.shown, class_=kind, data_v=found.key or None)
-
-
-def figure(draw: Callable[[int], Markup], caption: str, *more: Markup) -> Markup:
-    """A chart drawn for a desk and for a phone, of which the page shows one, with its caption."""
-    return element(
-        "figure",
-        element("div", draw(_WIDE), class_="wide"),
-        element("div", draw(_NARROW), class_="narrow"),
-        *more,
-        element("figcaption", caption),
-    )
-
-
-def listed(items: Iterable[str]) -> Markup:
-    """A list."""
-    return element("ul", joined(*(element("li", item) for item in items)))

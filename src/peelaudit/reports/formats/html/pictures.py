@@ -1,22 +1,38 @@
-"""One report's charts, each with its caption and its numbers: gaps, the peel map, redundancy."""
+"""One report's charts, each with its caption: gaps, the peel map and its numbers, redundancy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 from peelaudit.records import AuditReport, Verdict
-from peelaudit.reports.formats.charts import ERROR_SCALE, Mark, by_layer, heat_map, legend, mark
-from peelaudit.reports.formats.html.parts import Column, figure, heading, table
-from peelaudit.reports.formats.markup import Markup, element
+from peelaudit.reports.formats.charts import ERROR_SCALE, Mark, by_layer, heat_map, legend, mark, sample
+from peelaudit.reports.formats.html.parts import Column, Figure, Legend, Table, figure, table
+from peelaudit.reports.formats.markup import element
 from peelaudit.reports.wording.text import VERDICT_WORDS, interval, number, signed, verdict_text
 
-__all__ = ["gaps", "peel_map", "redundancy"]
+__all__ = ["Pictures", "drawn"]
 
 
-def gaps(report: AuditReport, level: int) -> Iterator[Markup]:
-    """The gap of each layer with its interval and its verdict."""
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The charts of a report that has layers."""
+
+    gaps: Figure
+    peel_map: Figure
+    peel_errors: Table
+    redundancy: Figure
+
+
+def drawn(report: AuditReport) -> Pictures | None:
+    """The report's charts; none without layers."""
     if not report.layers:
-        return
+        return None
+    errors = _peel_errors(report)
+    return Pictures(_gaps(report), _peel_map(report, errors), _peel_table(report, errors), _redundancy(report))
+
+
+def _gaps(report: AuditReport) -> Figure:
+    """The gap of each layer with its interval and its verdict."""
     marks = [
         Mark(
             row.layer,
@@ -28,8 +44,7 @@ def gaps(report: AuditReport, level: int) -> Iterator[Markup]:
         for row in report.layers
     ]
     title = f"Gap by layer with 95 % intervals, {len(marks)} layers, nats/token; the numbers are in the table below"
-    yield heading(level, "Gap by layer")
-    yield figure(
+    return figure(
         lambda width: by_layer(marks, title=title, unit="gap, nats/token", width=width),
         "Trained states of blocks 1 to k minus the best reference states, held-out, same tokens, same readout. "
         "Above 0, a reference does better. The last is the whole network.",
@@ -37,45 +52,36 @@ def gaps(report: AuditReport, level: int) -> Iterator[Markup]:
     )
 
 
-def _verdict_legend() -> Markup:
-    """The marks of the verdicts, in words."""
-    items = [
-        element(
-            "li",
-            element(
-                "svg",
-                element("g", mark(verdict, 8, 8, 5), class_=f"v-{verdict}"),
-                width=16,
-                height=16,
-                class_="chart",
-                aria_hidden="true",
-            ),
-            f" {verdict}: {VERDICT_WORDS[verdict][1]}",
+def _verdict_legend() -> Legend:
+    """The marks of the verdicts."""
+    return tuple(
+        (
+            sample(element("g", mark(verdict, 8, 8, 5), class_=f"v-{verdict}"), 16),
+            f"{verdict}: {VERDICT_WORDS[verdict][1]}",
         )
         for verdict in Verdict
-    ]
-    return element("ul", *items, class_="legend")
+    )
 
 
-def peel_map(report: AuditReport, level: int) -> Iterator[Markup]:
-    """The triangle of projection errors as a heat map, and in numbers."""
-    if not report.layers:
-        return
-    layers = [str(row.layer) for row in report.layers]
-    cells = {
+def _peel_errors(report: AuditReport) -> dict[tuple[int, int], float]:
+    """The triangle of projection errors: block k's, refitted to the state after layer j, both from 0."""
+    return {
         (index, index + step): error.value
         for index, row in enumerate(report.layers)
         for step, error in enumerate(row.projection_error)
-        if index + step < len(layers)
+        if index + step < len(report.layers)
     }
+
+
+def _peel_map(report: AuditReport, errors: dict[tuple[int, int], float]) -> Figure:
+    layers = [str(row.layer) for row in report.layers]
     title = (
         f"Peel map, {len(layers)} layers: the error of block k refitted to the state after layer j, from "
-        f"{number(min(cells.values(), default=0.0))} to {number(max(cells.values(), default=0.0))}"
+        f"{number(min(errors.values(), default=0.0))} to {number(max(errors.values(), default=0.0))}"
     )
-    yield heading(level, "Peel map")
-    yield figure(
+    return figure(
         lambda width: heat_map(
-            cells,
+            errors,
             rows=layers,
             columns=layers,
             scale=ERROR_SCALE,
@@ -87,22 +93,20 @@ def peel_map(report: AuditReport, level: int) -> Iterator[Markup]:
         "for j above k, blocks k+1 to j are redundant on this data.",
         legend(ERROR_SCALE),
     )
+
+
+def _peel_table(report: AuditReport, errors: dict[tuple[int, int], float]) -> Table:
+    layers = [str(row.layer) for row in report.layers]
     columns = [Column("block", right=True), *(Column(f"j={layer}", right=True) for layer in layers)]
-    rows = [
-        [layer, *("" if (k, j) not in cells else f"{cells[k, j]:.3g}" for j in range(len(layers)))]
+    rows = (
+        [layer, *("" if (k, j) not in errors else f"{errors[k, j]:.3g}" for j in range(len(layers)))]
         for k, layer in enumerate(layers)
-    ]
-    yield element(
-        "details",
-        element("summary", "The peel map in numbers"),
-        table("Error of block k (rows) refitted to the state after layer j (columns)", columns, rows, small=True),
     )
+    return table("Error of block k (rows) refitted to the state after layer j (columns)", columns, rows, small=True)
 
 
-def redundancy(report: AuditReport, level: int) -> Iterator[Markup]:
+def _redundancy(report: AuditReport) -> Figure:
     """What leaving each block out would cost."""
-    if not report.layers:
-        return
     marks = [
         Mark(
             row.layer,
@@ -113,8 +117,7 @@ def redundancy(report: AuditReport, level: int) -> Iterator[Markup]:
         for row in report.layers
     ]
     title = f"Redundancy by layer with 95 % intervals, {len(marks)} layers; the numbers are in the table of the layers"
-    yield heading(level, "Redundancy")
-    yield figure(
+    return figure(
         lambda width: by_layer(marks, title=title, unit="error of leaving the block out", width=width),
         "Normalised mean squared error of leaving the block out, held-out. Near 0, the block does nothing.",
     )

@@ -1,97 +1,61 @@
-"""One report's sections, in the order of a reader's questions."""
+"""One report's section: its tables as data, which `report.html` puts in the order of a reader's questions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Verdict
+from markupsafe import Markup
+
+from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome
+from peelaudit.records import json as json_export
 from peelaudit.reports.formats.content import gravest_first
-from peelaudit.reports.formats.html import pictures
 from peelaudit.reports.formats.html.parts import (
     Cell,
     Column,
-    heading,
-    listed,
+    Table,
     number_cell,
     path_text,
     signed_cell,
     table,
     verdict_cell,
 )
-from peelaudit.reports.formats.markup import Markup, element
+from peelaudit.reports.formats.html.pictures import drawn
+from peelaudit.reports.formats.html.templates import embedded_json, render
 from peelaudit.reports.wording.escape import printable
-from peelaudit.reports.wording.text import abbreviate, count, interval, number, signed, size, targets_text, verdict_text
-from peelaudit.reports.wording.words import BITS_ROWS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
+from peelaudit.reports.wording.text import abbreviate, count, interval, number, signed, targets_text
+from peelaudit.reports.wording.words import BITS_ROWS, baseline_warning, bits_words
 from peelaudit.settings.command import repeat_command
 
-__all__ = ["checks_table", "sections"]
+__all__ = ["checks_table", "section"]
 
 _SCHEDULES_LISTED = 30
 _NAME_WIDTH = 28
 
 
-def sections(report: AuditReport, checks: Sequence[GateCheck], *, prefix: str, level: int) -> Iterator[Markup]:
-    """The report's sections. `prefix` begins its identifiers, `level` is that of its headings."""
-    yield from _verdict(report)
-    if checks:
-        yield heading(level, "Gate")
-        yield checks_table(checks)
-    yield from _network(report, level)
-    yield from pictures.gaps(report, level)
-    yield from _layers(report, level)
-    yield from pictures.peel_map(report, level)
-    yield from pictures.redundancy(report, level)
-    yield from _references(report, level)
-    yield heading(level, "Warnings")
-    yield listed(report.warnings) if report.warnings else element("p", "None.")
-    yield from _origin(report, level, prefix)
-
-
-def _verdict(report: AuditReport) -> Iterator[Markup]:
-    network = report.network
-    verdict = network.held_out.verdict
-    yield element(
-        "p",
-        _coloured(verdict),
-        f" on held-out tokens: {VERDICT_MEANING[verdict]} gap_layers, the layers' part of the distance to the best "
-        f"reference, is {signed(network.held_out.gap_layers.value)} nats/token "
-        f"({interval(network.held_out.gap_layers, sign=True)}).",
-        class_="lead",
+def section(report: AuditReport, checks: Sequence[GateCheck], *, index: int, level: int) -> Markup:
+    """The report's section. `index` tells its identifiers from another's, `level` is that of its headings."""
+    return render(
+        "report.html",
+        report=report,
+        index=index,
+        level=level,
+        worse_than_guessing=baseline_warning(report),
+        low_bit=bits_words(report),
+        gate=checks_table(checks) if checks else None,
+        network=_network(report),
+        layers=_layers(report),
+        pictures=drawn(report),
+        references=_references(report),
+        yes=_yes(report) if report.yes else None,
+        command=repeat_command(report.settings),
+        digests=_digests(report),
+        versions=table("Environment", [Column("part"), Column("version")], report.versions),
+        settings=_settings(report),
+        json=embedded_json(json_export.compact(report)),
     )
-    if words := baseline_warning(report):
-        yield element("div", element("p", element("strong", "Worse than guessing. "), words), class_="box alarm")
-    yield element("div", element("p", element("strong", "Advice. "), report.advice), class_="box")
-    yield element("p", element("strong", "What it says and what it doesn't."))
-    yield listed(_limits(report))
-    yield element("p", "Checkpoint: ", element("code", report.checkpoint.path), ", ", _subject(report), ".")
 
 
-def _limits(report: AuditReport) -> Iterator[str]:
-    data, paper = report.data, report.network.paper_verdict
-    yield (
-        f"It holds for {count(data.held_out.tokens)} held-out tokens of {data.source}, and for references run: "
-        f"{count(report.search.run)}. Green is a certificate against these, not a proof of optimality."
-    )
-    differ = "." if paper is report.network.held_out.verdict else "; where the two differ, trust the held-out one."
-    yield (
-        f"The paper's own verdict, on fit tokens, is {verdict_text(paper)}. It tests the model's own head against "
-        f"refitted heads on the very tokens that the references were fitted to{differ}"
-    )
-    yield f"Intervals are 95 %, from a bootstrap over {count(data.held_out.clusters)} clusters ({data.unit}s)."
-
-
-def _subject(report: AuditReport) -> str:
-    info = report.checkpoint
-    step = "no step recorded" if info.training_step is None else f"step {count(info.training_step)}"
-    shape = f"{info.layers} layers × {info.width} wide, {size(info.parameters, '')} parameters"
-    return f"{info.format}, {info.family}, {shape}, {info.dtype}, {step}"
-
-
-def _coloured(verdict: Verdict) -> Markup:
-    return element("span", verdict_text(verdict), class_=f"v v-{verdict}")
-
-
-def checks_table(checks: Sequence[GateCheck], *, named: bool = False) -> Markup:
+def checks_table(checks: Sequence[GateCheck], *, named: bool = False) -> Table:
     """A gate's checks, what fails first; those suppressed stay visible. `named` adds the checkpoint."""
     columns = [
         Column("outcome"),
@@ -124,7 +88,7 @@ def _outcome(check: GateCheck) -> str:
     return words + ("" if check.suppressed is None else f" ({check.suppressed})")
 
 
-def _network(report: AuditReport, level: int) -> Iterator[Markup]:
+def _network(report: AuditReport) -> Table:
     network, base = report.network, report.baselines
     labels = {
         "trained_loss": "trained loss",
@@ -137,10 +101,6 @@ def _network(report: AuditReport, level: int) -> Iterator[Markup]:
     }
     if network.held_out.distortion is not None:
         labels |= BITS_ROWS
-    yield heading(level, "The network")
-    yield element("p", LEGEND)
-    if words := bits_words(report):
-        yield element("p", f"Low-bit: {words}.")
     rows: list[list[Cell | str]] = []
     for name, label in labels.items():
         ours, theirs = getattr(network.held_out, name), getattr(network.fit, name)
@@ -152,10 +112,10 @@ def _network(report: AuditReport, level: int) -> Iterator[Markup]:
     rows.append(["unigram baseline", number(base.unigram.value), interval(base.unigram), ""])
     rows.append(["uniform baseline", number(base.uniform), "", ""])
     columns = [Column("figure"), *(Column(title, right=True) for title in ("held-out", "95 %", "fit"))]
-    yield table("Losses and gaps of the whole network, nats/token", columns, rows)
+    return table("Losses and gaps of the whole network, nats/token", columns, rows)
 
 
-def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
+def _layers(report: AuditReport) -> Table:
     columns = [
         *(Column(title, right=True) for title in ("layer", "trained", "YES-0", "bound", "gap (95 %)")),
         Column("verdict"),
@@ -165,31 +125,16 @@ def _layers(report: AuditReport, level: int) -> Iterator[Markup]:
         *((Column(f"{name} slope (95 %)", right=True) for name in ("scale", "bulk")) if report.has_slopes else ()),
         Column("in words", wide=True),
     ]
-    yield heading(level, "Layers")
-    yield element(
-        "p",
-        "Blocks 1 to k alone, read out at once. Redundancy and next block are errors without unit: of leaving the "
-        "block out, and of this block, refitted, at the next one's job."
-        + (" Repair gap: what the network gains when this block alone is repaired." if report.repair else "")
-        + (
-            " Scale slope: the derivative of the whole network's loss by the log of a scale of this block's matrices; "
-            "near 0 where training has settled it. Bulk slope: the same without their leading directions; noise "
-            "raises it."
-            if report.has_slopes
-            else ""
-        ),
-        class_="soft",
-    )
-    yield table(
-        "A row for each layer: held-out losses and gaps, nats/token",
-        columns,
-        (_layer_cells(row, slopes=report.has_slopes) for row in report.layers),
-        sortable=True,
-    )
+    rows = (_layer_cells(report, row) for row in report.layers)
+    return table("A row for each layer: held-out losses and gaps, nats/token", columns, rows, sortable=True)
 
 
-def _layer_cells(row: LayerRow, *, slopes: bool) -> list[Cell | str]:
+def _layer_cells(report: AuditReport, row: LayerRow) -> list[Cell | str]:
     figures, errors = row.held_out, row.projection_error
+    asked_for = [
+        *((row.repair_gap,) if report.repair else ()),
+        *((row.scale_slope, row.bulk_slope) if report.has_slopes else ()),
+    ]
     return [
         Cell(str(row.layer), str(row.layer)),
         number_cell(figures.trained_readout_loss.value),
@@ -201,13 +146,12 @@ def _layer_cells(row: LayerRow, *, slopes: bool) -> list[Cell | str]:
         Cell(str(row.best_target), str(row.best_target)),
         number_cell(row.redundancy.value),
         number_cell(errors[1].value) if len(errors) > 1 else "",
-        *(() if row.repair_gap is None else (signed_cell(row.repair_gap),)),
-        *(("" if one is None else signed_cell(one) for one in (row.scale_slope, row.bulk_slope)) if slopes else ()),
+        *("" if estimate is None else signed_cell(estimate) for estimate in asked_for),
         row.reading,
     ]
 
 
-def _references(report: AuditReport, level: int) -> Iterator[Markup]:
+def _references(report: AuditReport) -> Table:
     ranked = sorted(report.schedules, key=lambda schedule: schedule.select.bound.value)
     columns = [
         Column("schedule"),
@@ -229,37 +173,29 @@ def _references(report: AuditReport, level: int) -> Iterator[Markup]:
     words = f"References run: {count(len(ranked))}, the best on select first"
     if cut > 0:
         words += f"; {count(cut)} more are in the JSON report"
-    yield heading(level, "References")
-    yield table(f"{words}. Losses in nats/token.", columns, rows, sortable=True)
-    if report.yes:
-        bounds = (
-            [f"YES-{y.waypoints}", number(y.held_out.value), interval(y.held_out), _name(y.schedule)]
-            for y in report.yes
-        )
-        columns = [Column("bound"), Column("held-out", right=True), Column("95 %", right=True), Column("schedule")]
-        yield table("YES-k, the best reference with at most k waypoints, nats/token", columns, bounds)
+    return table(f"{words}. Losses in nats/token.", columns, rows, sortable=True)
 
 
-def _origin(report: AuditReport, level: int, prefix: str) -> Iterator[Markup]:
-    info, data = report.checkpoint, report.data
-    yield heading(level, "How to repeat it")
-    yield element("pre", element("code", repeat_command(report.settings)))
-    digests = [
-        ("weights and configuration", info.sha256),
-        ("calibration source", data.sha256),
-        ("tokens of the three splits", data.tokens_sha256),
-    ]
-    yield table("Digests, SHA-256", [Column("of"), Column("digest")], digests)
-    yield table("Environment", [Column("part"), Column("version")], report.versions)
-    settings = [(name.replace("_", "-"), _setting(value)) for name, value in report.settings]
-    yield table("Settings", [Column("setting"), Column("value")], settings)
-    yield element(
-        "p",
-        "The whole report is inside this page as JSON, in the element ",
-        element("code", f"script#report-{prefix.removeprefix('r')}"),
-        ".",
-        class_="soft",
+def _yes(report: AuditReport) -> Table:
+    rows = (
+        [f"YES-{y.waypoints}", number(y.held_out.value), interval(y.held_out), _name(y.schedule)] for y in report.yes
     )
+    columns = [Column("bound"), Column("held-out", right=True), Column("95 %", right=True), Column("schedule")]
+    return table("YES-k, the best reference with at most k waypoints, nats/token", columns, rows)
+
+
+def _digests(report: AuditReport) -> Table:
+    rows = [
+        ("weights and configuration", report.checkpoint.sha256),
+        ("calibration source", report.data.sha256),
+        ("tokens of the three splits", report.data.tokens_sha256),
+    ]
+    return table("Digests, SHA-256", [Column("of"), Column("digest")], rows)
+
+
+def _settings(report: AuditReport) -> Table:
+    rows = [(name.replace("_", "-"), _setting(value)) for name, value in report.settings]
+    return table("Settings", [Column("setting"), Column("value")], rows)
 
 
 def _name(schedule: str) -> str:
