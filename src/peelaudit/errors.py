@@ -19,10 +19,13 @@
     └── NothingToAudit              there is no checkpoint, or it has no layer, to audit     (exit 5)
 
 A class's `exit_code` is what the command line returns for it. 0 is success, 1 a failed gate and nothing else, 130 an
-interrupt.
+interrupt. What an error is about, a file say, it is told by `about` on its way up, for what raises it seldom knows.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 __all__ = [
     "AuditError",
@@ -42,14 +45,30 @@ __all__ = [
     "SeveralErrors",
     "UnreadableCheckpoint",
     "UnsupportedCheckpoint",
+    "about",
     "is_out_of_memory",
 ]
 
 
 class PeelauditError(Exception):
-    """The root: `except PeelauditError` catches every error that peelaudit raises on purpose."""
+    """The root: `except PeelauditError` catches every error that peelaudit raises on purpose.
+
+    `subject` is what it is about, where `about` said so; it stands before the message, or each of several.
+    """
 
     exit_code = 3
+    subject: str | None = None
+
+    def __str__(self) -> str:
+        return "; ".join(self._messages())
+
+    def _messages(self) -> tuple[str, ...]:
+        before = "" if self.subject is None else f"{self.subject}: "
+        return tuple(f"{before}{message}" for message in self.args)
+
+    def _attach(self, subject: str) -> None:
+        if self.subject is None:
+            self.subject = subject
 
 
 class ConfigError(PeelauditError):
@@ -62,8 +81,12 @@ class ConfigError(PeelauditError):
     heading = "mistakes in the settings"
 
     def __init__(self, *problems: str) -> None:
-        self.problems = problems
-        super().__init__("; ".join(problems))
+        super().__init__(*problems)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every mistake, with its subject."""
+        return self._messages()
 
 
 class IncomparableReports(ConfigError):
@@ -84,7 +107,11 @@ class SeveralErrors(PeelauditError):
     def __init__(self, *errors: PeelauditError) -> None:
         self.errors = errors
         self.exit_code = max(error.exit_code for error in errors)
-        super().__init__("; ".join(map(str, errors)))
+        super().__init__(*errors)
+
+    def _attach(self, subject: str) -> None:
+        for error in self.errors:
+            error._attach(subject)
 
 
 class CheckpointError(PeelauditError):
@@ -135,6 +162,16 @@ class NothingToAudit(PeelauditError):
     """There is no checkpoint to audit, or it has no decoder block."""
 
     exit_code = 5
+
+
+@contextlib.contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Say what the errors that pass are about. One that was told already keeps the nearer subject."""
+    try:
+        yield
+    except PeelauditError as error:
+        error._attach(subject)
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

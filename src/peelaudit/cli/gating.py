@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, paper, parse_format
-from peelaudit.errors import ConfigError, GateFailed, PeelauditError, SeveralErrors
+from peelaudit.errors import ConfigError, GateFailed, PeelauditError, SeveralErrors, about
 from peelaudit.reports.formats import Format
 from peelaudit.settings import SETTINGS, resolve_gate
 
@@ -149,12 +149,8 @@ def _check(path: str, gate: Gate) -> None:
     from peelaudit.records.json import read_report
 
     report = read_report(path)
-    try:
+    with about(path):
         gate.apply(report, path)
-    except ConfigError as error:
-        raise type(error)(*(f"{path}: {problem}" for problem in error.problems)) from error
-    except PeelauditError as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def _show_checks(results: Sequence[tuple[str, GateResult]], form: Format) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from peelaudit.errors import ReportError
+from peelaudit.errors import ReportError, about
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
 from peelaudit.records.shapes import Definitions, shape_of
 
@@ -105,11 +105,11 @@ def read_report(path: str | Path) -> AuditReport:
     if len(data) > _MAX_BYTES:
         raise ReportError(f"{path} is over {_MAX_BYTES} bytes: no report of peelaudit")
     try:
-        return parse_report(data.decode("utf-8"))
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ReportError(f"{path} is not UTF-8 (byte {error.start})") from error
-    except ReportError as error:
-        raise ReportError(f"{path}: {error}") from error
+    with about(str(path)):
+        return parse_report(text)
 
 
 def parse_report(text: str) -> AuditReport:

@@ -21,7 +21,7 @@ from datetime import date
 from pathlib import PurePath
 from typing import Final, Literal, get_args
 
-from peelaudit.errors import ConfigError
+from peelaudit.errors import ConfigError, about
 from peelaudit.records import GateCheck, Verdict
 
 __all__ = [
@@ -186,14 +186,12 @@ def parse_rule(text: str, *, regression: bool = False) -> Rule:
     found = _RULE.fullmatch(text)
     if found is None:
         raise ConfigError(f"{text!r} is no rule: expected METRIC=LIMIT or layer[1-3,7].METRIC=LIMIT")
-    try:
+    with about(repr(text)):
         layers = None
         if found["layer"]:
             layers = ALL_LAYERS if found["selector"] is None else parse_selector(found["selector"])
         metric = parse_metric(found["metric"], LAYER_FIGURES if layers and not regression else FIGURES)
         limit, relative = _limit(found["limit"], regression=regression)
-    except ConfigError as error:
-        raise ConfigError(f"{text!r}: {error}") from error
     return Rule(text, metric, layers, limit, relative)
 
 
