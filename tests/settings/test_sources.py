@@ -45,7 +45,7 @@ def test_flag_over_file_over_variable_over_default(project: Path) -> None:
     assert (found.tokens, found.seed, found.steps, found.resamples) == (3000, 2, 10, 2000)
 
 
-def test_every_kind_from_every_layer(project: Path) -> None:
+def test_every_kind_from_every_source(project: Path) -> None:
     (project / "peelaudit.toml").write_text(
         'data = ["a.txt", "/b"]\nconfig = "c.json"\nsplit = [50, 25, 25]\nschedules = ["direct", "1, 1,4"]\n'
         'seq-len = 64\nsolver = "adam"\nfield = "body"\n'

@@ -26,7 +26,7 @@ from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.files import find_table
 from peelaudit.settings.gate import GatePolicy, Suppression
 from peelaudit.settings.kinds import GATE_SETTINGS, SETTINGS, Kind
-from peelaudit.settings.sources import VARIABLE_PREFIX, Layers
+from peelaudit.settings.sources import VARIABLE_PREFIX, Sources
 from peelaudit.settings.suppressions import read_suppressions
 
 __all__ = ["GATE_SETTINGS", "SETTINGS", "VARIABLE_PREFIX", "default_of", "resolve", "resolve_gate"]
@@ -64,10 +64,10 @@ def resolve(
     Raises:
         ConfigError: with every mistake in `problems`, each with its flag, file and key, or variable.
     """
-    layers = _layers(SETTINGS, None, flags, environ, directory)
+    sources = _sources(SETTINGS, None, flags, environ, directory)
     if not checkpoint:
-        layers.problems.append("the checkpoint's path is empty")
-    return layers.build(AuditConfig, checkpoint=checkpoint, **(defaults or {}))
+        sources.problems.append("the checkpoint's path is empty")
+    return sources.build(AuditConfig, checkpoint=checkpoint, **(defaults or {}))
 
 
 def resolve_gate(
@@ -86,27 +86,27 @@ def resolve_gate(
     Raises:
         ConfigError: with every mistake in `problems`, each with its flag, file and key, or variable.
     """
-    layers = _layers(GATE_SETTINGS, "gate", flags, environ, directory)
+    sources = _sources(GATE_SETTINGS, "gate", flags, environ, directory)
     suppressions: tuple[Suppression, ...] = ()
     try:
         suppressions = read_suppressions(find_table(directory))
     except ConfigError as error:
-        layers.problems += [problem for problem in error.problems if problem not in layers.problems]
-    return layers.build(GatePolicy, suppressions=suppressions)
+        sources.problems += [problem for problem in error.problems if problem not in sources.problems]
+    return sources.build(GatePolicy, suppressions=suppressions)
 
 
-def _layers(
+def _sources(
     kinds: Mapping[str, Kind],
     section: str | None,
     flags: Mapping[str, str | Sequence[str] | bool | None],
     environ: Mapping[str, str],
     directory: Path,
-) -> Layers:
-    layers = Layers(kinds, section)
-    layers.add_environment(environ)
+) -> Sources:
+    sources = Sources(kinds, section)
+    sources.add_environment(environ)
     try:
-        layers.add_file(find_table(directory))
+        sources.add_file(find_table(directory))
     except ConfigError as error:
-        layers.problems += error.problems
-    layers.add_flags(flags)
-    return layers
+        sources.problems += error.problems
+    sources.add_flags(flags)
+    return sources

@@ -1,4 +1,4 @@
-"""Values by setting, the strongest layer added last, with the words for where each came from."""
+"""Values by setting, the strongest source added last, with the words for where each came from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peelaudit.errors import ConfigError
 from peelaudit.settings.files import Found, shown
 from peelaudit.settings.kinds import GATE_SETTINGS, PATH, PATHS, SETTINGS, Kind
 
-__all__ = ["SECTIONS", "VARIABLE_PREFIX", "Layers"]
+__all__ = ["SECTIONS", "VARIABLE_PREFIX", "Sources"]
 
 VARIABLE_PREFIX = "PEELAUDIT_"
 SECTIONS = ("gate", "suppress")
@@ -21,7 +21,7 @@ _FLAG_ONLY = ("checkpoint", "format", "output", "quiet")
 T = TypeVar("T")
 
 
-class Layers:
+class Sources:
     """Flags over a table of the file over the environment, for one group of settings.
 
     Args:
@@ -96,7 +96,7 @@ class Layers:
             self.problems += [f"{origin}: {problem}" for problem in problems] or [
                 f"{origin} is {shown(given)}: expected {self._kinds[name].expected}"
             ]
-            # A stronger layer that fails must not let a weaker one through as if it had been meant.
+            # A stronger source that fails must not let a weaker one through as if it had been meant.
             self.values.pop(name, None)
         self._origins[name] = origin
 
