@@ -209,12 +209,12 @@ def batch(
     A bad one is a row that says why, and exit code 3 in the end; the others are audited all the same. Run it again to
     continue. Settings come from flags, files and variables as for run.
     """
-    from peelaudit.cli.fleet import Wish, audit_fleet
+    from peelaudit.cli.fleet import BatchFlags, audit_fleet
 
     audit_fleet(
         checkpoints,
         flags,
-        Wish(out, jobs, threads, retries, shard, engine, gpus_per_task, stop_when, output or ()),
+        BatchFlags(out, jobs, threads, retries, shard, engine, gpus_per_task, stop_when, output or ()),
         format_name,
         quiet=quiet,
     )
@@ -314,10 +314,10 @@ def selftest(
     It says what the audit has the power to see on this model with this text. --repair is thorough if not given; off
     goes by symptoms alone. For a deep network, --no-references --repair off is quick: nothing is named by a reference.
     """
-    from peelaudit.cli.selftest import Wish, run_selftest
+    from peelaudit.cli.selftest import SelftestFlags, run_selftest
 
-    wish = Wish(faults, layers, redraws, earlier, references)
-    run_selftest(checkpoint, flags, wish, format_name=format_name, quiet=quiet)
+    own = SelftestFlags(faults, layers, redraws, earlier, references)
+    run_selftest(checkpoint, flags, own, format_name=format_name, quiet=quiet)
 
 
 @app.command()

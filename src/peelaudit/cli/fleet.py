@@ -31,13 +31,13 @@ from peelaudit.reports.writing import check_writable
 from peelaudit.settings import resolve
 from peelaudit.settings.audit import AuditConfig
 
-__all__ = ["Wish", "audit_fleet", "show_status"]
+__all__ = ["BatchFlags", "audit_fleet", "show_status"]
 
 _MOST = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class BatchFlags:
     """The flags of `batch` alone, as they were written."""
 
     out: str
@@ -51,7 +51,7 @@ class Wish:
     outputs: Sequence[str]
 
 
-def audit_fleet(checkpoints: Sequence[str], flags: Flags, wish: Wish, format_name: str, *, quiet: bool) -> None:
+def audit_fleet(checkpoints: Sequence[str], flags: Flags, own: BatchFlags, format_name: str, *, quiet: bool) -> None:
     """`peelaudit batch`."""
     problems: list[str] = []
     with collecting(problems):
@@ -61,8 +61,8 @@ def audit_fleet(checkpoints: Sequence[str], flags: Flags, wish: Wish, format_nam
     with collecting(problems):
         policy = resolve_policy(gate_flags(flags))
     with collecting(problems):
-        targets = parse_targets(wish.outputs)
-    plan = _plan(wish, problems)
+        targets = parse_targets(own.outputs)
+    plan = _plan(own, problems)
     with collecting(problems):
         found = find_checkpoints(checkpoints, stdin=sys.stdin.buffer)
     if problems:
@@ -73,7 +73,7 @@ def audit_fleet(checkpoints: Sequence[str], flags: Flags, wish: Wish, format_nam
     gate.foresee(settings)
     for target in targets:
         check_writable(target.path)
-    batch = _batch(found, settings, plan, Results.create(Path(wish.out)))
+    batch = _batch(found, settings, plan, Results.create(Path(own.out)))
     rows = _run(batch, quiet=quiet)
     errors: list[PeelauditError] = []
     reports = [read_report(batch.results.root / row.report) for row in rows if row.report is not None]
@@ -81,7 +81,7 @@ def audit_fleet(checkpoints: Sequence[str], flags: Flags, wish: Wish, format_nam
     trajectory = summarise(batch.results)
     _deliver(rows, form)
     _tell(trajectory, checks, form)
-    if wish.stop_when is not None:
+    if own.stop_when is not None:
         _tell_stop(trajectory, form)
     deliver(reports, None, targets, checks=checks, failures=_unaudited(rows))
     for finish in (partial(settle, rows), gate.finish):
@@ -168,25 +168,25 @@ class _Plan:
     gpus_per_task: float
 
 
-def _plan(wish: Wish, problems: list[str]) -> _Plan:
+def _plan(own: BatchFlags, problems: list[str]) -> _Plan:
     """Every mistake goes to `problems`; the plan is of no use then."""
     engine, shard = Engine.LOCAL, Shard()
     with collecting(problems):
-        engine = _engine(wish.engine)
+        engine = _engine(own.engine)
     with collecting(problems):
-        shard = parse_shard(wish.shard, os.environ)
+        shard = parse_shard(own.shard, os.environ)
     jobs, threads = (
         None if text is None else _whole(flag, text, 1, problems)
-        for flag, text in (("--jobs", wish.jobs), ("--threads", wish.threads))
+        for flag, text in (("--jobs", own.jobs), ("--threads", own.threads))
     )
     if os.name != "posix":
         problems.append("batch needs a POSIX system, whose file locks end with the process that holds them")
-    if wish.stop_when not in (None, "green"):
-        problems.append(f"--stop-when is {wish.stop_when!r}: expected green")
-    gpus = _share(wish.gpus_per_task, problems)
+    if own.stop_when not in (None, "green"):
+        problems.append(f"--stop-when is {own.stop_when!r}: expected green")
+    gpus = _share(own.gpus_per_task, problems)
     if gpus and engine is Engine.LOCAL:
         problems.append("--gpus-per-task needs --engine ray: locally each audit has one device")
-    return _Plan(engine, shard, jobs, threads, _whole("--retries", wish.retries, 0, problems), gpus)
+    return _Plan(engine, shard, jobs, threads, _whole("--retries", own.retries, 0, problems), gpus)
 
 
 def _engine(text: str) -> Engine:

@@ -17,13 +17,13 @@ from peelaudit.reports.formats import Format
 from peelaudit.settings import resolve
 from peelaudit.settings.gate import Selector, parse_selector
 
-__all__ = ["Wish", "run_selftest"]
+__all__ = ["SelftestFlags", "run_selftest"]
 
 _MOST_REDRAWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SelftestFlags:
     """The command's own flags, as they were given."""
 
     faults: str | None
@@ -59,7 +59,7 @@ class Wish:
         return None if self.layers is None else parse_selector(self.layers)
 
 
-def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str, quiet: bool) -> None:
+def run_selftest(checkpoint: str, flags: Flags, own: SelftestFlags, *, format_name: str, quiet: bool) -> None:
     """`peelaudit selftest`."""
     problems: list[str] = []
     with collecting(problems):
@@ -68,19 +68,19 @@ def run_selftest(checkpoint: str, flags: Flags, wish: Wish, *, format_name: str,
         defaults = {"repair": "thorough"}
         config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd(), defaults=defaults)
     with collecting(problems):
-        kinds = wish.kinds()
+        kinds = own.kinds()
     with collecting(problems):
-        redraws = wish.draws()
+        redraws = own.draws()
     with collecting(problems):
-        layers = wish.selector()
+        layers = own.selector()
     if problems:
         raise ConfigError(*problems)
     with progress_on(sys.stderr, quiet=quiet) as progress:
         progress.stage("starting", 1)
         from peelaudit.auditing.selftest import Plan, selftest
 
-        earlier = None if wish.earlier is None else Path(wish.earlier)
-        plan = Plan(kinds, layers, redraws, earlier, references=wish.references)
+        earlier = None if own.earlier is None else Path(own.earlier)
+        plan = Plan(kinds, layers, redraws, earlier, references=own.references)
         result = selftest(config, plan, progress=progress)
     if form is Format.JSON:
         from peelaudit.records import Selftest
