@@ -31,7 +31,8 @@ import peelaudit
 from peelaudit.records import AuditReport, Outcome
 from peelaudit.reports.compare import compare
 from peelaudit.reports.gate import gate
-from peelaudit.settings.gate import GatePolicy, parse_rule
+from peelaudit.settings.gate import GatePolicy
+from peelaudit.settings.rules import parse_rule
 
 LAYERS = (1, 2, 3, 4)
 STEPS = (1200, 600, 250, 100, 0)

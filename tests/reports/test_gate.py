@@ -12,7 +12,8 @@ import pytest
 from peelaudit.errors import ConfigError, IncomparableReports, NonFiniteResult, ReportError
 from peelaudit.records import AuditReport, Estimate, GateCheck, LayerSigns, Outcome, RepairInfo, Symptom, Verdict
 from peelaudit.reports.gate import GateResult, gate, suppression_notes
-from peelaudit.settings.gate import NAMED, GatePolicy, Suppression, parse_rule, parse_selector
+from peelaudit.settings.gate import GatePolicy, Suppression
+from peelaudit.settings.rules import NAMED, parse_rule, parse_selector
 from tests.factories import make_estimate, make_report
 from tests.variants import judged, moved, reweighted, with_row, with_settings
 

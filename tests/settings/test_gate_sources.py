@@ -12,7 +12,8 @@ import pytest
 from peelaudit.errors import ConfigError
 from peelaudit.records import Verdict
 from peelaudit.settings import GATE_SETTINGS, resolve, resolve_gate
-from peelaudit.settings.gate import NAMED, GatePolicy
+from peelaudit.settings.gate import GatePolicy
+from peelaudit.settings.rules import NAMED
 
 SUPPRESSION = '[[suppress]]\ncheckpoint = "ckpt.pt"\nreason = "known"\nexpires = 2030-01-31\n'
 

@@ -36,7 +36,7 @@ from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
 from peelaudit.settings.audit import AuditConfig
-from peelaudit.settings.gate import Selector
+from peelaudit.settings.rules import Selector
 
 __all__ = ["Plan", "selftest"]
 

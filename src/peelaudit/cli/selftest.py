@@ -15,7 +15,7 @@ from peelaudit.errors import ConfigError
 from peelaudit.records import FaultKind
 from peelaudit.reports.formats import Format
 from peelaudit.settings import resolve
-from peelaudit.settings.gate import Selector, parse_selector
+from peelaudit.settings.rules import Selector, parse_selector
 
 __all__ = ["SelftestFlags", "run_selftest"]
 

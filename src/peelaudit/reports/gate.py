@@ -26,7 +26,8 @@ from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
 from peelaudit.reports.compare import find_origin
 from peelaudit.reports.pairing import Change, Pairing, check_rows
-from peelaudit.settings.gate import NAMED, OWN_LAYER_FIGURES, VERDICT, GatePolicy, Rule, Suppression
+from peelaudit.settings.gate import GatePolicy, Suppression
+from peelaudit.settings.rules import NAMED, OWN_LAYER_FIGURES, VERDICT, Rule
 
 __all__ = ["GateResult", "gate", "suppression_notes"]
 

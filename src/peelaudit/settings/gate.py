@@ -1,105 +1,19 @@
-"""What a gate demands of a report: rules, suppressions, and how a rule is written.
-
-    gap_layers=0.05             the network's held-out gap_layers must not be above 0.05 nats/token
-    layer.gap=0.02              the gap of any layer, the last (the network's own) included
-    layer[2].gap=0.02           of layer 2, numbered from 1
-    layer[1-3,7].gap=0.02       of layers 1 to 3 and 7
-    layer[*].redundancy=0.9     of any layer: the same as `layer.redundancy`
-    layer.repair_gap=0.1        what a layer's repair alone gains, in an audit with --repair
-    trained_loss=5%             in a regression rule: 5 % above the baseline's figure; without `%`, nats/token above it
-
-`gap` is short for `gap_layers`. A row that a selector names has to be there.
-"""
+"""What a gate demands of a report: rules, and excuses for what breaks them."""
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePath
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
-from peelaudit.errors import ConfigError, about
-from peelaudit.records import GateCheck, Verdict
+from peelaudit.errors import ConfigError
+from peelaudit.records import GateCheck
+from peelaudit.settings.rules import Forbidden, Rule, Selector
 
-__all__ = [
-    "FIGURES",
-    "FORBIDDEN",
-    "NAMED",
-    "VERDICT",
-    "Forbidden",
-    "GatePolicy",
-    "OnInconclusive",
-    "Rule",
-    "Selector",
-    "Suppression",
-    "parse_metric",
-    "parse_rule",
-    "parse_selector",
-]
+__all__ = ["GatePolicy", "OnInconclusive", "Suppression"]
 
 OnInconclusive = Literal["warn", "pass", "fail"]
-
-FIGURES = ("trained_loss", "trained_readout_loss", "yes0", "bound", "gap_total", "gap_head", "gap_layers")
-"""The held-out figures of a row, all in nats/token, that a rule may limit."""
-OWN_LAYER_FIGURES = ("redundancy", "repair_gap")
-"""A layer's figures that aren't of what the blocks below and it predict."""
-LAYER_FIGURES = (*FIGURES, *OWN_LAYER_FIGURES)
-NAMED: Final = "named"
-"""What `fail-on` forbids where no layer is to be named for its looks, its slopes or its repair gap, and the metric of
-such a check."""
-Forbidden = Verdict | Literal["named"]
-FORBIDDEN: tuple[Forbidden, ...] = (Verdict.RED, Verdict.YELLOW, Verdict.GREY, NAMED)
-"""What `fail-on` may name. `yellow` means yellow or worse, so red as well; `grey` means grey alone."""
-
-VERDICT = "verdict"
-"""What a check of `fail-on` has for a metric where it is about a verdict."""
-
-_SHORT = {"gap": "gap_layers"}
-_RULE = re.compile(r"(?P<layer>layer(?:\[(?P<selector>[^\]]*)\])?\.)?(?P<metric>\w+)=(?P<limit>[^=]+)")
-_SPAN = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """Layers by number: spans (first, last), both included; last is None for no end."""
-
-    spans: tuple[tuple[int, int | None], ...]
-
-    def __contains__(self, layer: object) -> bool:
-        return isinstance(layer, int) and any(_within(layer, span) for span in self.spans)
-
-    def beyond(self, layers: int) -> tuple[str, ...]:
-        """The spans that name no layer of a network with so many."""
-        return tuple(str(first) if first == last else f"{first}-{last}" for first, last in self.spans if first > layers)
-
-
-def _within(layer: int, span: tuple[int, int | None]) -> bool:
-    return span[0] <= layer and (span[1] is None or layer <= span[1])
-
-
-ALL_LAYERS = Selector(((1, None),))
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A figure and what it must not pass.
-
-    Attributes:
-        text: the rule as it was written.
-        metric: the field that is looked at.
-        layers: of which rows; None for the network.
-        limit: nats/token (for `redundancy` a ratio), or a share of the baseline's figure where `relative`.
-        relative: whether the limit was given in per cent.
-    """
-
-    text: str
-    metric: str
-    layers: Selector | None
-    limit: float
-    relative: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,64 +85,3 @@ class GatePolicy:
     def demands(self) -> bool:
         """Whether there is any rule."""
         return bool(self.fail_over or self.fail_on or self.fail_regression)
-
-
-def parse_rule(text: str, *, regression: bool = False) -> Rule:
-    """The rule that `text` writes.
-
-    Args:
-        text: see the module's docstring.
-        regression: whether it limits a difference from a baseline, which may be relative.
-
-    Raises:
-        ConfigError: it isn't one; the problem begins with the text.
-    """
-    found = _RULE.fullmatch(text)
-    if found is None:
-        raise ConfigError(f"{text!r} is no rule: expected METRIC=LIMIT or layer[1-3,7].METRIC=LIMIT")
-    with about(repr(text)):
-        layers = None
-        if found["layer"]:
-            layers = ALL_LAYERS if found["selector"] is None else parse_selector(found["selector"])
-        metric = parse_metric(found["metric"], LAYER_FIGURES if layers and not regression else FIGURES)
-        limit, relative = _limit(found["limit"], regression=regression)
-    return Rule(text, metric, layers, limit, relative)
-
-
-def parse_selector(text: str) -> Selector:
-    """Layers such as `2`, `1-3,7` or `*`. Raises ConfigError."""
-    if text.strip() == "*":
-        return ALL_LAYERS
-    spans: list[tuple[int, int]] = []
-    for part in text.split(","):
-        found = _SPAN.fullmatch(part.strip())
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-        if not 1 <= first <= last:
-            raise ConfigError(f"[{text}] names no layers: expected numbers from 1 and ranges such as 1-3,7, or *")
-        spans.append((first, last))
-    return Selector(tuple(spans))
-
-
-def parse_metric(name: str, known: tuple[str, ...] = (*LAYER_FIGURES, VERDICT, NAMED)) -> str:
-    """The field that `name` stands for. Raises ConfigError where it is none of `known`."""
-    metric = _SHORT.get(name, name)
-    if metric in known:
-        return metric
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
-    raise ConfigError(f"there is no {name!r} to look at here; {hint}")
-
-
-def _limit(written: str, *, regression: bool) -> tuple[float, bool]:
-    relative = written.endswith("%")
-    try:
-        limit = float(written.removesuffix("%"))
-    except ValueError:
-        limit = math.nan
-    if not math.isfinite(limit):
-        raise ConfigError(f"the limit {written!r} is not a finite number")
-    if relative and not regression:
-        raise ConfigError("a limit in per cent is for fail-regression, relative to the baseline")
-    if relative and limit < 0:
-        raise ConfigError("a limit in per cent is 0 or more")
-    return (limit / 100, True) if relative else (limit, False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from peelaudit.errors import ConfigError
-from peelaudit.settings.gate import FORBIDDEN, Forbidden, Rule, parse_rule
+from peelaudit.settings.rules import FORBIDDEN, Forbidden, Rule, parse_rule
 
 __all__ = ["GATE_SETTINGS", "PATH", "PATHS", "SETTINGS", "Kind"]
 

@@ -18,7 +18,8 @@ from pathlib import PurePath
 
 from peelaudit.errors import ConfigError
 from peelaudit.settings.files import Found, shown
-from peelaudit.settings.gate import Selector, Suppression, parse_metric, parse_selector
+from peelaudit.settings.gate import Suppression
+from peelaudit.settings.rules import Selector, parse_metric, parse_selector
 
 __all__ = ["read_suppressions"]
 

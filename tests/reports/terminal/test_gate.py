@@ -11,7 +11,8 @@ from peelaudit.records import Verdict
 from peelaudit.reports.compare import compare
 from peelaudit.reports.gate import gate
 from peelaudit.reports.terminal import render_comparison, render_gate
-from peelaudit.settings.gate import GatePolicy, Suppression, parse_rule
+from peelaudit.settings.gate import GatePolicy, Suppression
+from peelaudit.settings.rules import parse_rule
 from tests.factories import make_report
 from tests.variants import moved, reweighted, with_settings
 
