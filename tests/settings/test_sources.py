@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peelaudit.errors import ConfigError
-from peelaudit.settings import SETTINGS, default_of, resolve
+from peelaudit.settings import SETTINGS, resolve
 from peelaudit.settings.audit import AuditConfig
 
 
@@ -35,7 +35,7 @@ def test_every_field_is_a_setting() -> None:
 
 def test_defaults(project: Path) -> None:
     assert config(project) == AuditConfig(checkpoint="ckpt.pt")
-    assert (default_of("split"), default_of("tokens"), default_of("data")) == ("60,15,25", "16384", "")
+    assert tuple(SETTINGS[name].default_text for name in ("split", "tokens", "data")) == ("60,15,25", "16384", "")
 
 
 def test_flag_over_file_over_variable_over_default(project: Path) -> None:

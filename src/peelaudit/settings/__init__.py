@@ -17,31 +17,18 @@ So are a gate's rules.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peelaudit.errors import ConfigError
-from peelaudit.settings.audit import AuditConfig
+from peelaudit.settings.audit import SETTINGS, AuditConfig
+from peelaudit.settings.declared import Setting
 from peelaudit.settings.files import find_table
-from peelaudit.settings.gate import GatePolicy, Suppression
-from peelaudit.settings.kinds import GATE_SETTINGS, SETTINGS, Kind
-from peelaudit.settings.sources import VARIABLE_PREFIX, Sources
+from peelaudit.settings.gate import GATE_SETTINGS, GatePolicy, Suppression
+from peelaudit.settings.sources import Sources
 from peelaudit.settings.suppressions import read_suppressions
 
-__all__ = ["GATE_SETTINGS", "SETTINGS", "VARIABLE_PREFIX", "default_of", "resolve", "resolve_gate"]
-
-
-def default_of(name: str) -> str:
-    """The default of setting `name`, as a flag would be written; empty where there is none."""
-    value = next(field.default for field in dataclasses.fields(AuditConfig) if field.name == name)
-    if name == "split":
-        return ",".join(f"{100 * share:g}" for share in AuditConfig(checkpoint="-").split)
-    if isinstance(value, tuple):
-        return " ".join(value)
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "" if value is None else str(value)
+__all__ = ["GATE_SETTINGS", "SETTINGS", "resolve", "resolve_gate"]
 
 
 def resolve(
@@ -96,13 +83,13 @@ def resolve_gate(
 
 
 def _sources(
-    kinds: Mapping[str, Kind],
+    settings: Mapping[str, Setting],
     section: str | None,
     flags: Mapping[str, str | Sequence[str] | bool | None],
     environ: Mapping[str, str],
     directory: Path,
 ) -> Sources:
-    sources = Sources(kinds, section)
+    sources = Sources(settings, section)
     sources.add_environment(environ)
     try:
         sources.add_file(find_table(directory))

@@ -1,4 +1,4 @@
-"""The settings of one audit, checked together."""
+"""The settings of one audit, declared once and checked together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Literal, get_args
 
 from peelaudit.errors import ConfigError
 from peelaudit.settings.bits import parse_bits
+from peelaudit.settings.declared import Group, declared, out_of_range, setting
+from peelaudit.settings.kinds import PATH, PATHS, SCHEDULES, SPLIT, SWITCH, TEXT, WHOLE
 
-__all__ = ["AuditConfig", "BitsOn", "Device", "Dtype", "Initial", "ReadoutKind", "RepairKind", "SolverKind"]
+__all__ = ["SETTINGS", "AuditConfig", "BitsOn", "Device", "Dtype", "Initial", "ReadoutKind", "RepairKind", "SolverKind"]
 
 SolverKind = Literal["ridge", "adam", "ridge+adam"]
 ReadoutKind = Literal["own", "refit", "lens"]
@@ -17,8 +19,6 @@ Initial = Literal["trained", "random"]
 BitsOn = Literal["all", "mlp-and-output"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-
-_MOST = 2**32 - 1  # what every generator takes as a seed; far more than there can be of anything else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,61 +54,101 @@ class AuditConfig:
     """
 
     checkpoint: str
-    data: tuple[str, ...] = ()
-    field: str = "text"
-    separator: str | None = None
-    config: str | None = None
-    tokenizer: str | None = None
-    tokens: int = 16_384
-    seq_len: int | None = None
-    split: tuple[float, float, float] = (0.6, 0.15, 0.25)
-    schedules: tuple[str, ...] = ("default",)
-    solver: SolverKind = "ridge"
-    init: Initial = "trained"
-    steps: int = 150
-    bits: str = "auto"
-    bits_on: BitsOn = "all"
-    float_reference: bool = False
-    readout: ReadoutKind = "refit"
-    depth_readout: ReadoutKind = "lens"
-    repair: RepairKind = "off"
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    seed: int = 0
-    resamples: int = 2_000
+    data: tuple[str, ...] = setting(
+        (), PATHS, Group.DATA, "PATH", "Text or token files, or directories of them. Repeatable."
+    )
+    field: str = setting("text", TEXT, Group.DATA, "NAME", "The text's key in .jsonl and .parquet.", seldom=True)
+    separator: str | None = setting(
+        None, TEXT, Group.DATA, "TEXT", "What stands between documents in a .txt; found if not given.", seldom=True
+    )
+    config: str | None = setting(None, PATH, Group.COMPUTING, "FILE", "A config.json for a checkpoint that has none.")
+    tokenizer: str | None = setting(
+        None, PATH, Group.DATA, "PATH", "A tokenizer, if the checkpoint has none or another.", seldom=True
+    )
+    tokens: int = setting(16_384, WHOLE, Group.DATA, "N", "Tokens to use at most, all splits together.", least=1)
+    seq_len: int | None = setting(
+        None, WHOLE, Group.DATA, "N", "Tokens a sequence; chosen by --tokens and the context if not given.", least=2
+    )
+    split: tuple[float, float, float] = setting(
+        (0.6, 0.15, 0.25), SPLIT, Group.DATA, "A,B,C", "Per cent for fit, select and held-out."
+    )
+    schedules: tuple[str, ...] = setting(
+        ("default",),
+        SCHEDULES,
+        Group.METHOD,
+        "SPEC",
+        "Which references to fit: direct, final, prefix:m, every:m, via:a,b, without:a,b, yes:k, search:k, all, "
+        "default, or one target a layer such as 1,1,1,4. Several are separated by ; or blanks. Repeatable.",
+    )
+    solver: SolverKind = setting(
+        "ridge",
+        TEXT,
+        Group.METHOD,
+        "NAME",
+        "ridge, adam or ridge+adam: how a block is fitted.",
+        choices=get_args(SolverKind),
+    )
+    init: Initial = setting(
+        "trained", TEXT, Group.METHOD, "NAME", "trained or random: where adam starts.", choices=get_args(Initial)
+    )
+    steps: int = setting(150, WHOLE, Group.METHOD, "N", "Adam steps a block.", least=1)
+    bits: str = setting(
+        "auto",
+        TEXT,
+        Group.METHOD,
+        "SET",
+        "What weights and references are held to: auto (as the checkpoint is), float (no bits for references), "
+        "binary, ternary, int2, int3, int4 or int8; behind it :tensor, :row or :g32, what shares a scale, and "
+        ":zero or :free for integers that aren't symmetric. Other weights are rounded to it first.",
+    )
+    bits_on: BitsOn = setting(
+        "all",
+        TEXT,
+        Group.METHOD,
+        "NAME",
+        "all or mlp-and-output: the matrices that such a set is for.",
+        choices=get_args(BitsOn),
+    )
+    float_reference: bool = setting(
+        False, SWITCH, Group.METHOD, "", "Fit float references too, beside low-bit ones: what the bits cost."
+    )
+    readout: ReadoutKind = setting(
+        "refit",
+        TEXT,
+        Group.METHOD,
+        "NAME",
+        "own, refit or lens: how the network's states become predictions.",
+        choices=get_args(ReadoutKind),
+    )
+    depth_readout: ReadoutKind = setting(
+        "lens", TEXT, Group.METHOD, "NAME", "The same, for the layers below the last.", choices=get_args(ReadoutKind)
+    )
+    repair: RepairKind = setting(
+        "off",
+        TEXT,
+        Group.METHOD,
+        "NAME",
+        "off, cheap (one step) or thorough: how far each block alone is repaired, to name the layers that gain most.",
+        choices=get_args(RepairKind),
+    )
+    device: Device = setting("auto", TEXT, Group.COMPUTING, "NAME", "auto, cpu, cuda or mps.", choices=get_args(Device))
+    dtype: Dtype = setting(
+        "auto",
+        TEXT,
+        Group.COMPUTING,
+        "NAME",
+        "What blocks compute in: float32 (auto), bfloat16, float16 or float64.",
+        choices=get_args(Dtype),
+    )
+    seed: int = setting(0, WHOLE, Group.METHOD, "N", "Of splits, minibatches and bootstrap.", least=0, seldom=True)
+    resamples: int = setting(2_000, WHOLE, Group.METHOD, "N", "Bootstrap draws for the intervals.", least=100)
 
     def __post_init__(self) -> None:
         """Raise one `ConfigError` that names every setting which is out of range.
 
         Each problem begins with the setting's name: `settings` puts there where the value came from.
         """
-        problems = [
-            f"{name} is {value!r}: expected {' | '.join(get_args(kind))}"
-            for name, value, kind in (
-                ("solver", self.solver, SolverKind),
-                ("init", self.init, Initial),
-                ("bits-on", self.bits_on, BitsOn),
-                ("readout", self.readout, ReadoutKind),
-                ("depth-readout", self.depth_readout, ReadoutKind),
-                ("repair", self.repair, RepairKind),
-                ("device", self.device, Device),
-                ("dtype", self.dtype, Dtype),
-            )
-            if value not in get_args(kind)
-        ]
-        problems += [
-            f"{name} is {value}: expected {least} or more"
-            if value < least
-            else f"{name} is {value}: expected {_MOST} or less"
-            for name, value, least in (
-                ("tokens", self.tokens, 1),
-                ("seq-len", 2 if self.seq_len is None else self.seq_len, 2),
-                ("steps", self.steps, 1),
-                ("seed", self.seed, 0),
-                ("resamples", self.resamples, 100),
-            )
-            if not least <= value <= _MOST
-        ]
+        problems = out_of_range(self, SETTINGS.values())
         if len(self.split) != 3 or not all(0 < share < 1 for share in self.split) or abs(sum(self.split) - 1) > 1e-9:
             problems.append(f"split is {self.split}: expected three shares above 0 that add up to 1")
         if not self.schedules:
@@ -121,3 +161,7 @@ class AuditConfig:
             problems.append("init random needs solver adam: a ridge solution is a change from the trained weights")
         if problems:
             raise ConfigError(*problems)
+
+
+SETTINGS = declared(AuditConfig)
+"""Every field of `AuditConfig` but the checkpoint, which is an argument."""

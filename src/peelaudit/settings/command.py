@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from peelaudit.settings.kinds import PATH, PATHS, SETTINGS
+from peelaudit.settings.audit import SETTINGS
+from peelaudit.settings.declared import Setting
 
 __all__ = ["repeat_command"]
 
@@ -18,32 +19,21 @@ def repeat_command(settings: Iterable[tuple[str, object]]) -> str:
     """
     values = dict(settings)
     words = ["peelaudit", "run"]
-    for name in SETTINGS:
-        words += _flags(name, values.get(name))
+    for setting in SETTINGS.values():
+        words += _flags(setting, values.get(setting.name))
     checkpoint = str(values.get("checkpoint", ""))
     words += ["--", _quoted(checkpoint)] if checkpoint.startswith("-") else [_quoted(checkpoint)]
     return " ".join(words)
 
 
-def _flags(name: str, value: object) -> Iterator[str]:
+def _flags(setting: Setting, value: object) -> Iterator[str]:
     """The flag of a setting, or several for a list of paths."""
-    flag = "--" + name.replace("_", "-")
     if isinstance(value, bool):
-        yield flag if value else f"--no{flag[1:]}"
+        yield setting.flag if value else setting.negated
         return
-    for text in _texts(name, value):
+    for text in () if value is None else setting.kind.written(value):
         # One word where the value might be taken for a flag.
-        yield f"{flag}={_quoted(text)}" if text.startswith("-") else f"{flag} {_quoted(text)}"
-
-
-def _texts(name: str, value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if SETTINGS[name] in (PATH, PATHS):
-        return tuple(map(str, value)) if isinstance(value, tuple) else (str(value),)
-    if name == "split" and isinstance(value, tuple):
-        return (",".join(map(repr, value)),)
-    return (" ".join(map(str, value)),) if isinstance(value, tuple) else (str(value),)
+        yield f"{setting.flag}={_quoted(text)}" if text.startswith("-") else f"{setting.flag} {_quoted(text)}"
 
 
 def _quoted(text: str) -> str:

@@ -9,9 +9,11 @@ from typing import Literal, get_args
 
 from peelaudit.errors import ConfigError
 from peelaudit.records import GateCheck
+from peelaudit.settings.declared import Group, declared, out_of_range, setting
+from peelaudit.settings.kinds import FORBIDDEN_NAMES, PATH, REGRESSION_RULES, RULES, TEXT
 from peelaudit.settings.rules import Forbidden, Rule, Selector
 
-__all__ = ["GatePolicy", "OnInconclusive", "Suppression"]
+__all__ = ["GATE_SETTINGS", "GatePolicy", "OnInconclusive", "Suppression"]
 
 OnInconclusive = Literal["warn", "pass", "fail"]
 
@@ -63,19 +65,46 @@ class GatePolicy:
         suppressions: excuses.
     """
 
-    fail_over: tuple[Rule, ...] = ()
-    fail_on: tuple[Forbidden, ...] = ()
-    fail_regression: tuple[Rule, ...] = ()
-    baseline: str | None = None
-    on_inconclusive: OnInconclusive = "warn"
+    fail_over: tuple[Rule, ...] = setting(
+        (),
+        RULES,
+        Group.GATE,
+        "RULE",
+        "Fail where a held-out figure is over its limit, interval and all: gap_layers=0.05, layer.gap=0.02, "
+        "layer[1-3,7].gap=0.02. In nats/token. Repeatable.",
+    )
+    fail_on: tuple[Forbidden, ...] = setting(
+        (),
+        FORBIDDEN_NAMES,
+        Group.GATE,
+        "WHAT",
+        "Fail where the held-out verdict is red, yellow (or worse) or grey, or where a layer is named for its "
+        "looks, its slopes or its repair gap. Repeatable.",
+    )
+    fail_regression: tuple[Rule, ...] = setting(
+        (),
+        REGRESSION_RULES,
+        Group.GATE,
+        "RULE",
+        "Fail where a figure has risen since the baseline by more than trained_loss=1% of it, or =0.01 nats/token, "
+        "paired on the same tokens. Repeatable.",
+    )
+    baseline: str | None = setting(
+        None, PATH, Group.GATE, "REPORT", "The JSON report that --fail-regression compares with."
+    )
+    on_inconclusive: OnInconclusive = setting(
+        "warn",
+        TEXT,
+        Group.GATE,
+        "WHAT",
+        "What becomes of a check whose interval straddles its limit: warn, pass or fail.",
+        choices=get_args(OnInconclusive),
+    )
     suppressions: tuple[Suppression, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise one `ConfigError` that names every setting which makes no sense, by the setting's name."""
-        problems = []
-        if self.on_inconclusive not in get_args(OnInconclusive):
-            expected = " | ".join(get_args(OnInconclusive))
-            problems.append(f"on-inconclusive is {self.on_inconclusive!r}: expected {expected}")
+        problems = out_of_range(self, GATE_SETTINGS.values())
         if self.fail_regression and self.baseline is None:
             problems.append("fail-regression needs a baseline: the report to compare with")
         if problems:
@@ -85,3 +114,7 @@ class GatePolicy:
     def demands(self) -> bool:
         """Whether there is any rule."""
         return bool(self.fail_over or self.fail_on or self.fail_regression)
+
+
+GATE_SETTINGS = declared(GatePolicy)
+"""Every field of `GatePolicy` but the suppressions, which are no flags."""

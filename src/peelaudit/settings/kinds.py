@@ -1,29 +1,30 @@
-"""How each setting is read from a flag's or a variable's text, and from TOML."""
+"""Kinds of settings: how a value is read from a flag's or a variable's text and from TOML, and how it is written."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from peelaudit.errors import ConfigError
 from peelaudit.settings.rules import FORBIDDEN, Forbidden, Rule, parse_rule
 
-__all__ = ["GATE_SETTINGS", "PATH", "PATHS", "SETTINGS", "Kind"]
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How a setting's value is read. Both readers raise ValueError for a value that isn't `expected`, or ConfigError
-    where they can say more.
-    """
-
-    expected: str
-    from_text: Callable[[Sequence[str]], object]
-    """From a flag's values, or a variable's one."""
-    from_toml: Callable[[object], object]
+__all__ = [
+    "FORBIDDEN_NAMES",
+    "PATH",
+    "PATHS",
+    "REGRESSION_RULES",
+    "RULES",
+    "SCHEDULES",
+    "SPLIT",
+    "SWITCH",
+    "TEXT",
+    "WHOLE",
+    "Kind",
+]
 
 
 def _whole(texts: Sequence[str]) -> int:
@@ -129,52 +130,79 @@ def _switch_toml(value: object) -> bool:
     return value
 
 
-_SWITCH = Kind("true or false", _switch, _switch_toml)
-_WHOLE = Kind("a whole number", _whole, _whole_toml)
-_TEXT = Kind("a text", _text, _text_toml)
-PATH = Kind("a path", _path, _path_toml)
-PATHS = Kind("a path or a list of paths", _paths, lambda value: _paths(_texts_toml(value)))
-_SCHEDULES = Kind("a schedule or a list of schedules", _words, lambda value: _words(_texts_toml(value)))
-_SPLIT = Kind("three shares above 0 that add up to 100 or to 1, such as 60,15,25", _split, _split_toml)
+# What a saved report has for a setting is written too, whatever it is: these ask no more of it than a text.
 
-_FAIL_OVER, _FAIL_REGRESSION = partial(_rules, regression=False), partial(_rules, regression=True)
-_LIMITS = Kind("a rule or a list of rules", _FAIL_OVER, lambda value: _FAIL_OVER(_texts_toml(value)))
-_REGRESSIONS = Kind("a rule or a list of rules", _FAIL_REGRESSION, lambda value: _FAIL_REGRESSION(_texts_toml(value)))
-_FORBIDDEN = Kind(
-    f"{' | '.join(FORBIDDEN)}, or a list of them", _forbidden, lambda value: _forbidden(_texts_toml(value))
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _in_one(value: object) -> tuple[str, ...]:
+    return (_shown(value),)
+
+
+def _one_each(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, tuple) else (str(value),)
+
+
+def _exact_shares(value: object) -> tuple[str, ...]:
+    return (",".join(map(repr, value)),) if isinstance(value, tuple) else (str(value),)
+
+
+def _per_cent(shares: Sequence[float]) -> str:
+    return ",".join(f"{100 * share:g}" for share in shares)
+
+
+def _on_or_off(value: object) -> str:
+    return "on" if value else "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a setting's value is read and written. Both readers raise ValueError for a value that isn't `expected`, or
+    ConfigError where they can say more.
+    """
+
+    expected: str
+    from_text: Callable[[Sequence[str]], object]
+    """From a flag's values, or a variable's one."""
+    from_toml: Callable[[object], object]
+    repeatable: bool = False
+    """Whether the flag may be given several times."""
+    written: Callable[[Any], tuple[str, ...]] = _in_one
+    """As a flag's values, from which the same is read again."""
+    shown: Callable[[Any], str] = _shown
+    """As a default in `--help`."""
+
+
+SWITCH = Kind("true or false", _switch, _switch_toml, shown=_on_or_off)
+WHOLE = Kind("a whole number", _whole, _whole_toml)
+TEXT = Kind("a text", _text, _text_toml)
+PATH = Kind("a path", _path, _path_toml)
+PATHS = Kind(
+    "a path or a list of paths",
+    _paths,
+    lambda value: _paths(_texts_toml(value)),
+    repeatable=True,
+    written=_one_each,
+)
+SCHEDULES = Kind("a schedule or a list of schedules", _words, lambda value: _words(_texts_toml(value)), repeatable=True)
+SPLIT = Kind(
+    "three shares above 0 that add up to 100 or to 1, such as 60,15,25",
+    _split,
+    _split_toml,
+    written=_exact_shares,
+    shown=_per_cent,
 )
 
-SETTINGS: Mapping[str, Kind] = {
-    "data": PATHS,
-    "field": _TEXT,
-    "separator": _TEXT,
-    "config": PATH,
-    "tokenizer": PATH,
-    "tokens": _WHOLE,
-    "seq_len": _WHOLE,
-    "split": _SPLIT,
-    "schedules": _SCHEDULES,
-    "solver": _TEXT,
-    "init": _TEXT,
-    "steps": _WHOLE,
-    "bits": _TEXT,
-    "bits_on": _TEXT,
-    "float_reference": _SWITCH,
-    "readout": _TEXT,
-    "depth_readout": _TEXT,
-    "repair": _TEXT,
-    "device": _TEXT,
-    "dtype": _TEXT,
-    "seed": _WHOLE,
-    "resamples": _WHOLE,
-}
-"""Every field of `AuditConfig` but the checkpoint, which is an argument."""
-
-GATE_SETTINGS: Mapping[str, Kind] = {
-    "fail_over": _LIMITS,
-    "fail_on": _FORBIDDEN,
-    "fail_regression": _REGRESSIONS,
-    "baseline": PATH,
-    "on_inconclusive": _TEXT,
-}
-"""Every field of `GatePolicy` but the suppressions, which are no flags."""
+_LIMITS, _REGRESSIONS = partial(_rules, regression=False), partial(_rules, regression=True)
+RULES = Kind("a rule or a list of rules", _LIMITS, lambda value: _LIMITS(_texts_toml(value)), repeatable=True)
+REGRESSION_RULES = Kind(
+    "a rule or a list of rules", _REGRESSIONS, lambda value: _REGRESSIONS(_texts_toml(value)), repeatable=True
+)
+FORBIDDEN_NAMES = Kind(
+    f"{' | '.join(FORBIDDEN)}, or a list of them",
+    _forbidden,
+    lambda value: _forbidden(_texts_toml(value)),
+    repeatable=True,
+)

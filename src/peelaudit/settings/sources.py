@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from peelaudit.errors import ConfigError
+from peelaudit.settings.audit import SETTINGS
+from peelaudit.settings.declared import VARIABLE_PREFIX, Setting
 from peelaudit.settings.files import Found, shown
-from peelaudit.settings.kinds import GATE_SETTINGS, PATH, PATHS, SETTINGS, Kind
+from peelaudit.settings.gate import GATE_SETTINGS
+from peelaudit.settings.kinds import PATH, PATHS, Kind
 
-__all__ = ["SECTIONS", "VARIABLE_PREFIX", "Sources"]
+__all__ = ["SECTIONS", "Sources"]
 
-VARIABLE_PREFIX = "PEELAUDIT_"
 SECTIONS = ("gate", "suppress")
 """Tables of the file that are no settings of an audit."""
 _FLAG_ONLY = ("checkpoint", "format", "output", "quiet")
@@ -25,14 +27,14 @@ class Sources:
     """Flags over a table of the file over the environment, for one group of settings.
 
     Args:
-        kinds: the group.
+        settings: the group.
         section: the table of the file that has them; None for the file's own.
     """
 
-    def __init__(self, kinds: Mapping[str, Kind], section: str | None = None) -> None:
+    def __init__(self, settings: Mapping[str, Setting], section: str | None = None) -> None:
         self.values: dict[str, object] = {}
         self.problems: list[str] = []
-        self._kinds, self._section = kinds, section
+        self._settings, self._section = settings, section
         self._origins: dict[str, str] = {}
 
     def add_environment(self, environ: Mapping[str, str]) -> None:
@@ -41,12 +43,13 @@ class Sources:
             name = variable.removeprefix(VARIABLE_PREFIX).lower()
             if not variable.startswith(VARIABLE_PREFIX) or not environ[variable]:
                 continue
-            if name in self._kinds:
-                texts = environ[variable].split(os.pathsep) if name == "data" else [environ[variable]]
-                self._add(name, variable, environ[variable], partial(self._kinds[name].from_text, texts))
+            if name in self._settings:
+                kind, text = self._settings[name].kind, environ[variable]
+                texts = text.split(os.pathsep) if kind is PATHS else [text]
+                self._add(name, variable, text, partial(kind.from_text, texts))
             elif name not in SETTINGS and name not in GATE_SETTINGS and (close := self._closest(name, cutoff=0.75)):
                 # One that resembles no setting may be anybody's.
-                self.problems.append(f"{variable}: no such setting; did you mean {VARIABLE_PREFIX}{close.upper()}?")
+                self.problems.append(f"{variable}: no such setting; did you mean {close.variable}?")
 
     def add_file(self, found: Found | None) -> None:
         """The table's keys, `-` for `_`."""
@@ -59,13 +62,13 @@ class Sources:
             origin = f"{self._section}.{key} in {found.path}" if self._section else f"{key} in {found.path}"
             if not self._section and key in SECTIONS:
                 continue
-            if name not in self._kinds:
+            if name not in self._settings:
                 self.problems.append(f"{origin}: {self._unknown(name)}")
             elif name in seen:
                 self.problems.append(f"{origin} is given twice, as {seen[name]} too")
             else:
                 seen[name] = key
-                self._add(name, origin, value, partial(_from_file, self._kinds[name], value, found.path.parent))
+                self._add(name, origin, value, partial(_from_file, self._settings[name].kind, value, found.path.parent))
 
     def _table(self, found: Found) -> Mapping[str, object] | None:
         table = found.table.get(self._section) if self._section else found.table
@@ -77,14 +80,14 @@ class Sources:
     def add_flags(self, flags: Mapping[str, str | Sequence[str] | bool | None]) -> None:
         """Values by setting, a switch's as it is; None, or no value, where the flag wasn't given."""
         for name, given in flags.items():
-            flag = "--" + name.replace("_", "-")
+            if given is None:
+                continue
+            flag, kind = self._settings[name].flag, self._settings[name].kind
             if isinstance(given, bool):
-                self._add(name, flag, given, partial(self._kinds[name].from_toml, given))
+                self._add(name, flag, given, partial(kind.from_toml, given))
             elif given:
                 texts = [given] if isinstance(given, str) else given
-                self._add(
-                    name, flag, texts[0] if len(texts) == 1 else texts, partial(self._kinds[name].from_text, texts)
-                )
+                self._add(name, flag, texts[0] if len(texts) == 1 else texts, partial(kind.from_text, texts))
             elif given == "":
                 self.problems.append(f"{flag} is empty")
 
@@ -94,7 +97,7 @@ class Sources:
         except (ValueError, OverflowError, ConfigError) as error:
             problems = error.problems if isinstance(error, ConfigError) else ()
             self.problems += [f"{origin}: {problem}" for problem in problems] or [
-                f"{origin} is {shown(given)}: expected {self._kinds[name].expected}"
+                f"{origin} is {shown(given)}: expected {self._settings[name].kind.expected}"
             ]
             # A stronger source that fails must not let a weaker one through as if it had been meant.
             self.values.pop(name, None)
@@ -131,12 +134,12 @@ class Sources:
                 "no such setting; [tool.peelaudit] is for pyproject.toml, the keys of peelaudit.toml stand at the top"
             )
         close = self._closest(name, cutoff=0.6)
-        return "no such setting" + (f"; did you mean {close.replace('_', '-')}?" if close else "")
+        return "no such setting" + (f"; did you mean {close.key}?" if close else "")
 
-    def _closest(self, name: str, *, cutoff: float) -> str | None:
+    def _closest(self, name: str, *, cutoff: float) -> Setting | None:
         from difflib import get_close_matches  # here, for it is only imported once there is a mistake
 
-        return next(iter(get_close_matches(name, self._kinds, n=1, cutoff=cutoff)), None)
+        return next((self._settings[one] for one in get_close_matches(name, self._settings, n=1, cutoff=cutoff)), None)
 
 
 def _from_file(kind: Kind, given: object, folder: Path) -> object:
