@@ -25,7 +25,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from tests.places import NANOGPT
 
 import peelaudit
 from peelaudit.records import AuditReport, Outcome
@@ -33,6 +32,7 @@ from peelaudit.reports.compare import compare
 from peelaudit.reports.gate import gate
 from peelaudit.settings.gate import GatePolicy
 from peelaudit.settings.rules import parse_rule
+from tests.places import NANOGPT
 
 LAYERS = (1, 2, 3, 4)
 STEPS = (1200, 600, 250, 100, 0)

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
 
-from tests.places import FIXTURES
-
 from peelaudit.auditing.run import audit_config
 from peelaudit.method.references.peel import Peeled, Peeler
 from peelaudit.method.references.schedules import PrefixNode
@@ -28,6 +26,7 @@ from peelaudit.progress import SILENT, Progress
 from peelaudit.records import AuditReport, ScheduleResult
 from peelaudit.reports.wording.words import bits_words
 from peelaudit.settings.audit import AuditConfig, SolverKind
+from tests.places import FIXTURES
 
 DEFAULT = [FIXTURES / name for name in ("nanogpt/ckpt.pt", "llama", "llama-ternary")]
 SOLVERS: tuple[SolverKind, ...] = get_args(SolverKind)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import grammar
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from fixtures import grammar
 from tests.places import FIXTURES
 
 NANOGPT = FIXTURES / "nanogpt"

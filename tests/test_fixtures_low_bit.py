@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures import grammar, low_bit
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedModel as Model
 
 import peelaudit
+from fixtures import grammar, low_bit
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Ternary
 from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.records import Grid, GridKind, ScaleLayout

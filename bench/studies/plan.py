@@ -8,10 +8,10 @@ from enum import StrEnum
 from itertools import product
 
 import torch
-from fixtures.low_bit import constrain
-from fixtures.train import Recipe
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from fixtures.low_bit import constrain
+from fixtures.train import Recipe
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Ternary
 from peelaudit.settings.audit import SolverKind
 

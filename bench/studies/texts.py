@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fixtures.vocabulary import train_bpe
 from tokenizers import Tokenizer
 
 from bench.studies.plan import Study
+from fixtures.vocabulary import train_bpe
 from peelaudit.calibration import Calibration
 from peelaudit.calibration.arrays import Tokens
 from peelaudit.calibration.drawing import Cluster, Document, draw_documents, drop_repeated

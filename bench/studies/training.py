@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fixtures.low_bit import save_pretrained
-from fixtures.train import Stream, fit, held_out_loss
 from transformers import PreTrainedTokenizerFast
 
 from bench.studies.plan import Run, Study, network, recipe
 from bench.studies.texts import END_OF_TEXT, Corpus
+from fixtures.low_bit import save_pretrained
+from fixtures.train import Stream, fit, held_out_loss
 
 
 def checkpoints(run: Run, study: Study, out: Path) -> dict[int, Path]:

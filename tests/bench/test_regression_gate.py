@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench.regression_gate import NAMING_RULE, Bench, rolled_back, twin
 
+from bench.regression_gate import NAMING_RULE, Bench, rolled_back, twin
 from peelaudit.records import Outcome
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.nn.utils.parametrize import is_parametrized
+
 from bench.studies import paper
 from bench.studies.plan import PROJECTIONS, Architecture, Bits, Run, Study, network, runs
 from bench.studies.texts import calibration, read_corpus
 from bench.studies.training import checkpoints, train
 from fixtures.grammar import calibration_text
-from torch.nn.utils.parametrize import is_parametrized
-
 from peelaudit.calibration.arrays import Tokens
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError
