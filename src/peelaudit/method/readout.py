@@ -1,4 +1,4 @@
-"""Readouts: what turns hidden states into next-token losses (METHOD.md section 4).
+"""Readouts: what turns hidden states into next-token losses (docs/method.md, Read-outs).
 
     own     the model's final norm and head, frozen
     refit   the model's final norm, and a linear head trained with cross-entropy from the model's own

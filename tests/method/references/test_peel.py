@@ -53,7 +53,7 @@ def mappings(*targets: tuple[int, ...]) -> tuple[Schedule, ...]:
 
 
 def naive(opened: Network, schedule: Schedule) -> list[Tensor]:
-    """z_1 … z_L by METHOD.md's recursion, each block fitted on its own; a block on its own input is left as it is."""
+    """z_1 … z_L by the recursion of docs/method.md, Peeling, each block fitted on its own, exact on its own input."""
     state, states = opened.states[0], []
     for layer, target in enumerate(schedule.targets, 1):
         regression = BlockRegression(opened.decoder.block(layer), state, [opened.states[target]], opened.rows)

@@ -1,4 +1,4 @@
-"""Which layer? How much held-out loss falls when one block alone is repaired (METHOD.md section 2, "Repair gap").
+"""Which layer? How much held-out loss falls when one block alone is repaired (docs/method.md, Repair gaps).
 
 Block k is moved along natural-gradient steps (`linalg.kronecker`) of the network's own loss, taken through the real
 blocks above it; every other block is left as it is. Each step is conjugate to the one before it (Polak and Ribière),

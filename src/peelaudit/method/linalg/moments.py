@@ -1,7 +1,7 @@
 """Second moments of features and residuals, accumulated batch by batch.
 
 Everything is summed in float64, where the device has it: in float32 the Gram matrix of features of condition 1e3
-already loses two digits of the solution, of 1e4 all of them. METHOD.md section 7.
+already loses two digits of the solution, of 1e4 all of them (docs/method.md, Solvers).
 """
 
 from __future__ import annotations

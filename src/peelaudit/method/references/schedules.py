@@ -1,5 +1,5 @@
-"""Schedules: which trained state each reference block is fitted to. Pure functions (METHOD.md section 1; arXiv
-2605.02853).
+"""Schedules: which trained state each reference block is fitted to. Pure functions (docs/method.md,
+Schedules; arXiv 2605.02853).
 
 A staircase has waypoints S ⊆ {1 … L-1} and targets π_k = min{s ∈ S ∪ {L} : s ≥ k}. What `parse_schedules` reads:
 
@@ -226,8 +226,8 @@ def search_staircase(segment_error: Sequence[Sequence[float]], size: int) -> Sch
     """The staircase with exactly `size` waypoints of least summed segment error: a shortest path by dynamic
     programming.
 
-    Errors of segments measured from the trained state add up to first order (METHOD.md section 1). A segment (s, e] is
-    estimated by its first block, from h_s to h_e: the blocks after it can only come closer.
+    Errors of segments measured from the trained state add up to first order (docs/method.md, Searching schedules). A
+    segment (s, e] is estimated by its first block, from h_s to h_e: the blocks after it can only come closer.
 
     Args:
         segment_error: L rows; `segment_error[s][e - s - 1]` is the error of the segment (s, e], 0 <= s < e <= L.

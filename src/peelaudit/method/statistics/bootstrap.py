@@ -1,4 +1,4 @@
-"""Intervals: a paired bootstrap over clusters (METHOD: losses are per-sequence sums and token counts, and are kept).
+"""Intervals: a paired bootstrap over clusters (docs/method.md, Statistics).
 
 Every figure is a ratio of sums over sequences, Σ numerator / Σ denominator: a mean loss (nats / tokens), a
 difference of two losses on the same tokens, or a normalised error (squared error / squared deviation). Whole

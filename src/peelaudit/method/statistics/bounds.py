@@ -1,4 +1,4 @@
-"""Bounds, gaps and verdicts from losses: METHOD.md sections 1 to 5, on numbers alone.
+"""Bounds, gaps and verdicts from losses, on numbers alone (docs/method.md, Bounds; docs/method.md, Verdicts).
 
 A loss here is an array, [sequences], of nats summed over each sequence's predictions, on a `Panel`. Selection is on
 *select*: the bound on *held-out* is the loss of the reference that is best on *select*, so it is not biased low by the
