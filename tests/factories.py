@@ -30,6 +30,7 @@ from peelaudit.records import (
     Verdict,
     YesBound,
 )
+from peelaudit.records.quantities import quantities_of
 from peelaudit.settings.audit import AuditConfig
 
 
@@ -241,3 +242,19 @@ def with_repairs(report: AuditReport, *gaps: float, named: tuple[int, ...] = ())
     )
     info = RepairInfo("thorough", tuple(range(1, len(gaps) + 1)), 41.3, named)
     return dataclasses.replace(report, layers=rows, repair=info)
+
+
+def with_every_figure(report: AuditReport) -> AuditReport:
+    """The report with each figure that its rows may have and haven't."""
+
+    def filled(record: Any) -> Any:
+        missing = [key for key in quantities_of(type(record)) if getattr(record, key) is None]
+        return dataclasses.replace(record, **{key: make_estimate(0.1 + 0.01 * i) for i, key in enumerate(missing)})
+
+    rows = [
+        filled(dataclasses.replace(row, held_out=filled(row.held_out), fit=filled(row.fit))) for row in report.layers
+    ]
+    network = dataclasses.replace(
+        report.network, held_out=filled(report.network.held_out), fit=filled(report.network.fit)
+    )
+    return dataclasses.replace(report, layers=tuple(rows), network=network)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 from peelaudit.records.checkpoints import CheckpointInfo, LowBit
 from peelaudit.records.figures import ClusterSums, Estimate, SplitFigures, Verdict
+from peelaudit.records.quantities import Form, Quantity, Room
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -83,26 +85,67 @@ class LayerRow:
     readout: str
     fit: SplitFigures
     held_out: SplitFigures
-    gap: Estimate
+    gap: Annotated[Estimate, Quantity("gap", "trained states less the best reference's", Form.GAP)]
     best_schedule: str
     best_target: int
-    redundancy: Estimate
-    projection_error: tuple[Estimate, ...]
+    redundancy: Annotated[
+        Estimate,
+        Quantity(
+            "redundancy",
+            "the error of leaving the block out (0: it does nothing)",
+            Form.RATIO,
+            column="redund.",
+            gated=True,
+        ),
+    ]
+    projection_error: Annotated[
+        tuple[Estimate, ...],
+        Quantity(
+            "next block",
+            "the error of this block, refitted, at the next block's job; near 0, the next block is redundant",
+            Form.RATIO,
+            column="next",
+            room=Room.WIDE,
+            item=1,
+        ),
+    ]
     reading: str
     held_out_sums: ClusterSums
     weights_sha256: str
-    repair_gap: Estimate | None = None
-    """By how much the network's held-out loss falls, nats/token, when block `layer` alone is repaired; None where no
-    repair was asked for.
-    """
-    scale_slope: Estimate | None = None
-    """The derivative of the network's held-out loss by the log of a common scale of block `layer`'s matrices, in
-    nats/token; None where no finite gradient reaches it, and in reports of before it was taken.
-    """
-    bulk_slope: Estimate | None = None
-    """The same of a scale of their bulk alone: of what is in each beside the directions of the largest sixteenth of its
-    singular values. Noise makes it positive.
-    """
+    repair_gap: Annotated[
+        Estimate | None,
+        Quantity(
+            "repair gap",
+            "by how much the network's loss falls when the block alone is repaired",
+            Form.GAP,
+            gated=True,
+            room=Room.NONE,
+            needs="an audit with --repair cheap or thorough",
+        ),
+    ] = None
+    """None where no repair was asked for."""
+    scale_slope: Annotated[
+        Estimate | None,
+        Quantity(
+            "scale slope",
+            "the derivative of the network's loss by the log of a scale of the block's matrices; near 0 where training "
+            "has settled it",
+            Form.GAP,
+            column="slope",
+            room=Room.WIDEST,
+        ),
+    ] = None
+    """None where no finite gradient reaches it, and in reports of before it was taken."""
+    bulk_slope: Annotated[
+        Estimate | None,
+        Quantity(
+            "bulk slope",
+            "the same of a scale of the matrices without their leading directions, a sixteenth of all; noise raises it",
+            Form.GAP,
+            column="bulk",
+            room=Room.WIDEST,
+        ),
+    ] = None
     signs: LayerSigns | None = None
     symptoms: tuple[Symptom, ...] = ()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
+
+from peelaudit.records.quantities import Form, Quantity, Room
 
 __all__ = ["ClusterSums", "Estimate", "SplitFigures", "Verdict"]
 
@@ -49,16 +52,57 @@ class SplitFigures:
     float reference is gap_layers + distortion: what training missed, and the bits.
     """
 
-    trained_loss: Estimate
-    trained_readout_loss: Estimate
-    yes0: Estimate
-    bound: Estimate
-    gap_total: Estimate
-    gap_head: Estimate
-    gap_layers: Estimate
+    trained_loss: Annotated[
+        Estimate, Quantity("trained loss", "under the model's own norm and head", column=None, gated=True)
+    ]
+    trained_readout_loss: Annotated[
+        Estimate,
+        Quantity("trained layers, {readout}", "the trained states' loss", column="trained", part=True, gated=True),
+    ]
+    yes0: Annotated[
+        Estimate,
+        Quantity("YES-0", "the loss of the reference whose every block is fitted to the last state", gated=True),
+    ]
+    bound: Annotated[
+        Estimate, Quantity("YES* ({best})", "the least loss of all references run", column="bound", gated=True)
+    ]
+    gap_total: Annotated[
+        Estimate,
+        Quantity(
+            "gap_total = trained loss - YES*", "above 0, a reference does better", Form.GAP, column=None, gated=True
+        ),
+    ]
+    gap_head: Annotated[
+        Estimate,
+        Quantity(
+            "gap_head, the readout's part", "what a refitted head gains", Form.GAP, column=None, part=True, gated=True
+        ),
+    ]
+    gap_layers: Annotated[
+        Estimate,
+        Quantity(
+            "gap_layers, the layers' part",
+            "trained states less the best reference's",
+            Form.GAP,
+            column=None,
+            part=True,
+            gated=True,
+        ),
+    ]
     verdict: Verdict
-    float_bound: Estimate | None = None
-    distortion: Estimate | None = None
+    float_bound: Annotated[
+        Estimate | None, Quantity("YES* of float references", "the least loss of those without bits", column=None)
+    ] = None
+    distortion: Annotated[
+        Estimate | None,
+        Quantity(
+            "distortion, the bits' part of YES*",
+            "what the bits cost the best reference",
+            Form.GAP,
+            column="distort.",
+            room=Room.WIDE,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,13 @@ import math
 import operator
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 from peelaudit.errors import NonFiniteResult, ReportError
 from peelaudit.records import AuditReport, NetworkRow
+from peelaudit.records.quantities import Quantity, quantities_of
 
 __all__ = ["Definitions", "Record", "ReportError", "Shape", "check_finite", "record", "shape_of"]
 
@@ -217,13 +218,19 @@ class Setting:
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field of an object. `inside` names the flattened record that holds it, if one does. An `optional` one has a
-    default, and may be missing in a report of an earlier version: it is always written.
+    default, and may be missing in a report of an earlier version: it is always written. `words` describes it.
     """
 
     name: str
     shape: Shape
     inside: str | None = None
     optional: bool = False
+    words: str = ""
+
+    def schema(self, definitions: Definitions) -> dict[str, object]:
+        """The schema of its value."""
+        described: dict[str, object] = {"description": self.words} if self.words else {}
+        return described | self.shape.schema(definitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +269,7 @@ class Record:
         """See `Shape`."""
         name = self.kind.__name__
         if name not in definitions:
-            properties = {field.name: field.shape.schema(definitions) for field in self.fields}
+            properties = {field.name: field.schema(definitions) for field in self.fields}
             definitions[name] = {
                 "description": inspect.getdoc(self.kind),
                 "type": "object",
@@ -279,15 +286,23 @@ def _under(where: str, name: str) -> str:
 
 def _fields(kind: type[Any]) -> tuple[Field, ...]:
     """The fields of the object that stands for a record, in order."""
-    hints = typing.get_type_hints(kind)
+    hints, quantities = typing.get_type_hints(kind), quantities_of(kind)
     fields: list[Field] = []
     for field in dataclasses.fields(kind):
         name = field.name
         if (kind, name) in _FLATTENED:
-            fields += [Field(inner.name, inner.shape, name, inner.optional) for inner in _fields(hints[name])]
+            fields += [replace(inner, inside=name) for inner in _fields(hints[name])]
         else:
-            fields.append(Field(name, shape_of(hints[name]), optional=field.default is not dataclasses.MISSING))
+            optional, words = field.default is not dataclasses.MISSING, _description(quantities.get(name))
+            fields.append(Field(name, shape_of(hints[name]), optional=optional, words=words))
     return tuple(fields)
+
+
+def _description(quantity: Quantity | None) -> str:
+    """What the schema says of a figure; of one that is an entry of several, its record's docstring says it."""
+    if quantity is None or quantity.item is not None:
+        return ""
+    return f"{quantity.words}, {quantity.form.unit}" if quantity.form.unit else quantity.words
 
 
 def record(kind: type[Any]) -> Record:

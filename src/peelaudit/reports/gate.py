@@ -122,9 +122,10 @@ def _limits(report: AuditReport, rule: Rule) -> Iterator[GateCheck]:
         return
     for row in report.layers:
         if row.layer in rule.layers:
-            figure = getattr(row if rule.metric in OWN_LAYER_FIGURES else row.held_out, rule.metric)
-            if figure is None:
-                raise ConfigError(f"the rule {rule.text!r} needs an audit with --repair cheap or thorough")
+            own = OWN_LAYER_FIGURES.get(rule.metric)
+            figure = getattr(row.held_out, rule.metric) if own is None else own.of(row)
+            if own is not None and figure is None:
+                raise ConfigError(f"the rule {rule.text!r} needs {own.needs}")
             yield _check(report, rule.text, row.layer, rule.metric, rule.limit, figure, f"{rule.metric} is")
 
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from peelaudit.errors import ConfigError, about
-from peelaudit.records import Verdict
+from peelaudit.records import LayerRow, SplitFigures, Verdict
+from peelaudit.records.quantities import quantities_of
 
 __all__ = [
     "FIGURES",
@@ -36,9 +37,9 @@ __all__ = [
     "parse_selector",
 ]
 
-FIGURES = ("trained_loss", "trained_readout_loss", "yes0", "bound", "gap_total", "gap_head", "gap_layers")
+FIGURES = tuple(key for key, one in quantities_of(SplitFigures).items() if one.gated)
 """The held-out figures of a row, all in nats/token, that a rule may limit."""
-OWN_LAYER_FIGURES = ("redundancy", "repair_gap")
+OWN_LAYER_FIGURES = {key: one for key, one in quantities_of(LayerRow).items() if one.gated}
 """A layer's figures that aren't of what the blocks below and it predict."""
 LAYER_FIGURES = (*FIGURES, *OWN_LAYER_FIGURES)
 NAMED: Final = "named"

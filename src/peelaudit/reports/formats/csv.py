@@ -11,14 +11,19 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from peelaudit.records import AuditReport, Estimate, LayerRow
+from peelaudit.records import AuditReport, Estimate, LayerRow, SplitFigures
+from peelaudit.records.quantities import quantities_of
 from peelaudit.records.shapes import record
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.wording.escape import printable
 
 __all__ = ["export", "networks"]
 
-_OPTIONAL = ("float_bound", "distortion")
+_OPTIONAL = tuple(field.name for field in record(SplitFigures).fields if field.optional)
+_LATER = tuple(
+    field.name for field in record(LayerRow).fields if field.optional and field.name in quantities_of(LayerRow)
+)
+"""A layer's figures that not every audit has: their columns stand last."""
 _NO_ESTIMATE = {"value": None, "low": None, "high": None}
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -54,7 +59,7 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
     """One layer's cells by column name."""
     row = report.layers[index]
     data = record(LayerRow).encode(row, f"layers[{index}]")
-    for name in ("projection_error", "held_out_sums", "repair_gap", "scale_slope", "bulk_slope", "signs", "symptoms"):
+    for name in ("projection_error", "held_out_sums", "signs", "symptoms", *_LATER):
         del data[name]
     errors = (*row.projection_error[:2], None, None)
     return {
@@ -64,9 +69,7 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
         **dict(_flat(data, "")),
         **_error_cells("projection_error.own", errors[0]),
         **_error_cells("projection_error.next", errors[1]),
-        **_error_cells("repair_gap", row.repair_gap),
-        **_error_cells("scale_slope", row.scale_slope),
-        **_error_cells("bulk_slope", row.bulk_slope),
+        **{column: cell for name in _LATER for column, cell in _error_cells(name, getattr(row, name)).items()},
         "symptoms": "; ".join(row.symptoms),
     }
 

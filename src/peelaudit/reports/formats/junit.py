@@ -12,7 +12,8 @@ from xml.etree import ElementTree as ET
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Unaudited
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.wording.escape import printable
-from peelaudit.reports.wording.text import interval, number, signed, verdict_text
+from peelaudit.reports.wording.tables import cut_columns, layer_columns, with_interval
+from peelaudit.reports.wording.text import interval, signed, verdict_text
 
 __all__ = ["export"]
 
@@ -84,10 +85,10 @@ def _properties(report: AuditReport) -> list[tuple[str, str]]:
 
 
 def _layer_case(path: str, row: LayerRow) -> ET.Element:
-    case, figures = _case(path, f"layer {row.layer}"), row.held_out
-    gap = f"gap {signed(row.gap.value)} nats/token ({interval(row.gap, sign=True)})"
-    losses = f"trained {number(figures.trained_readout_loss.value)}, bound {number(figures.bound.value)}"
-    words = f"{verdict_text(figures.verdict)}, {gap}, {losses}. {row.reading}"
+    case = _case(path, f"layer {row.layer}")
+    own = [f"{one.label} {with_interval(one.of(row), one.form, one.form.unit)}" for one in layer_columns([row])]
+    cut = [f"{one.header} {with_interval(one.of(row.held_out), one.form)}" for one in cut_columns([row])]
+    words = f"{', '.join([verdict_text(row.held_out.verdict), *own, *cut])}. {row.reading}"
     ET.SubElement(case, "system-out").text = printable(words)
     return case
 

@@ -10,12 +10,14 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from peelaudit.errors import ConfigError
-from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, SplitFigures
+from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome
+from peelaudit.records.quantities import Form, Quantity
 from peelaudit.reports.formats.content import Content, gravest_first
 from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.tables import cut_columns, glossary, layer_columns, network_lines, with_interval
 from peelaudit.reports.wording.text import count, interval, number, signed, targets_text, verdict_text
-from peelaudit.reports.wording.words import BITS_ROWS, bits_words, series_words
+from peelaudit.reports.wording.words import bits_words, series_words
 
 __all__ = ["export"]
 
@@ -120,9 +122,7 @@ def _lines(report: AuditReport, checks: Sequence[GateCheck]) -> Iterator[str]:
     yield ""
     yield "Held-out tokens; blocks 1 to k alone, read out at once. Losses and gaps in nats/token."
     yield ""
-    header = ("k", "trained", "YES-0", "bound", "gap", "95 %", "best schedule", "target", "redundancy", "verdict")
-    repair = ("repair gap", "95 %") if report.repair else ()
-    yield from _table((*header, *repair), map(_layer, report.layers), right=(0, 1, 2, 3, 4, 5, 7, 8, 10, 11))
+    yield from _layers(report)
     yield ""
     yield from _schedules(report)
     if report.warnings:
@@ -174,48 +174,30 @@ def _checks(checks: Sequence[GateCheck]) -> Iterator[str]:
 
 
 def _network(report: AuditReport) -> Iterator[str]:
-    network, base = report.network, report.baselines
-    labels = {
-        "trained_loss": "trained loss",
-        "trained_readout_loss": f"trained layers, readout {network.readout}",
-        "yes0": "YES-0",
-        "bound": f"YES\\* ({_plain(network.best_schedule)})",
-        "gap_total": "**gap_total** = trained loss - YES\\*",
-        "gap_head": "gap_head, the readout's part",
-        "gap_layers": "**gap_layers**, the layers' part",
-    }
-    if network.held_out.distortion is not None:
-        labels |= {name: label.replace("*", "\\*") for name, label in BITS_ROWS.items()}
-    rows = [_figure(network.held_out, network.fit, name, label) for name, label in labels.items()]
-    if network.rival is not None and network.margin is not None:
-        label, margin = f"nearest rival - trained ({_plain(network.rival)})", network.margin
-        rows.append((label, signed(margin.value), interval(margin, sign=True), ""))
-    rows.append(("unigram baseline", number(base.unigram.value), interval(base.unigram), ""))
-    rows.append(("uniform baseline", number(base.uniform), "", ""))
+    rows = ((_plain(line.label), line.held_out, line.interval, line.fit) for line in network_lines(report, str))
     yield from _table(("nats/token", "held-out", "95 %", "fit"), rows, right=(1, 2, 3))
 
 
-def _figure(held_out: SplitFigures, fit: SplitFigures, name: str, label: str) -> tuple[str, str, str, str]:
-    ours, theirs = getattr(held_out, name), getattr(fit, name)
-    gap = name.startswith(("gap", "distortion"))
-    form = signed if gap else number
-    return label, form(ours.value), interval(ours, sign=gap), form(theirs.value)
+def _layers(report: AuditReport) -> Iterator[str]:
+    """The table of layers, and what its columns are."""
+    cut, own = cut_columns(report.layers), layer_columns(report.layers)
+    figures = (*cut, *own)
+    names = [f"{_plain(one.header)}{' (95 %)' * (one.form is Form.GAP)}" for one in figures]
+    header = ("k", *names, "best schedule", "target", "verdict")
+    right = (*range(len(names) + 1), len(names) + 2)
+    yield from _table(header, (_layer(row, cut, own) for row in report.layers), right=right)
+    yield ""
+    yield _plain(glossary(figures))
 
 
-def _layer(row: LayerRow) -> tuple[str, ...]:
-    figures = row.held_out
+def _layer(row: LayerRow, cut: Sequence[Quantity], own: Sequence[Quantity]) -> tuple[str, ...]:
     return (
         str(row.layer),
-        number(figures.trained_readout_loss.value),
-        number(figures.yes0.value),
-        number(figures.bound.value),
-        signed(row.gap.value),
-        interval(row.gap, sign=True),
+        *(with_interval(one.of(row.held_out), one.form) for one in cut),
+        *(with_interval(one.of(row), one.form) for one in own),
         _plain(row.best_schedule, 30),
         str(row.best_target),
-        number(row.redundancy.value),
-        verdict_text(figures.verdict),
-        *(() if row.repair_gap is None else (signed(row.repair_gap.value), interval(row.repair_gap, sign=True))),
+        verdict_text(row.held_out.verdict),
     )
 
 

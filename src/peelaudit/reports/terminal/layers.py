@@ -2,52 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import AuditReport, LayerRow, RepairInfo, Verdict
+from peelaudit.records.quantities import Quantity, Room
 from peelaudit.reports.terminal import schedules
 from peelaudit.reports.terminal.page import STYLES, heading, pairs, prose, table
-from peelaudit.reports.wording.text import VERDICT_WORDS, interval, number, signed, verdict_text
+from peelaudit.reports.wording.tables import cut_columns, figure_text, glossary, layer_columns
+from peelaudit.reports.wording.text import VERDICT_WORDS, interval, signed, verdict_text
 
 __all__ = ["notable", "parts"]
 
-_WIDE, _WITH_SLOPES, _DISTORTION = 104, 122, 9
-"""Columns of text from which on there is more in a row, and what the distortion takes of them."""
+_WIDE, _COLUMN = 104, 9
+"""Columns of text from which on there is more in a row, and what each figure beyond that needs."""
 _NOTABLE = 3
 
 
 def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
     """The section's pieces."""
     wide = width >= _WIDE
-    slopes = report.has_slopes and width >= _WITH_SLOPES + _DISTORTION * _with_distortion(report)
+    cut, own = _columns(report, width)
     yield heading("The layers, on held-out tokens: blocks 1 to k alone, read out at once")
-    yield _rows(report, wide=wide, slopes=slopes)
+    yield _rows(report, cut, own, wide=wide)
     yield prose((_readout_words(report), "dim"))
-    words = "redund.: the error of leaving the block out (0: it does nothing). best: the reference behind the bound, "
-    words += "and the state that it fits this block to."
-    if wide:
-        words += (
-            " next: the error of this block, refitted, at the next block's job; near 0, the next block is redundant."
-        )
-    if wide and _with_distortion(report):
-        words += " distort.: what the bits cost the best reference."
-    yield prose((words, "dim"))
+    words = "best: the reference behind the bound, and the state that it fits this block to. "
+    explained = [one for one in (*cut, *own[1:]) if one in own or one.room is not Room.ANY]
+    yield prose((words + glossary(explained), "dim"))
     if not wide:
         signs = ", ".join(f"{sign} {verdict} {word}" for verdict, (sign, word) in VERDICT_WORDS.items())
         yield prose((f"{signs}.", "dim"))
-    if slopes:
-        slope = "slope: the derivative of the whole network's loss by the log of a scale of block k's matrices; near 0 "
-        slope += "where training has settled it. bulk: the same without their leading directions; noise raises it."
-        yield prose((slope, "dim"))
     if report.repair is not None:
         yield from _repair(report, report.repair)
     if worst := notable(report):
         yield Text("")
         yield pairs((f"layer {row.layer}", prose(row.reading)) for row in worst)
+
+
+def _columns(report: AuditReport, width: int) -> tuple[list[Quantity], list[Quantity]]:
+    """The figures that a terminal has room for: of the network cut after each layer, and the layers' own."""
+    cut, own = cut_columns(report.layers), layer_columns(report.layers)
+    most = Room.WIDE if width >= _WIDE else Room.ANY
+    narrower = sum(one.room is Room.WIDE for one in cut)
+    left = (width - _WIDE) // _COLUMN - narrower
+    widest = [one for one in own if one.room is Room.WIDEST][: max(0, left)]
+    return [one for one in cut if one.room <= most], [one for one in own if one.room <= most or one in widest]
 
 
 def _repair(report: AuditReport, info: RepairInfo) -> Iterator[RenderableType]:
@@ -81,53 +83,38 @@ def notable(report: AuditReport) -> tuple[LayerRow, ...]:
     return tuple(sorted(largest, key=lambda row: row.layer))
 
 
-def _rows(report: AuditReport, *, wide: bool, slopes: bool) -> Table:
+def _rows(report: AuditReport, cut: Sequence[Quantity], own: Sequence[Quantity], *, wide: bool) -> Table:
+    gap, *others = own
     grid = table()
     grid.add_column("k", justify="right", no_wrap=True)
-    for name in ("trained", "YES-0", "bound", "gap", "95 %"):
-        grid.add_column(name, justify="right", no_wrap=True, min_width=7 if wide else 6)
+    for one in (*(one for one in cut if one.room is Room.ANY), gap):
+        grid.add_column(one.header, justify="right", no_wrap=True, min_width=7 if wide else 6)
+    grid.add_column("95 %", justify="right", no_wrap=True, min_width=7 if wide else 6)
     grid.add_column("best", no_wrap=True)
     if wide:
         grid.add_column("fit gap", justify="right", no_wrap=True, min_width=8)
-    if wide and _with_distortion(report):
-        grid.add_column("distort.", justify="right", no_wrap=True, min_width=8)
-    grid.add_column("redund.", justify="right", no_wrap=True)
-    if wide:
-        grid.add_column("next", justify="right", no_wrap=True, min_width=6)
-    if slopes:
-        for name in ("slope", "bulk"):
-            grid.add_column(name, justify="right", no_wrap=True, min_width=7)
+    for one in (*(one for one in cut if one.room is not Room.ANY), *others):
+        grid.add_column(one.header, justify="right", no_wrap=True, min_width=7 if wide else 6)
     grid.add_column("verdict", no_wrap=True)
-    for row in report.layers[:-1]:
-        grid.add_row(*_cells(report, row, wide=wide, slopes=slopes))
-    grid.add_section()
-    for row in report.layers[-1:]:
-        grid.add_row(*_cells(report, row, wide=wide, slopes=slopes))
+    for index, row in enumerate(report.layers):
+        if index == len(report.layers) - 1:
+            grid.add_section()
+        grid.add_row(*_cells(report, row, cut, own, wide=wide))
     return grid
 
 
-def _with_distortion(report: AuditReport) -> bool:
-    return any(row.held_out.distortion is not None for row in report.layers)
-
-
-def _cells(report: AuditReport, row: LayerRow, *, wide: bool, slopes: bool) -> Iterator[str | Text]:
+def _cells(
+    report: AuditReport, row: LayerRow, cut: Sequence[Quantity], own: Sequence[Quantity], *, wide: bool
+) -> Iterator[str | Text]:
     figures, verdict = row.held_out, row.held_out.verdict
     yield str(row.layer)
-    yield number(figures.trained_readout_loss.value)
-    yield number(figures.yes0.value)
-    yield number(figures.bound.value)
+    yield from (figure_text(one.of(figures), one.form) for one in cut if one.room is Room.ANY)
     yield signed(row.gap.value)
     yield interval(row.gap, sign=True)
     yield f"{schedules.short_name(report, row.best_schedule, 20 if wide else 9)}→{row.best_target}"
     if wide:
         yield signed(row.fit.gap_layers.value)
-    if wide and _with_distortion(report):
-        yield "" if figures.distortion is None else signed(figures.distortion.value)
-    yield number(row.redundancy.value)
-    if wide:
-        yield number(row.projection_error[1].value) if len(row.projection_error) > 1 else ""
-    if slopes:
-        for slope in (row.scale_slope, row.bulk_slope):
-            yield "" if slope is None else signed(slope.value)
+    yield from (figure_text(one.of(figures), one.form) for one in cut if one.room is not Room.ANY)
+    yield from (figure_text(one.of(row), one.form) for one in own[1:])
     sign, _ = VERDICT_WORDS[verdict]
     yield Text(f" {verdict_text(verdict) if wide else f'{sign} {verdict}'}", STYLES[verdict])

@@ -8,12 +8,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from peelaudit.records import AuditReport, Estimate, SplitFigures, SplitInfo, Verdict
+from peelaudit.records import AuditReport, SplitInfo, Verdict
 from peelaudit.reports.terminal import layers, schedules
 from peelaudit.reports.terminal.page import LEAST_WIDTH, STYLES, draw, heading, pairs, prose, table
 from peelaudit.reports.wording.escape import printable
-from peelaudit.reports.wording.text import abbreviate, count, flow, interval, number, signed, size, verdict_text
-from peelaudit.reports.wording.words import BITS_ROWS, HEAD_WORDS, LEGEND, VERDICT_MEANING, baseline_warning, bits_words
+from peelaudit.reports.wording.tables import network_lines
+from peelaudit.reports.wording.text import count, flow, size, verdict_text
+from peelaudit.reports.wording.words import LEGEND, VERDICT_MEANING, baseline_warning, bits_words
 
 __all__ = ["render"]
 
@@ -95,46 +96,10 @@ def _verdicts(report: AuditReport) -> Iterator[tuple[str, Text]]:
 
 def _figures(report: AuditReport) -> Table:
     """The network's losses and gaps: held-out with intervals, fit beside."""
-    network, base = report.network, report.baselines
-    held_out, fit = network.held_out, network.fit
     grid = table()
     grid.add_column("nats/token", min_width=36, no_wrap=True)
     for name in ("held-out", "95 %", "fit"):
         grid.add_column(name, justify="right", min_width=9, no_wrap=True)
-    head = HEAD_WORDS.get(network.readout, network.readout)
-    _loss(grid, "trained loss", held_out.trained_loss, fit.trained_loss)
-    if network.readout != "own":
-        _loss(
-            grid, f"  trained layers, {abbreviate(head, 14)}", held_out.trained_readout_loss, fit.trained_readout_loss
-        )
-    _loss(grid, "YES-0", held_out.yes0, fit.yes0)
-    best = network.best_schedule
-    _loss(grid, f"YES* ({schedules.short_name(report, best, 14)})", held_out.bound, fit.bound)
-    _gaps(grid, held_out, fit)
-    if held_out.float_bound is not None:
-        _loss(grid, BITS_ROWS["float_bound"], held_out.float_bound, fit.float_bound)
-    if held_out.distortion is not None and fit.distortion is not None:
-        cells = (signed(held_out.distortion.value), interval(held_out.distortion, sign=True))
-        grid.add_row(BITS_ROWS["distortion"], *cells, signed(fit.distortion.value))
-    if network.rival is not None and network.margin is not None:
-        name = schedules.short_name(report, network.rival, 12)
-        margin = network.margin
-        grid.add_row(f"nearest rival - trained ({name})", signed(margin.value), interval(margin, sign=True), "")
-    _loss(grid, "unigram baseline", base.unigram, None)
-    grid.add_row("uniform baseline", number(base.uniform), "", "")
+    for line in network_lines(report, lambda name: schedules.short_name(report, name, 12)):
+        grid.add_row(("  " if line.part else "") + line.label, line.held_out, line.interval, line.fit)
     return grid
-
-
-def _gaps(grid: Table, held_out: SplitFigures, fit: SplitFigures) -> None:
-    for label, name in (
-        ("gap_total = trained loss - YES*", "gap_total"),
-        ("  gap_head    the readout's part", "gap_head"),
-        ("  gap_layers  the layers' part", "gap_layers"),
-    ):
-        figure: Estimate = getattr(held_out, name)
-        own: Estimate = getattr(fit, name)
-        grid.add_row(label, signed(figure.value), interval(figure, sign=True), signed(own.value))
-
-
-def _loss(grid: Table, label: str, held_out: Estimate, fit: Estimate | None) -> None:
-    grid.add_row(label, number(held_out.value), interval(held_out), "" if fit is None else number(fit.value))

@@ -7,7 +7,6 @@ from peelaudit.reports.trajectory import Trajectory
 from peelaudit.reports.wording.text import count, number
 
 __all__ = [
-    "BITS_ROWS",
     "CLOUD_LEGEND",
     "HEAD_WORDS",
     "LEGEND",
@@ -37,10 +36,6 @@ CLOUD_LEGEND = (
     "under the readout of the bounds, lies by point values: red above both, yellow between, green at or below the "
     "least YES*. Verdict: against the checkpoint's own bounds, with intervals."
 )
-
-
-BITS_ROWS = {"float_bound": "YES* of float references", "distortion": "distortion, the bits' part of YES*"}
-"""Fields of `SplitFigures` that are there where float references were fitted beside low-bit ones."""
 
 
 def bits_words(report: AuditReport) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from peelaudit.records import Estimate, Verdict
+from peelaudit.records.quantities import Form
 from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.tables import with_interval
 from peelaudit.reports.wording.text import abbreviate, interval, number, signed, verdict_text
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Legend",
     "Table",
     "figure",
+    "figure_cell",
     "number_cell",
     "path_text",
     "signed_cell",
@@ -33,11 +36,12 @@ Legend = tuple[tuple[Markup, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's header. `right` is for numbers; `wide` for sentences."""
+    """A column's header. `right` is for numbers, `wide` for sentences; `explained` is shown on pointing at it."""
 
     title: str
     right: bool = False
     wide: bool = False
+    explained: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,11 @@ def number_cell(value: float) -> Cell:
 def signed_cell(estimate: Estimate) -> Cell:
     """A difference with its interval, sorted by the value."""
     return Cell(f"{signed(estimate.value)} ({interval(estimate, sign=True)})", repr(float(estimate.value)))
+
+
+def figure_cell(figure: Estimate | None, form: Form) -> Cell | str:
+    """A figure, with its interval where it is a difference; sorted by the value."""
+    return "" if figure is None else Cell(with_interval(figure, form), repr(float(figure.value)))
 
 
 def verdict_cell(verdict: Verdict) -> Cell:

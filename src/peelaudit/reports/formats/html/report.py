@@ -8,11 +8,13 @@ from markupsafe import Markup
 
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome
 from peelaudit.records import json as json_export
+from peelaudit.records.quantities import Form, Quantity
 from peelaudit.reports.formats.content import gravest_first
 from peelaudit.reports.formats.html.parts import (
     Cell,
     Column,
     Table,
+    figure_cell,
     number_cell,
     path_text,
     signed_cell,
@@ -22,8 +24,9 @@ from peelaudit.reports.formats.html.parts import (
 from peelaudit.reports.formats.html.pictures import drawn
 from peelaudit.reports.formats.html.templates import embedded_json, render
 from peelaudit.reports.wording.escape import printable
-from peelaudit.reports.wording.text import abbreviate, count, interval, number, signed, targets_text
-from peelaudit.reports.wording.words import BITS_ROWS, baseline_warning, bits_words
+from peelaudit.reports.wording.tables import cut_columns, layer_columns, network_lines
+from peelaudit.reports.wording.text import abbreviate, count, interval, number, targets_text
+from peelaudit.reports.wording.words import baseline_warning, bits_words
 from peelaudit.settings.command import repeat_command
 
 __all__ = ["checks_table", "section"]
@@ -89,64 +92,39 @@ def _outcome(check: GateCheck) -> str:
 
 
 def _network(report: AuditReport) -> Table:
-    network, base = report.network, report.baselines
-    labels = {
-        "trained_loss": "trained loss",
-        "trained_readout_loss": f"trained layers, readout {network.readout}",
-        "yes0": "YES-0",
-        "bound": f"YES* ({_name(network.best_schedule)})",
-        "gap_total": "gap_total = trained loss − YES*",
-        "gap_head": "gap_head, the readout's part",
-        "gap_layers": "gap_layers, the layers' part",
-    }
-    if network.held_out.distortion is not None:
-        labels |= BITS_ROWS
-    rows: list[list[Cell | str]] = []
-    for name, label in labels.items():
-        ours, theirs = getattr(network.held_out, name), getattr(network.fit, name)
-        form = signed if name.startswith(("gap", "distortion")) else number
-        rows.append([label, form(ours.value), interval(ours, sign=form is signed), form(theirs.value)])
-    if network.rival is not None and network.margin is not None:
-        label, margin = f"nearest rival − trained ({_name(network.rival)})", network.margin
-        rows.append([label, signed(margin.value), interval(margin, sign=True), ""])
-    rows.append(["unigram baseline", number(base.unigram.value), interval(base.unigram), ""])
-    rows.append(["uniform baseline", number(base.uniform), "", ""])
+    rows = ([line.label, line.held_out, line.interval, line.fit] for line in network_lines(report, _name))
     columns = [Column("figure"), *(Column(title, right=True) for title in ("held-out", "95 %", "fit"))]
     return table("Losses and gaps of the whole network, nats/token", columns, rows)
 
 
 def _layers(report: AuditReport) -> Table:
+    cut, (gap, *own) = cut_columns(report.layers), layer_columns(report.layers)
     columns = [
-        *(Column(title, right=True) for title in ("layer", "trained", "YES-0", "bound", "gap (95 %)")),
+        Column("layer", right=True),
+        *(_figure_column(one, one.header) for one in (*cut, gap)),
         Column("verdict"),
         Column("best reference"),
-        *(Column(title, right=True) for title in ("target", "redundancy", "next block")),
-        *((Column("repair gap (95 %)", right=True),) if report.repair else ()),
-        *((Column(f"{name} slope (95 %)", right=True) for name in ("scale", "bulk")) if report.has_slopes else ()),
+        Column("target", right=True),
+        *(_figure_column(one, one.label) for one in own),
         Column("in words", wide=True),
     ]
-    rows = (_layer_cells(report, row) for row in report.layers)
+    rows = (_layer_cells(row, cut, gap, own) for row in report.layers)
     return table("A row for each layer: held-out losses and gaps, nats/token", columns, rows, sortable=True)
 
 
-def _layer_cells(report: AuditReport, row: LayerRow) -> list[Cell | str]:
-    figures, errors = row.held_out, row.projection_error
-    asked_for = [
-        *((row.repair_gap,) if report.repair else ()),
-        *((row.scale_slope, row.bulk_slope) if report.has_slopes else ()),
-    ]
+def _figure_column(one: Quantity, title: str) -> Column:
+    return Column(f"{title}{' (95 %)' * (one.form is Form.GAP)}", right=True, explained=f"{one.words}.")
+
+
+def _layer_cells(row: LayerRow, cut: Sequence[Quantity], gap: Quantity, own: Sequence[Quantity]) -> list[Cell | str]:
     return [
         Cell(str(row.layer), str(row.layer)),
-        number_cell(figures.trained_readout_loss.value),
-        number_cell(figures.yes0.value),
-        number_cell(figures.bound.value),
-        signed_cell(row.gap),
-        verdict_cell(figures.verdict),
+        *(figure_cell(one.of(row.held_out), one.form) for one in cut),
+        figure_cell(gap.of(row), gap.form),
+        verdict_cell(row.held_out.verdict),
         _name(row.best_schedule),
         Cell(str(row.best_target), str(row.best_target)),
-        number_cell(row.redundancy.value),
-        number_cell(errors[1].value) if len(errors) > 1 else "",
-        *("" if estimate is None else signed_cell(estimate) for estimate in asked_for),
+        *(figure_cell(one.of(row), one.form) for one in own),
         row.reading,
     ]
 
