@@ -25,7 +25,7 @@ from peelaudit.reports.pairing import Pairing
 from peelaudit.reports.terminal import render_report
 from peelaudit.settings.audit import AuditConfig
 from tests.checkpoints import models
-from tests.places import FIXTURES
+from tests.places import FIXTURES, NANOGPT
 from tests.variants import with_row
 
 SMALL: dict[str, Any] = {"tokens": 3072, "seq_len": 64, "resamples": 200}
@@ -374,3 +374,17 @@ def test_repairs_are_measured_where_they_are_asked_for(tmp_path: Path) -> None:
     assert all(row.repair_gap is not None and row.repair_gap.low > 0 for row in report.layers)
     assert len(list((tmp_path / "repairs").glob("layer-*.safetensors"))) == 4
     assert "repaired" in report.advice
+
+
+def test_a_fit_that_the_tokens_do_not_determine_reaches_the_report() -> None:
+    """64 fit tokens can't determine the 320 unknowns of each output of the fixture's MLP."""
+    report = peelaudit.audit(NANOGPT / "ckpt.pt", tokens=128, seq_len=16, schedules=("final", "direct"), resamples=100)
+    fits = [fit for schedule in report.schedules for fit in schedule.blocks if fit.rank is not None]
+    assert fits
+    for fit in fits:
+        assert fit.unknowns == 320
+        assert 0 < fit.rank <= report.data.fit.tokens < fit.unknowns
+        assert fit.condition is not None
+        assert fit.condition >= 1
+    assert any("undetermined" in warning for warning in report.warnings)
+    assert not any("undetermined" in warning for warning in audited().warnings)

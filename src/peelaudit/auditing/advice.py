@@ -19,7 +19,7 @@ from peelaudit.records import (
     Verdict,
 )
 
-__all__ = ["TOKENS_PER_UNKNOWN", "advise", "bits_warnings", "calibration_warnings", "read_layer"]
+__all__ = ["TOKENS_PER_UNKNOWN", "advise", "bits_warnings", "calibration_warnings", "rank_warnings", "read_layer"]
 
 TOKENS_PER_UNKNOWN = 10
 """Fit tokens that a block's closed form wants for each unknown of an output."""
@@ -241,5 +241,23 @@ def bits_warnings(low_bit: LowBit | None) -> tuple[str, ...]:
     words = (
         f"the blocks are low-bit ({found}) and the references are float: where one beats this network, the price of "
         "the bits may be why; that none does says all the more"
+    )
+    return (words,)
+
+
+def rank_warnings(schedules: Sequence[ScheduleResult]) -> tuple[str, ...]:
+    """Which reference blocks the fit tokens don't determine."""
+    short = {
+        fit.layer: (fit.rank, fit.unknowns)
+        for schedule in schedules
+        for fit in schedule.blocks
+        if fit.rank is not None and fit.unknowns is not None and fit.rank < fit.unknowns
+    }
+    if not short:
+        return ()
+    layer, (rank, unknowns) = min(short.items(), key=lambda item: item[1][0] / item[1][1])
+    words = (
+        f"the fit tokens leave directions of {len(short)} reference blocks undetermined, which stay as trained: of "
+        f"layer {layer} they determine {rank} of {unknowns}; more --tokens determine more"
     )
     return (words,)

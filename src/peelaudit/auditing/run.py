@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from peelaudit.auditing.advice import bits_warnings, calibration_warnings
+from peelaudit.auditing.advice import bits_warnings, calibration_warnings, rank_warnings
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.measure import Measurements, Measurer
 from peelaudit.calibration import Calibration, load_calibration
@@ -120,6 +120,7 @@ def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> Audi
         warnings=(
             *calibration.warnings,
             *calibration_warnings(calibration.info, references.peel_map[0].unknowns),
+            *rank_warnings(findings.schedules),
             *naming_warnings(calibration.info),
             *checkpoint.notes,
             *bits_warnings(low_bit),

@@ -188,6 +188,12 @@ class BlockFit:
     """`trained` (nothing better found or nothing to do), `ridge` or `adam`."""
     penalty: float | None
     """The ridge penalty chosen on *select*, relative to the mean eigenvalue of the Gram matrix."""
+    unknowns: int | None = None
+    """Of the ridge regression, for each output; None where there was none."""
+    rank: int | None = None
+    """Of its Gram matrix. Below `unknowns`, the fit tokens leave directions undetermined, which stay as trained."""
+    condition: float | None = None
+    """Largest over least eigenvalue of its Gram matrix, of the directions that were kept."""
 
 
 @dataclass(frozen=True, slots=True)

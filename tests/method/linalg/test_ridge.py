@@ -98,8 +98,8 @@ def test_rank_and_condition_are_the_features_own(shape: str, rank: int) -> None:
     features = design(shape, np.random.default_rng(0))
     found = factorised(moments_of(features, features))
     singular = np.linalg.svd(features, compute_uv=False)
-    assert found.rank == rank
-    assert found.condition == pytest.approx((singular[0] / singular[rank - 1]) ** 2, rel=1e-3)
+    assert found.conditioning.rank == rank
+    assert found.conditioning.condition == pytest.approx((singular[0] / singular[rank - 1]) ** 2, rel=1e-3)
 
 
 @settings(max_examples=60, deadline=None)
@@ -116,7 +116,7 @@ def test_collinear_features_of_any_number_of_tokens_and_size_get_the_least_norm(
         return
     moments = moments_of(features, residuals)
     found = factorised(moments)
-    assert found.rank == plain
+    assert found.conditioning.rank == plain
     assert distance(found.solve(moments.cross[0], 0.0).value, reference(features, residuals, 0.0)) < 1e-6
 
 
@@ -156,7 +156,7 @@ def test_one_factorisation_serves_many_targets_and_all_penalties() -> None:
         for penalty in PENALTIES[::3]:
             solution = found.solve(moments.cross[index], penalty)
             assert distance(solution.value, reference(features, residual, penalty)) < 1e-6
-            assert (solution.penalty, solution.rank) == (penalty, 12)
+            assert (solution.penalty, solution.conditioning.rank) == (penalty, 12)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -170,7 +170,7 @@ def test_a_gram_matrix_that_is_not_finite_is_refused(bad: float, place: tuple[in
 
 def test_features_that_are_all_zero_change_nothing() -> None:
     found = factorise(torch.zeros(3, 3, dtype=torch.float64))
-    assert found.rank == 0
+    assert found.conditioning.rank == 0
     for penalty in (0.0, 1.0):
         assert not found.solve(torch.ones(3, 2, dtype=torch.float64), penalty).value.any()
 
@@ -227,4 +227,4 @@ def test_a_rotated_gram_that_is_at_hand_changes_nothing_and_targets_are_told_apa
 
 def test_a_factorisation_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        factorise(torch.eye(2, dtype=torch.float64)).rank = 1  # type: ignore[misc]
+        factorise(torch.eye(2, dtype=torch.float64)).conditioning.rank = 1  # type: ignore[misc]

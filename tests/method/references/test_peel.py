@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.references import peel
+from peelaudit.method.references import solvers
 from peelaudit.method.references.closed_form import BlockRegression, squared_error
 from peelaudit.method.references.peel import (
     Peeled,
     Peeler,
-    SolverSettings,
     deviation,
     projection_map,
-    redrawn,
     sequence_errors,
+    squared_deviation,
 )
 from peelaudit.method.references.schedules import Schedule, parse_schedules, prefix_tree
+from peelaudit.method.references.solvers import SolverSettings, redrawn
 from peelaudit.network.states import StateStore
 from tests.networks import Network
 
@@ -72,7 +72,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             seen.append((block.layer, len(targets)))
             super().__init__(block, inputs, targets, rows)
 
-    monkeypatch.setattr(peel, "BlockRegression", Counted)
+    monkeypatch.setattr(solvers, "BlockRegression", Counted)
     return seen
 
 
@@ -265,7 +265,7 @@ def test_deviations_are_from_the_mean_over_all_tokens() -> None:
     np.testing.assert_allclose(
         sequence_errors(state, torch.zeros_like(state), slice(1, 4)), part.square().sum(dim=(1, 2)), rtol=1e-12
     )
-    assert peel.squared_deviation(torch.ones(2, 3, 4), slice(0, 2)) > 0
+    assert squared_deviation(torch.ones(2, 3, 4), slice(0, 2)) > 0
 
 
 def test_a_reference_that_is_not_finite_is_named_by_layer_and_targets(deep: Network) -> None:

@@ -22,22 +22,34 @@ from torch import Tensor
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import Moments
 
-__all__ = ["PENALTIES", "Factorisation", "Solution", "best_penalty", "factorise"]
+__all__ = ["PENALTIES", "Conditioning", "Factorisation", "Solution", "best_penalty", "factorise"]
 
 PENALTIES = tuple(10.0**power for power in range(-8, 2))
 """The path of penalties, relative to the mean eigenvalue of the Gram matrix."""
 
 
 @dataclass(frozen=True, slots=True)
-class Solution:
-    """A ridge solution. `value` is ΔW, [features, outputs], float64. `rank` and `condition` are of the Gram matrix, the
-    condition over the directions that were kept.
+class Conditioning:
+    """How well the rows determine a solution.
+
+    Attributes:
+        unknowns: of each output: the features.
+        rank: of the Gram matrix: directions beyond it get no change.
+        condition: largest over least eigenvalue, of the directions that were kept.
     """
+
+    unknowns: int
+    rank: int
+    condition: float
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A ridge solution: `value` is ΔW, [features, outputs], float64."""
 
     value: Tensor
     penalty: float
-    rank: int
-    condition: float
+    conditioning: Conditioning
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,7 @@ class Factorisation:
 
     values: Tensor
     vectors: Tensor
-    rank: int
-    condition: float
+    conditioning: Conditioning
 
     def rotate(self, cross: Tensor) -> Tensor:
         """V'F'R of F'R, [features, outputs]: what `solve` takes, computed once for a path of penalties."""
@@ -55,14 +66,14 @@ class Factorisation:
 
     def shrink(self, penalty: float) -> Tensor:
         """1 / (s + λ) for each direction, [features]; 0 for those that are not kept."""
-        kept = torch.arange(len(self.values), device=self.values.device) >= len(self.values) - self.rank
+        kept = torch.arange(len(self.values), device=self.values.device) >= len(self.values) - self.conditioning.rank
         ridge = penalty * self.values.mean()
         return torch.where(kept, 1 / (self.values + ridge).clamp_min(torch.finfo(self.values.dtype).tiny), 0.0)
 
     def solve(self, cross: Tensor, penalty: float) -> Solution:
         """ΔW for F'R, [features, outputs], and a penalty relative to the mean eigenvalue."""
         value = self.vectors @ (self.shrink(penalty)[:, None] * self.rotate(cross))
-        return Solution(value, penalty, self.rank, self.condition)
+        return Solution(value, penalty, self.conditioning)
 
 
 def factorise(gram: Tensor, rows: int = 0) -> Factorisation:
@@ -82,7 +93,7 @@ def factorise(gram: Tensor, rows: int = 0) -> Factorisation:
     least = values[-1] * max(len(values), math.sqrt(rows)) * torch.finfo(values.dtype).eps
     rank = int((values > least).sum())
     condition = float(values[-1] / values[len(values) - rank]) if rank else 1.0
-    return Factorisation(values, vectors, rank, condition)
+    return Factorisation(values, vectors, Conditioning(len(values), rank, condition))
 
 
 def best_penalty(

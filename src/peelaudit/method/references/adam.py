@@ -9,6 +9,8 @@ divided by the target's variance for the same reason. The step falls to zero alo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -60,7 +62,7 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
             kept = latent.rounded()
             error = squared_error(kept, inputs, target, rows.select)
             if error < best.error:
-                best = FittedBlock(kept, "adam", start.penalty, error, start.trained_error)
+                best = replace(start, block=kept, method="adam", error=error)
     return best
 
 

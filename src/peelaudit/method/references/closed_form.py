@@ -19,7 +19,7 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import Moments, accumulation_dtype
-from peelaudit.method.linalg.ridge import Factorisation, best_penalty, factorise, rotate_gram
+from peelaudit.method.linalg.ridge import Conditioning, Factorisation, best_penalty, factorise, rotate_gram
 from peelaudit.method.references.writers import (
     Observation,
     feature_parts,
@@ -47,7 +47,8 @@ _TOGETHER = {"cpu": 1 << 22, "cuda": 1 << 28}
 @dataclass(frozen=True, slots=True)
 class FittedBlock:
     """A block fitted to one target. `penalty` is None where no ridge change was taken; `error` is the summed squared
-    error on *select*, `trained_error` that of the trained weights.
+    error on *select*, `trained_error` that of the trained weights. `conditioning` is that of the regression, if there
+    was one.
     """
 
     block: Block
@@ -55,6 +56,7 @@ class FittedBlock:
     penalty: float | None
     error: float
     trained_error: float
+    conditioning: Conditioning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +213,13 @@ class BlockRegression:
 
     def fit(self, target: int) -> FittedBlock:
         """The block fitted to `targets[target]`: on *select* the real block is no worse than with trained weights."""
-        trained_error = self.trained_error(target)
+        trained_error, conditioning = self.trained_error(target), self.factorisation.conditioning
         if (change := self.change(target)) is not None:
             block = self._changed_block(change.value)
             error = squared_error(block, self._inputs, self._targets[target], self._rows.select)
             if error < trained_error:
-                return FittedBlock(block, "ridge", change.penalty, error, trained_error)
-        return FittedBlock(self._block, "trained", None, trained_error, trained_error)
+                return FittedBlock(block, "ridge", change.penalty, error, trained_error, conditioning)
+        return FittedBlock(self._block, "trained", None, trained_error, trained_error, conditioning)
 
 
 @torch.no_grad()

@@ -6,19 +6,18 @@ begin alike share those blocks; sibling targets share one factorisation.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.method.references.adam import adam
-from peelaudit.method.references.closed_form import BlockRegression, FittedBlock, squared_error
+from peelaudit.method.references.closed_form import BlockRegression, FittedBlock
 from peelaudit.method.references.schedules import PrefixNode
-from peelaudit.network.block import Block
+from peelaudit.method.references.solvers import SOLVERS, Fit, SolverSettings
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import Rows, StateStore, apply_block
 from peelaudit.progress import SILENT, Progress
@@ -28,24 +27,11 @@ __all__ = [
     "Peeled",
     "Peeler",
     "ProjectionRow",
-    "SolverSettings",
     "deviation",
     "projection_map",
     "sequence_errors",
     "squared_deviation",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class SolverSettings:
-    """How reference blocks are fitted: see `AuditConfig`."""
-
-    solver: Literal["ridge", "adam", "ridge+adam"] = "ridge"
-    init: Literal["trained", "random"] = "trained"
-    steps: int = 150
-    seed: int = 0
-    low_bit: bool = True
-    """Whether references of low-bit blocks are low-bit too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,29 +110,10 @@ class Peeler:
         return [(child, at, fitted.get(child.prefix[-1])) for child in node.children]
 
     def _fit(self, layer: int, inputs: Tensor, targets: Sequence[int]) -> dict[int, FittedBlock]:
-        settings = self._settings
         block = self._decoder.block(layer)
-        block = block if settings.low_bit else block.unconstrained()
-        if "ridge" in settings.solver:
-            regression = BlockRegression(block, inputs, [self._states[j] for j in targets], self._rows)
-            starts = {j: regression.fit(index) for index, j in enumerate(targets)}
-        else:
-            starts = {j: self._start(block, inputs, j) for j in targets}
-        if "adam" not in settings.solver:
-            return starts
-        return {
-            j: adam(start, inputs, self._states[j], self._rows, steps=settings.steps, seed=settings.seed)
-            for j, start in starts.items()
-        }
-
-    def _start(self, block: Block, inputs: Tensor, target: int) -> FittedBlock:
-        """Where Adam starts: the trained block, or one with matrices redrawn."""
-        trained_error = squared_error(block, inputs, self._states[target], self._rows.select)
-        if self._settings.init == "trained":
-            return FittedBlock(block, "trained", None, trained_error, trained_error)
-        block = redrawn(block, self._settings.seed)
-        error = squared_error(block, inputs, self._states[target], self._rows.select)
-        return FittedBlock(block, "random", None, error, trained_error)
+        block = block if self._settings.low_bit else block.unconstrained()
+        fit = Fit(block, inputs, [self._states[target] for target in targets], self._rows, self._settings)
+        return dict(zip(targets, SOLVERS[self._settings.solver](fit), strict=True))
 
     def _step(self, node: PrefixNode, parent: Peeled, fitted: FittedBlock | None) -> Peeled:
         layer, target = len(node.prefix), node.prefix[-1]
@@ -171,23 +138,9 @@ class Peeler:
             trained_error=fitted.trained_error / spread,
             method=fitted.method,
             penalty=fitted.penalty,
+            **({} if fitted.conditioning is None else dataclasses.asdict(fitted.conditioning)),
         )
         return Peeled(node.prefix, state, (*parent.blocks, fit), trained=False)
-
-
-def redrawn(block: Block, seed: int) -> Block:
-    """A copy whose matrices are drawn anew, normal with each one's own spread; gains and biases stay as trained.
-
-    Each layer has draws of its own.
-    """
-    (own,) = np.random.SeedSequence([seed, block.layer]).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(own))
-    drawn = {
-        name: torch.randn(weight.shape, generator=generator) * float(weight.float().std())
-        for name, weight in block.trainable().items()
-        if weight.ndim > 1
-    }
-    return block.replaced(drawn).rounded()
 
 
 def projection_map(
