@@ -49,6 +49,24 @@ def test_the_function_is_still_there_after_an_audit_was_imported() -> None:
     assert callable(peelaudit.auditing.run.audit_config)
 
 
+def test_nothing_asks_for_the_metadata_of_an_installed_package() -> None:
+    code = """
+import importlib.metadata
+found = importlib.metadata.version
+def version(name):
+    if name == "peelaudit":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+importlib.metadata.version = version
+import peelaudit, peelaudit.cli
+from peelaudit.auditing import run
+assert run.tool_version() == dict(run._versions())["peelaudit"] == peelaudit.__version__
+peelaudit.cli.main(["--version"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"peelaudit {peelaudit.__version__}"
+
+
 def test_mistakes_are_told_together() -> None:
     with pytest.raises(ConfigError) as caught:
         peelaudit.audit("x", tokens=0, solver="magic")

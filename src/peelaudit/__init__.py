@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["audit"]
 
+__version__ = "0.1.0"
+
 
 def audit(
     checkpoint: str | os.PathLike[str],

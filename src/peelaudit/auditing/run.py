@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from peelaudit import __version__
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, rank_warnings
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.measure import Measurements, Measurer
@@ -193,9 +194,13 @@ def _dtype(config: AuditConfig) -> Dtype:
 
 def tool_version() -> str:
     """The version of peelaudit that computes, as reports have it."""
-    return version("peelaudit")
+    return __version__
 
 
 def _versions() -> tuple[tuple[str, str], ...]:
-    libraries = ("peelaudit", "torch", "transformers", "numpy", "safetensors")
-    return (*((name, version(name)) for name in libraries), ("python", platform.python_version()))
+    libraries = ("torch", "transformers", "numpy", "safetensors")
+    return (
+        ("peelaudit", tool_version()),
+        *((name, version(name)) for name in libraries),
+        ("python", platform.python_version()),
+    )

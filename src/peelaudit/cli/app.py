@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from peelaudit import __version__
 from peelaudit.cli.options import AUDIT, COMPARISON, GATE, OUTPUT, GroupedCommand, with_flags
 
 __all__ = ["app"]
@@ -35,9 +36,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"peelaudit {version('peelaudit')}")
+        typer.echo(f"peelaudit {__version__}")
         raise typer.Exit
 
 
