@@ -17,6 +17,7 @@ from peelaudit import __version__
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, rank_warnings
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.measure import Measurements, Measurer
+from peelaudit.auditing.precision import exact_float32
 from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError, OutputError
@@ -77,7 +78,7 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
     """
     clock = Clock(progress)
     config = dataclasses.replace(config, device=_device(config), dtype=_dtype(config))
-    with open_checkpoint(Path(config.checkpoint), config=config.config, progress=clock) as checkpoint:
+    with exact_float32(), open_checkpoint(Path(config.checkpoint), config=config.config, progress=clock) as checkpoint:
         plan = parse_schedules(config.schedules, checkpoint.info.layers)
         calibration = load_calibration(config, checkpoint.info, progress=clock)
         resolved = dataclasses.replace(config, seq_len=calibration.info.seq_len)

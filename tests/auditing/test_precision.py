@@ -1,0 +1,75 @@
+"""What a process set for its own products is not what an audit computes with, and is left as it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import peelaudit
+from peelaudit.auditing.precision import exact_float32
+from tests.places import FIXTURES
+
+
+class Watch:
+    """Notes at each stage of an audit whether TF32 is allowed."""
+
+    def __init__(self) -> None:
+        self.allowed: list[bool] = []
+
+    def stage(self, name: str, total: int) -> None:
+        self.allowed.append(torch.backends.cuda.matmul.allow_tf32)
+
+    def advance(self, steps: int = 1) -> None: ...
+
+
+def test_an_audit_has_no_tf32_and_leaves_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        watch = Watch()
+        peelaudit.audit(
+            FIXTURES / "nanogpt/ckpt.pt", tokens=1536, seq_len=32, resamples=100, schedules=("final",), progress=watch
+        )
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert watch.allowed
+    assert not any(watch.allowed)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "torch.set_float32_matmul_precision('medium')",
+        pytest.param(
+            "torch.backends.fp32_precision = torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+            marks=pytest.mark.skipif(
+                not hasattr(torch.backends, "fp32_precision"), reason="this torch has no precision by backend"
+            ),
+        ),
+    ],
+)
+def test_any_way_of_asking_for_tf32_is_undone_and_restored(setting: str) -> None:
+    code = f"""
+import torch
+from peelaudit.auditing.precision import exact_float32
+{setting}
+def now():
+    return [getattr(getattr(torch.backends, b).matmul, "fp32_precision", None) for b in ("cuda", "mkldnn")]
+before = now()
+with exact_float32():
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cuda.matmul.allow_tf32
+assert now() == before, (now(), before)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_it_is_restored_after_an_error() -> None:
+    with pytest.raises(ValueError, match="x"), exact_float32():
+        raise ValueError("x")
+    assert torch.get_float32_matmul_precision() == "highest"
