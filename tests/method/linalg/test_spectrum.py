@@ -26,9 +26,13 @@ def test_values_that_stand_apart_are_those_of_a_full_decomposition(shape: tuple[
     assert torch.equal(found.u, leading(matrix.to(dtype), 2).u)
 
 
-def test_the_generator_of_others_is_left_alone() -> None:
+def test_no_generator_of_others_is_drawn_from_or_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeded(_: int) -> None:
+        raise AssertionError("torch.manual_seed seeds the generators of all devices")
+
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
+    monkeypatch.setattr(torch, "manual_seed", seeded)
     leading(torch.ones(4, 4), 1)
     assert torch.equal(torch.rand(3), expected)

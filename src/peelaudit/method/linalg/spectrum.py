@@ -45,7 +45,12 @@ def leading(matrix: Tensor, count: int, *, steps: int = 4) -> Leading:
     if not bool(torch.isfinite(matrix).all()):
         raise NonFiniteResult("a matrix holds NaN or Inf, and has no singular values")
     size = min(count + max(8, count // 4), *matrix.shape)
-    with torch.random.fork_rng([matrix.device] if matrix.is_cuda else []):
-        torch.manual_seed(0)
-        u, s, v = torch.svd_lowrank(matrix, q=size, niter=steps)
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    # Drawn on the CPU, by a generator of its own: every device begins alike, and no one's draws are disturbed.
+    draw = torch.randn(tall.shape[1], size, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+    basis = torch.linalg.qr(tall @ draw.to(matrix.device)).Q
+    for _ in range(steps):
+        basis = torch.linalg.qr(tall @ torch.linalg.qr(tall.T @ basis).Q).Q
+    u, s, vh = torch.linalg.svd(basis.T @ tall, full_matrices=False)
+    u, v = (basis @ u, vh.T) if tall is matrix else (vh.T, basis @ u)
     return Leading(u[:, :count], s[:count], v[:, :count])
