@@ -36,3 +36,11 @@ def test_no_generator_of_others_is_drawn_from_or_seeded(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "manual_seed", seeded)
     leading(torch.ones(4, 4), 1)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_every_dtype_begins_alike() -> None:
+    """Among values that are close together the subspace is what it is by chance: not by another one in each dtype."""
+    matrix = torch.randn(48, 32, generator=torch.Generator().manual_seed(0))
+    single, double = leading(matrix, 4), leading(matrix.double(), 4)
+    parts = [(found.u * found.s) @ found.v.T for found in (single, double)]
+    torch.testing.assert_close(parts[0].double(), parts[1], rtol=0, atol=1e-4)

@@ -46,9 +46,10 @@ def leading(matrix: Tensor, count: int, *, steps: int = 4) -> Leading:
         raise NonFiniteResult("a matrix holds NaN or Inf, and has no singular values")
     size = min(count + max(8, count // 4), *matrix.shape)
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    # Drawn on the CPU, by a generator of its own: every device begins alike, and no one's draws are disturbed.
-    draw = torch.randn(tall.shape[1], size, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
-    basis = torch.linalg.qr(tall @ draw.to(matrix.device)).Q
+    # Drawn on the CPU in float32, by a generator of its own: the same on every device and in every dtype, and no one
+    # else's draws are disturbed.
+    draw = torch.randn(tall.shape[1], size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    basis = torch.linalg.qr(tall @ draw.to(matrix)).Q
     for _ in range(steps):
         basis = torch.linalg.qr(tall @ torch.linalg.qr(tall.T @ basis).Q).Q
     u, s, vh = torch.linalg.svd(basis.T @ tall, full_matrices=False)
