@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup audit faults test test-all lint format bench bench-batch bench-gpu regression-gate paper fixtures clean
+.PHONY: setup audit faults test test-all lint format bench bench-batch bench-gpu gpu-check regression-gate paper fixtures clean
 
 setup: .venv/.installed
 
@@ -49,6 +49,12 @@ regression-gate: setup
 
 bench-gpu: setup
 	$(BIN)/python -m bench.device
+
+# The wheel beside the CPU on the GPU that is here, if any; ARGS="--model PATH" audits a real model too. dist/gpu-check can
+# be carried to a machine that has the libraries and nothing else.
+gpu-check: setup
+	$(BIN)/python -m bench.gpu.bundle dist/gpu-check
+	cd dist/gpu-check && PYTHONPATH=wheel $(abspath $(BIN))/python bench/gpu_check.py --out results $(ARGS)
 
 bench-batch: setup
 	$(BIN)/python -m bench.batch
