@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench.gpu import parts
-from bench.gpu.audits import SHARE, Deadline, TimeIsUp, compare, fixture_checks
+from bench.gpu.audits import SHARE, Deadline, TimeIsUp, compare, fixture_checks, model_check
 from bench.gpu.bundle import bundle
 from bench.gpu.networks import FAMILIES, Network, save_model
 from bench.gpu.table import Check, Found, Outcome, Skipped, Table
@@ -229,6 +229,13 @@ def test_what_a_library_warns_of_on_the_device_alone_is_a_difference(monkeypatch
     found = first.run()
     assert not found.passed
     assert "warning: falls back to the CPU" in found.note
+
+
+def test_a_gguf_file_is_left_out_where_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for path, reason in ((None, "no --model"), (Path("model.gguf"), "needs gguf and accelerate")):
+        with pytest.raises(Skipped, match=reason):
+            model_check(path, Path("text"), CPU).run()
 
 
 def test_an_audit_ends_when_its_time_is_up() -> None:
