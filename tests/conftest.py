@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from tests import pretend
 from tests.checkpoints import models
 from tests.networks import Network, opened
 
@@ -20,6 +21,12 @@ from tests.networks import Network, opened
 def _one_thread() -> None:
     """On tiny models more threads are slower, many times on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _a_device_to_pretend() -> None:
+    """It has to be there before the first backward pass of any test."""
+    pretend.register()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-__all__ = ["pretend"]
+__all__ = ["pretend", "register"]
 
 aten = torch.ops.aten
 _FROM_EITHER = (aten.copy_.default, aten._to_copy.default)
@@ -114,7 +114,7 @@ def _placed(value: Any, there: list[There], tensors: list[Tensor], device: torch
 @contextmanager
 def pretend() -> Iterator[torch.device]:
     """The device, as long as it is there."""
-    _register()
+    register()
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # noqa: FBT003  # torch.tensor(…, device=…) goes by here, and is seen
     try:
@@ -125,8 +125,11 @@ def pretend() -> Iterator[torch.device]:
 
 
 @cache
-def _register() -> None:
-    """Once for the process: torch has room for one device that it doesn't know."""
+def register() -> None:
+    """Once for the process, and before its first backward pass, at which torch counts the devices that there are.
+
+    It has room for one that it doesn't know.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _setup_privateuseone_for_python_backend("pretend")

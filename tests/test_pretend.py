@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from bench.gpu.networks import FAMILIES, opened, save_model
 from bench.gpu.parts import Case, cases, relative
-
 from peelaudit.auditing.faults import damaged
 from peelaudit.method.diagnosis.repair_files import load_repair, save_repair
 from peelaudit.records import FaultKind

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import peelaudit
+from bench import device, gpu_check
 from bench.gpu import parts
 from bench.gpu.audits import SHARE, Deadline, TimeIsUp, compare, fixture_checks, model_check
 from bench.gpu.bundle import bundle
 from bench.gpu.networks import FAMILIES, Network, save_model
 from bench.gpu.table import Check, Found, Outcome, Skipped, Table
-
-import peelaudit
-from bench import device, gpu_check
 from peelaudit.records import AuditReport, Estimate, Verdict
 from tests.factories import make_report
 from tests.places import FIXTURES, NANOGPT
