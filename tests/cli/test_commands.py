@@ -19,6 +19,7 @@ ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith
     "PYTHONPATH": str(ROOT)
 }
 STUB = [sys.executable, "-m", "tests.cli.stub"]
+MODULE = [sys.executable, "-m", "peelaudit"]
 REAL = [sys.executable, "-c", "import sys; from peelaudit.cli import main; sys.exit(main())"]
 
 
@@ -223,3 +224,15 @@ def test_schema_is_json() -> None:
 
 def test_formats_of_help_are_all() -> None:
     assert all(form in real("run", "--help").stdout for form in Format)
+
+
+def test_the_module_is_the_command() -> None:
+    for arguments in (["--version"], ["run", "a", "--seed", "x"], ["--help"]):
+        by_module, by_script = (call([*command, *arguments], cwd=ROOT) for command in (MODULE, REAL))
+        assert (by_module.returncode, by_module.stdout) == (by_script.returncode, by_script.stdout)
+        assert by_module.stderr == by_script.stderr
+
+
+def test_importing_the_module_runs_nothing() -> None:
+    done = call([sys.executable, "-c", "import peelaudit.__main__"], cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
