@@ -24,13 +24,15 @@ Output = Annotated[
 
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # Plain help, in groups: half the time that rich takes for its boxes, and the same in a pipe.
     rich_markup_mode=None,
-    # The default spares `--help` typer's import of pydantic, for the sake of turning None into a flag.
-    context_settings={"help_option_names": ["--help", "-h"], "default_map": {"help": False}},
+    # The defaults spare `--help` typer's import of pydantic, for the sake of turning None into a flag.
+    context_settings={
+        "help_option_names": ["--help", "-h"],
+        "default_map": dict.fromkeys(("help", "install_completion", "show_completion"), False),
+    },
 )
 
 
