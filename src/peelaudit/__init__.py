@@ -43,7 +43,7 @@ def audit(
         The report: losses and gaps in nats/token, each with its 95 % interval; errors as ratios without unit.
 
     Raises:
-        ConfigError: a setting is out of range or unknown.
+        ConfigError: a setting is out of range, of another type, or unknown.
         CheckpointError: the checkpoint can't be used.
         CalibrationError: the calibration data can't be used.
         AuditError: a state or a loss became NaN or Inf.
@@ -53,9 +53,8 @@ def audit(
     from peelaudit.errors import ConfigError
     from peelaudit.settings.audit import AuditConfig
 
-    paths = (data,) if isinstance(data, (str, os.PathLike)) else tuple(data)
     unknown = sorted(set(settings) - set(AuditConfig.__dataclass_fields__) | settings.keys() & {"checkpoint", "data"})
     if unknown:
         raise ConfigError(*(f"{name} is no setting of an audit" for name in unknown))
-    config = AuditConfig(checkpoint=os.fspath(checkpoint), data=tuple(os.fspath(path) for path in paths), **settings)
-    return audit_config(config, progress=progress)
+    given: dict[str, Any] = {"checkpoint": checkpoint, "data": data, **settings}  # it makes texts of paths
+    return audit_config(AuditConfig(**given), progress=progress)

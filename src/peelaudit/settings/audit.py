@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -146,12 +148,14 @@ class AuditConfig:
     def __post_init__(self) -> None:
         """Raise one `ConfigError` that names every setting which is out of range.
 
-        Each problem begins with the setting's name: `settings` puts there where the value came from.
+        Each problem begins with the setting's name: `settings` puts there where the value came from. A path may be
+        given as a PathLike, and one text alone where several are expected: from here on they are texts and tuples.
         """
-        problems = out_of_range(self, SETTINGS.values())
+        problems = self._normalise()
+        problems += out_of_range(self, SETTINGS.values())
         if len(self.split) != 3 or not all(0 < share < 1 for share in self.split) or abs(sum(self.split) - 1) > 1e-9:
             problems.append(f"split is {self.split}: expected three shares above 0 that add up to 1")
-        if not self.schedules:
+        if self.schedules == ():
             problems.append("schedules is empty")
         try:
             parse_bits(self.bits)
@@ -161,6 +165,41 @@ class AuditConfig:
             problems.append("init random needs solver adam: a ridge solution is a change from the trained weights")
         if problems:
             raise ConfigError(*problems)
+
+    def _normalise(self) -> list[str]:
+        """Make texts of paths and tuples of what is several; the problems with what can't be made so."""
+        problems: list[str] = []
+        for name in ("checkpoint", "config", "tokenizer"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
+            elif not isinstance(value, str) and (value is not None or name == "checkpoint"):
+                problems.append(f"{name} is {value!r}: expected a path")
+        for name, one in (("data", "path"), ("schedules", "schedule")):
+            try:
+                object.__setattr__(self, name, _several(name, getattr(self, name), one))
+            except ConfigError as error:
+                problems += error.problems
+        return problems
+
+
+def _several(name: str, value: object, one: str) -> tuple[str, ...]:
+    """The setting's items. A text is one of them, though Python would take it for a sequence of letters.
+
+    Raises:
+        ConfigError: an item isn't what `one` says, or is empty: an empty path would be the whole working directory.
+    """
+    single = (str, os.PathLike) if one == "path" else str
+    if isinstance(value, single):
+        value = (value,)
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
+        raise ConfigError(f"{name} is {value!r}: expected a {one} or a list of {one}s")
+    for item in value:
+        if not isinstance(item, single):
+            raise ConfigError(f"{name} has {item!r}: expected a {one}")
+        if item == "":
+            raise ConfigError(f"{name} has an empty {one}")
+    return tuple(os.fspath(item) for item in value)
 
 
 SETTINGS = declared(AuditConfig)
