@@ -12,6 +12,7 @@ from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, PeelauditError
+from peelaudit.fleet.finding import suggesting_batch
 from peelaudit.records import GateCheck
 from peelaudit.reports.formats import Format
 from peelaudit.reports.writing import check_writable
@@ -47,7 +48,7 @@ def run_audit(
     gate.foresee(config)
     for target in targets:
         check_writable(target.path)
-    with progress_on(sys.stderr, quiet=quiet) as progress:
+    with progress_on(sys.stderr, quiet=quiet) as progress, suggesting_batch(checkpoint):
         progress.stage("starting", 1)
         from peelaudit.auditing.run import audit_config
 
@@ -82,6 +83,7 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
 
     with (
         progress_on(sys.stderr, quiet=False) as progress,
+        suggesting_batch(checkpoint),
         open_checkpoint(Path(checkpoint), config=settings.config, progress=progress) as opened,
     ):
         info = opened.info

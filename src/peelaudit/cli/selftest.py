@@ -12,6 +12,7 @@ from peelaudit.cli.guard import write_out
 from peelaudit.cli.output import collecting, paper, parse_format
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError
+from peelaudit.fleet.finding import suggesting_batch
 from peelaudit.records import FaultKind
 from peelaudit.reports.formats import Format
 from peelaudit.settings import resolve
@@ -75,7 +76,7 @@ def run_selftest(checkpoint: str, flags: Flags, own: SelftestFlags, *, format_na
         layers = own.selector()
     if problems:
         raise ConfigError(*problems)
-    with progress_on(sys.stderr, quiet=quiet) as progress:
+    with progress_on(sys.stderr, quiet=quiet) as progress, suggesting_batch(checkpoint):
         progress.stage("starting", 1)
         from peelaudit.auditing.selftest import Plan, selftest
 

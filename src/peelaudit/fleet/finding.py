@@ -8,6 +8,7 @@ further such directories count: a trainer's `checkpoint-500` beside the final we
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -16,10 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from peelaudit.errors import ConfigError
+from peelaudit.errors import ConfigError, UnreadableCheckpoint
 from peelaudit.filenames import CHECKPOINT_SUFFIXES, DISTRIBUTED, WEIGHT_FILES
 
-__all__ = ["RESULTS_FILE", "find_checkpoints", "natural"]
+__all__ = ["RESULTS_FILE", "find_checkpoints", "natural", "suggesting_batch"]
 
 RESULTS_FILE = "peelaudit-results.json"
 """What makes a directory one of results."""
@@ -49,6 +50,25 @@ def find_checkpoints(arguments: Sequence[str], *, stdin: BinaryIO) -> tuple[str,
             if real not in found or (Path(found[real]).is_symlink() and not Path(path).is_symlink()):
                 found[real] = path
     return tuple(found.values())
+
+
+@contextlib.contextmanager
+def suggesting_batch(path: str) -> Iterator[None]:
+    """Say of a directory that is no checkpoint how many it holds, instead of what it lacks to be one.
+
+    Raises:
+        UnreadableCheckpoint: in the place of one that passes.
+    """
+    try:
+        yield
+    except UnreadableCheckpoint as error:
+        found = tuple(_below(path)) if Path(path).is_dir() else ()
+        if not found or path in found:
+            raise
+        if len(found) == 1:
+            raise UnreadableCheckpoint(f"{path}: holds one checkpoint, {found[0]}: name that") from error
+        words = f"{path}: holds {len(found)} checkpoints: use batch, or name one of them"
+        raise UnreadableCheckpoint(words) from error
 
 
 def natural(path: str) -> tuple[object, ...]:
