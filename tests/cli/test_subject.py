@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import transformers
 
+from tests.checkpoints import models
 from tests.cli.test_commands import real
 from tests.places import NANOGPT
 
@@ -31,3 +34,41 @@ def test_other_directories_are_what_they_were_called(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").touch()
     assert "holds an adapter" in real("inspect", str(tmp_path)).stderr
+
+
+def foreign(family: str, folder: Path) -> Path:
+    """A tiny random model of a family that transformers knows and peelaudit has no table entry for."""
+    sizes = {
+        "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+        "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+        "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 32},
+        "mixtral": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+    }
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 64}
+    config = transformers.CONFIG_MAPPING[family](**sizes[family], **special)
+    return models.save(transformers.AutoModelForCausalLM.from_config(config), folder)
+
+
+@pytest.mark.parametrize("family", ["mamba", "bloom", "mpt", "mixtral"])
+def test_a_family_that_cannot_be_audited_is_said_first(family: str, tmp_path: Path) -> None:
+    folder = foreign(family, tmp_path / family)
+    refusal = f"peelaudit: error: {folder}: family '{family}' is not one that can be audited (bitnet, gemma, "
+    done = real("run", str(folder))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-1].startswith(refusal)
+    looked = real("inspect", str(folder))
+    assert looked.returncode == 3
+    assert looked.stderr.startswith(refusal)
+    assert looked.stderr.count("error") == 1
+    known = family in ("bloom", "mpt")  # of the others transformers' configuration lacks what is told of a decoder
+    assert (f"{family} (" in looked.stdout) == known
+    assert "0 tokens" not in looked.stdout
+
+
+def test_a_variant_that_cannot_be_audited_is_said_first(tmp_path: Path) -> None:
+    folder = models.save(models.model("opt", do_layer_norm_before=False), tmp_path / "opt")
+    for command in ("run", "inspect"):
+        done = real(command, str(folder))
+        assert done.returncode == 3
+        assert "blocks that end in a norm (do_layer_norm_before false) can't be peeled\n" in done.stderr
+    assert json.loads(real("inspect", str(folder), "-f", "json").stdout)["family"] == "opt"

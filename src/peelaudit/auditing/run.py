@@ -27,7 +27,7 @@ from peelaudit.method.diagnosis.repair import Repair
 from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair
 from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.families import family_of
+from peelaudit.network.families import family_of, find_family
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore
 from peelaudit.network.weights import check_weights
@@ -78,7 +78,11 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
     """
     clock = Clock(progress)
     config = dataclasses.replace(config, device=_device(config), dtype=_dtype(config))
-    with exact_float32(), open_checkpoint(Path(config.checkpoint), config=config.config, progress=clock) as checkpoint:
+    path = Path(config.checkpoint)
+    with (
+        exact_float32(),
+        open_checkpoint(path, config=config.config, admit=find_family, progress=clock) as checkpoint,
+    ):
         plan = parse_schedules(config.schedules, checkpoint.info.layers)
         calibration = load_calibration(config, checkpoint.info, progress=clock)
         resolved = dataclasses.replace(config, seq_len=calibration.info.seq_len)

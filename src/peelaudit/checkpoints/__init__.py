@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from peelaudit.checkpoints.checkpoint import Checkpoint
-from peelaudit.checkpoints.opening import open_checkpoint
+from peelaudit.checkpoints.opening import Admit, open_checkpoint
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Admit", "Checkpoint", "open_checkpoint"]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from peelaudit.checkpoints.files import quoted
-from peelaudit.checkpoints.quantized import find_method
+from peelaudit.checkpoints.quantized import Method, find_method
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, NothingToAudit, UnsupportedCheckpoint
 
 __all__ = ["Description", "build_config", "build_skeleton", "check_layer_count", "describe"]
@@ -59,18 +60,40 @@ class Description:
         """`subject` begins the messages; `within_wrapper` is for the text part of a multimodal configuration.
 
         Raises:
-            UnsupportedCheckpoint: custom code, an unknown or a non-causal family, expert weights, or weights packed in
-                a way that can't be read.
-            MalformedCheckpoint: a number is missing or impossible.
-            NothingToAudit: it has no layer.
+            UnsupportedCheckpoint: custom code, or an unknown or a non-causal family.
+            MalformedCheckpoint: no family is named.
         """
         self.values = dict(values)
         self.subject = subject
         self.within_wrapper = within_wrapper
         self.config_class = _config_class(self.values, subject)
+
+    @property
+    def family(self) -> str:
+        """Transformers' `model_type`."""
+        family: str = self.config_class.model_type
+        return family
+
+    @cached_property
+    def method(self) -> Method | None:
+        """How the weights are packed, None where they aren't.
+
+        Raises:
+            UnsupportedCheckpoint: in a way that can't be read.
+        """
+        return find_method(self.values, self.subject)
+
+    @cached_property
+    def layers(self) -> int:
+        """How many there are, once every size is known to be possible.
+
+        Raises:
+            UnsupportedCheckpoint: expert weights.
+            MalformedCheckpoint: a number is missing or impossible.
+            NothingToAudit: it has no layer.
+        """
         self._check_kind()
-        self.method = find_method(self.values, subject)
-        self.layers = self._check_sizes()
+        return self._check_sizes()
 
     def _check_kind(self) -> None:
         for name in _EXPERTS:
@@ -101,10 +124,8 @@ def describe(values: Mapping[str, Any], subject: str) -> Description:
     """The text decoder that a config.json describes; of a multimodal wrapper, its text part.
 
     Raises:
-        UnsupportedCheckpoint: custom code, an unknown or a non-causal family, expert weights, or weights packed in
-            a way that can't be read.
-        MalformedCheckpoint: a number is missing or impossible.
-        NothingToAudit: it has no layer.
+        UnsupportedCheckpoint: custom code, or an unknown or a non-causal family.
+        MalformedCheckpoint: no family is named.
     """
     text = values.get("text_config")
     if not isinstance(text, dict):

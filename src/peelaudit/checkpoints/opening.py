@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,9 +25,10 @@ from peelaudit.errors import UnreadableCheckpoint
 from peelaudit.filenames import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES
 from peelaudit.progress import SILENT, Progress
 
-__all__ = ["open_checkpoint"]
+__all__ = ["Admit", "open_checkpoint"]
 
 Names = Callable[[Store, torch.nn.Module], Mapping[str, Origin]]
+Admit = Callable[[str, str, Mapping[str, Any]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,19 @@ class _Parts:
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], *, config: str | os.PathLike[str] | None = None, progress: Progress = SILENT
+    path: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    admit: Admit | None = None,
+    progress: Progress = SILENT,
 ) -> Checkpoint:
     """Open a Hugging Face directory, a `.safetensors`, torch or GGUF file, and compare all names and shapes.
 
     No tensor is read yet; `Checkpoint.check_weights` does that. `config` is a config.json for a file that has none
     beside it. Nothing is fetched, and no code of the checkpoint is run.
+
+    `admit` is called with the path, the family and the configuration's values as soon as these are read: what it raises
+    comes before any other complaint, before a module of the family is built, and before the files are hashed.
 
     Raises:
         CheckpointError: it isn't there, is damaged, doesn't fit its configuration, or can't be audited.
@@ -57,6 +66,8 @@ def open_checkpoint(
     where = Path(path)
     parts = _find_parts(where, None if config is None else Path(config))
     try:
+        if admit is not None:
+            admit(str(where), parts.description.family, parts.description.values)
         return _assemble(where, parts, progress)
     except BaseException:
         parts.store.close()
@@ -65,7 +76,8 @@ def open_checkpoint(
 
 def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
     subject = quoted(path)
-    check_layer_count(parts.store.tensors, parts.description.layers, subject)
+    layers, method = parts.description.layers, parts.description.method
+    check_layer_count(parts.store.tensors, layers, subject)
     config = build_config(parts.description)
     skeleton = build_skeleton(config, parts.description.subject)
     store, skeleton, matched = _match(parts, skeleton, subject)
@@ -82,7 +94,6 @@ def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
         training_step=parts.training_step,
         sha256=snapshot.sha256,
     )
-    method = parts.description.method
     return Checkpoint(info, config, skeleton, store, matched, snapshot, method.notes if method else ())
 
 

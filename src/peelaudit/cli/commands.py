@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_policy
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
-from peelaudit.errors import ConfigError, PeelauditError
+from peelaudit.errors import CheckpointError, ConfigError, PeelauditError, UnsupportedCheckpoint
 from peelaudit.fleet.finding import suggesting_batch
-from peelaudit.records import GateCheck
+from peelaudit.records import CheckpointInfo, GateCheck
 from peelaudit.reports.formats import Format
 from peelaudit.reports.writing import check_writable
 from peelaudit.settings import resolve
+from peelaudit.settings.audit import AuditConfig
+
+if TYPE_CHECKING:
+    from peelaudit.checkpoints import Admit
 
 __all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]
 
@@ -79,18 +85,55 @@ def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str,
         settings = resolve(checkpoint, {"config": config}, environ=os.environ, directory=Path.cwd())
     if problems:
         raise ConfigError(*problems)
+    with _telling_refusal() as admit:
+        _show_checkpoint(_looked_at(settings, admit, tensors=tensors), form, tensors=tensors)
+
+
+@contextlib.contextmanager
+def _telling_refusal() -> Iterator[Admit]:
+    """Say at once that a family can't be audited, and go on to what else is known; the exit code is the refusal's.
+
+    Where nothing else comes to be known, the reason has been told.
+    """
+    from peelaudit.network.families import find_family
+
+    refused = False
+
+    def admit(path: str, family: str, values: Mapping[str, Any]) -> None:
+        nonlocal refused
+        try:
+            find_family(path, family, values)
+        except UnsupportedCheckpoint as error:
+            refused = True
+            say(f"error: {error}")
+
+    try:
+        yield admit
+    except CheckpointError:
+        if not refused:
+            raise
+    if refused:
+        raise SystemExit(UnsupportedCheckpoint.exit_code)
+
+
+def _looked_at(settings: AuditConfig, admit: Admit, *, tensors: bool) -> CheckpointInfo:
+    """The checkpoint's facts; with `tensors` its weights are read, for their grids."""
     from peelaudit.checkpoints import open_checkpoint
 
+    path = settings.checkpoint
     with (
         progress_on(sys.stderr, quiet=False) as progress,
-        suggesting_batch(checkpoint),
-        open_checkpoint(Path(checkpoint), config=settings.config, progress=progress) as opened,
+        suggesting_batch(path),
+        open_checkpoint(path, config=settings.config, admit=admit, progress=progress) as opened,
     ):
-        info = opened.info
-        if tensors:
-            from peelaudit.network.weights import check_weights
+        if not tensors:
+            return opened.info
+        from peelaudit.network.weights import check_weights
 
-            info = check_weights(opened, progress).info()
+        return check_weights(opened, progress).info()
+
+
+def _show_checkpoint(info: CheckpointInfo, form: Format, *, tensors: bool) -> None:
     if form is Format.JSON:
         from peelaudit.records.json import checkpoint_json
 

@@ -52,7 +52,9 @@ def guarded(command: Callable[[], None]) -> int:
 
 
 def _exit_code(command: Callable[[], None]) -> int:
-    """The exits of typer itself: 0, and 2 for usage. Its 1 is for a closed pipe; commands of ours raise instead."""
+    """The exits of typer itself: 0, and 2 for usage. Its 1 is for a closed pipe. Commands of ours raise instead, unless
+    they have said already why they aren't completed.
+    """
     try:
         command()
     except SystemExit as end:

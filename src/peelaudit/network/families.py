@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
 
-__all__ = ["FAMILIES", "Family", "Writer", "family_of"]
+__all__ = ["FAMILIES", "Family", "Writer", "family_of", "find_family"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +71,26 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
-    """The table's entry.
+    """The table's entry. Raises UnsupportedCheckpoint as `find_family`."""
+    config = checkpoint.config
+    return find_family(checkpoint.info.path, config.model_type, config.to_dict())
+
+
+def find_family(name: str, model_type: str, values: Mapping[str, Any]) -> Family:
+    """The table's entry, by a checkpoint's name for messages, its `model_type` and its configuration's values.
+
+    Values that are left out count as the family's usual ones: a config.json will do, before anything is built of it.
 
     Raises:
         UnsupportedCheckpoint: there is none, or this variant of the family can't be peeled.
     """
-    config = checkpoint.config
-    family = FAMILIES.get(config.model_type)
-    name = checkpoint.info.path
+    family = FAMILIES.get(model_type)
     if family is None:
         known = ", ".join(sorted(FAMILIES))
-        raise UnsupportedCheckpoint(f"{name}: family {config.model_type!r} is not one that can be audited ({known})")
-    if not getattr(config, "do_layer_norm_before", True):
+        raise UnsupportedCheckpoint(f"{name}: family {model_type!r} is not one that can be audited ({known})")
+    if values.get("do_layer_norm_before") is False:
         raise UnsupportedCheckpoint(f"{name}: blocks that end in a norm (do_layer_norm_before false) can't be peeled")
-    if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
+    narrow, width = values.get("word_embed_proj_dim"), values.get("hidden_size")
+    if None not in (narrow, width) and narrow != width:
         raise UnsupportedCheckpoint(f"{name}: embeddings narrower than the residual stream can't be audited")
     return family

@@ -39,7 +39,7 @@ def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
     yield "heads", f"{count(info.heads)} ({count(info.kv_heads)} for keys and values)"
     yield "MLP width", count(info.mlp_width)
     yield "vocabulary", count(info.vocabulary) + (", head tied to the embedding" if info.tied_head else "")
-    yield "context", f"{count(info.context)} tokens"
+    yield "context", f"{count(info.context)} tokens" if info.context else "not known"
     yield "dtype", info.dtype
     yield "parameters", f"{count(info.parameters)} ({size(info.parameters, '')})"
     yield "bytes", f"{count(info.bytes)} ({size(info.bytes, 'B')})"
