@@ -17,7 +17,7 @@ import peelaudit
 from peelaudit.auditing.run import audit_config
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.errors import ConfigError, NonFiniteResult
+from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, UnsupportedCheckpoint
 from peelaudit.network.decoder import Decoder
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.records import json as json_export
@@ -388,3 +388,48 @@ def test_a_fit_that_the_tokens_do_not_determine_reaches_the_report() -> None:
         assert fit.condition >= 1
     assert any("undetermined" in warning for warning in report.warnings)
     assert not any("undetermined" in warning for warning in audited().warnings)
+
+
+class Told:
+    """A progress that keeps the names of the stages."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append(name)
+
+    def advance(self, steps: int = 1) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gptj"}, "family 'gptj' is not one that can be audited"),
+        # Building this one's configuration would take gigabytes.
+        ({"model_type": "gpt_neo", "attention_types": [[["global"], 300_000_000]]}, "family 'gpt_neo' is not one"),
+        ({"model_type": "opt", "do_layer_norm_before": False}, "blocks that end in a norm"),
+        ({"model_type": "opt", "word_embed_proj_dim": 16, "hidden_size": 32}, "embeddings narrower"),
+    ],
+)
+def test_a_family_that_cannot_be_audited_is_refused_before_anything_is_hashed_or_built(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder, told = models.save(models.model("llama"), tmp_path / "model"), Told()
+    (folder / "config.json").write_text(json.dumps(changes))
+    with pytest.raises(UnsupportedCheckpoint, match=message):
+        audit_config(AuditConfig(checkpoint=str(folder)), progress=told)
+    assert told.stages == []
+
+
+@pytest.mark.parametrize("changes", [{"data": ("missing.txt",)}, {"data": ("notes.docx",)}, {"tokenizer": "missing"}])
+def test_what_else_a_run_needs_is_looked_for_before_the_checkpoint_is_opened(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.docx").write_text("text")
+    told = Told()
+    with pytest.raises(CalibrationError, match=next(str(value).strip("(),'") for value in changes.values())):
+        audit_config(AuditConfig(checkpoint="no such checkpoint", **changes), progress=told)
+    assert told.stages == []

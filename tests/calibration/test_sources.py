@@ -98,3 +98,11 @@ def test_budgets_leave_small_files_whole_and_share_the_rest() -> None:
     shares = budgets(sources, tokens=16)
     assert shares[1] == 1000
     assert shares[0] == shares[2] == (POOL_BYTES - 1000) // 2
+
+
+def test_a_file_that_may_not_be_read_is_told_before_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path := tmp_path / "a.txt").write_text(TEXT)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read all
+    assert refusal(tmp_path, path) == f"{path}: the calibration data can't be read: Permission denied"

@@ -68,6 +68,15 @@ def test_a_bad_one_is_a_row_and_the_rest_is_done_once(run: Path, tmp_path: Path)
     assert table.stdout.startswith("3 checkpoints: 3 done\n")
 
 
+@pytest.mark.parametrize("flag", ["--data", "--tokenizer"])
+def test_a_wrong_path_in_the_settings_is_one_mistake_and_no_row_for_each(flag: str, run: Path, tmp_path: Path) -> None:
+    done = peelaudit("batch", run, "--out", tmp_path / "results", flag, tmp_path / "missing", *QUICK)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert f"{tmp_path / 'missing'}: " in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.slow
 def test_shards_share_a_directory(run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"

@@ -18,7 +18,7 @@ from peelaudit.auditing.advice import bits_warnings, calibration_warnings, rank_
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.measure import Measurements, Measurer
 from peelaudit.auditing.precision import exact_float32
-from peelaudit.calibration import Calibration, load_calibration
+from peelaudit.calibration import Calibration, check_given, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.method.diagnosis.examine import Examiner
@@ -78,6 +78,7 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
     """
     clock = Clock(progress)
     config = dataclasses.replace(config, device=_device(config), dtype=_dtype(config))
+    check_given(config)  # before hundreds of gigabytes are hashed
     path = Path(config.checkpoint)
     with (
         exact_float32(),

@@ -42,14 +42,15 @@ from peelaudit.calibration.drawing import (
     draw_streams,
     drop_repeated,
 )
+from peelaudit.calibration.sources import find_sources
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, assign, join, sha256_of_tokens, split_info
-from peelaudit.calibration.tokenization import encode_document, find_tokenizer
+from peelaudit.calibration.tokenization import check_tokenizer, encode_document, find_tokenizer
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, DataInfo
 from peelaudit.settings.audit import AuditConfig
 
-__all__ = ["Calibration", "Split", "load_calibration"]
+__all__ = ["Calibration", "Split", "check_given", "load_calibration"]
 
 FEW_CLUSTERS = 20
 """With fewer clusters a bootstrap's 95 % intervals cover less than that."""
@@ -64,6 +65,18 @@ class Calibration:
     held_out: Split
     info: DataInfo
     warnings: tuple[str, ...]
+
+
+def check_given(config: AuditConfig) -> None:
+    """Look for the data and the tokenizer that the settings name, as can be done before a checkpoint is opened.
+
+    Raises:
+        CalibrationError: one isn't there, can't be read, or is of no kind that is known.
+    """
+    if config.data:
+        find_sources(config.data, Path(config.checkpoint))
+    if config.tokenizer is not None:
+        check_tokenizer(Path(config.tokenizer))
 
 
 def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progress: Progress = SILENT) -> Calibration:

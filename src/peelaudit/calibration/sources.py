@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -111,6 +112,8 @@ def _source(path: Path, name: str) -> SourceFile:
     kind = _kind(path.name)
     if kind is None:
         raise CalibrationError(f"{shown}: calibration data are {', '.join(KINDS)} files or directories of these")
+    if not os.access(path, os.R_OK):
+        raise CalibrationError(f"{shown}: the calibration data can't be read: {os.strerror(errno.EACCES)}")
     if status.st_size == 0:
         raise CalibrationError(f"{shown}: the file is empty")
     return SourceFile(path, name, kind, status.st_size, status.st_mtime_ns)

@@ -16,10 +16,11 @@ from peelaudit.calibration.character_table import read_character_table
 from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
 
-__all__ = ["Encoder", "encode_document", "find_tokenizer"]
+__all__ = ["Encoder", "check_tokenizer", "encode_document", "find_tokenizer"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _META = "meta.pkl"
+_SUFFIXES = (".pkl", ".model", ".json")
 _CHARS_PER_TOKEN = 8
 _MIN_PIECE = 4096
 
@@ -119,32 +120,44 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*_TOKENIZER_FILES, _META))
 
 
-def _load(path: Path) -> Encoder:
+def _is_configured(path: Path) -> bool:
+    """Whether a file is one of those that a tokenizer_config.json beside it says how to read."""
+    return path.name in _TOKENIZER_FILES and (path.parent / "tokenizer_config.json").is_file()
+
+
+def check_tokenizer(path: Path) -> None:
+    """Raise CalibrationError where a tokenizer isn't there, or is of no kind that can be loaded."""
     shown = printable(str(path))
     if path.is_dir():
         if not _has_tokenizer(path):
             raise CalibrationError(
                 f"{shown}: the directory holds no tokenizer ({', '.join((*_TOKENIZER_FILES, _META))})"
             )
+    elif not path.is_file():
+        raise CalibrationError(f"{shown}: there is no such tokenizer file or directory")
+    elif path.suffix not in _SUFFIXES and not _is_configured(path):
+        raise CalibrationError(
+            f"{shown}: a tokenizer is a directory, a tokenizer.json, a sentencepiece .model or a meta.pkl"
+        )
+
+
+def _load(path: Path) -> Encoder:
+    check_tokenizer(path)
+    if path.is_dir():
         if not any((path / name).is_file() for name in _TOKENIZER_FILES):
             return _from_characters(path / _META)
         if (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
             return _from_json(path / "tokenizer.json")
         return _from_directory(path)
-    if not path.is_file():
-        raise CalibrationError(f"{shown}: there is no such tokenizer file or directory")
-    if path.name in _TOKENIZER_FILES and (path.parent / "tokenizer_config.json").is_file():
+    if _is_configured(path):
         return _from_directory(path.parent)
     match path.suffix:
         case ".pkl":
             return _from_characters(path)
         case ".model":
             return _from_sentencepiece(path)
-        case ".json":
+        case _:
             return _from_json(path)
-    raise CalibrationError(
-        f"{shown}: a tokenizer is a directory, a tokenizer.json, a sentencepiece .model or a meta.pkl"
-    )
 
 
 def _special_tokens(with_special: list[int], without: list[int], bos: int | None, eos: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from peelaudit.calibration import check_given
 from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_policy
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
@@ -69,6 +70,7 @@ def audit_fleet(checkpoints: Sequence[str], flags: Flags, own: BatchFlags, forma
         raise ConfigError(*problems)
     if not found:
         raise NothingToAudit(f"no checkpoint found in {', '.join(checkpoints)}")
+    check_given(settings)
     gate = Gate(policy, quiet=quiet)
     gate.foresee(settings)
     for target in targets:
