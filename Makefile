@@ -1,6 +1,7 @@
 # `make audit` and `make test` are all that a fresh machine needs; both make .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: setup audit faults test test-all lint format bench bench-batch bench-gpu gpu-check regression-gate paper fixtures clean
 
@@ -8,10 +9,13 @@ setup: .venv/.installed
 
 # torch first and by its exact version: on a CPU machine that resolves to the CPU build, and later pins are met by it.
 .venv/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet "torch==2.13.0"
-	$(BIN)/pip install --quiet --editable ".[dev,gguf,parquet]"
-	touch $@
+	@echo "making .venv …"
+	@$(PYTHON) -m venv .venv
+	@echo "installing torch (about 200 MB, or some GB with CUDA) …"
+	@$(PIP) "torch==2.13.0"
+	@echo "installing transformers, the other libraries and the development tools (about 100 MB) …"
+	@$(PIP) --editable ".[dev,gguf,parquet]"
+	@touch $@
 
 audit: setup
 	$(BIN)/peelaudit run fixtures/nanogpt/ckpt.pt
@@ -27,8 +31,9 @@ test-all: setup lint .venv/.ray
 	$(BIN)/pytest -m "slow or not slow"
 
 .venv/.ray: .venv/.installed
-	$(BIN)/pip install --quiet --editable ".[ray]"
-	touch $@
+	@echo "installing ray (about 70 MB) …"
+	@$(PIP) --editable ".[ray]"
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .
