@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import pytest
 import transformers
 
+from peelaudit.calibration import load_calibration
+from peelaudit.checkpoints import open_checkpoint
+from peelaudit.config import AuditConfig
 from tests.checkpoints import models
 from tests.cli.test_commands import real
-from tests.places import NANOGPT
+from tests.places import FIXTURES, NANOGPT
 
 
 @pytest.mark.parametrize("command", ["run", "inspect", "selftest"])
@@ -72,3 +76,35 @@ def test_a_variant_that_cannot_be_audited_is_said_first(tmp_path: Path) -> None:
         assert done.returncode == 3
         assert "blocks that end in a norm (do_layer_norm_before false) can't be peeled\n" in done.stderr
     assert json.loads(real("inspect", str(folder), "-f", "json").stdout)["family"] == "opt"
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> tuple[Path, Path]:
+    """Weights alone, and a directory with their config.json and tokenizer."""
+    (weights := tmp_path / "weights").mkdir()
+    (described := tmp_path / "described").mkdir()
+    shutil.copy(FIXTURES / "llama/model.safetensors", weights / "model.safetensors")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(FIXTURES / "llama" / name, described)
+    return weights, described
+
+
+@pytest.mark.parametrize("name", ["", "config.json"])
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_a_config_may_be_a_directory_and_its_tokenizer_serves(file: str, name: str, apart: tuple[Path, Path]) -> None:
+    weights, described = apart
+    with open_checkpoint(weights / file, config=described / name) as opened:
+        assert opened.info.tokenizer == str(described / "tokenizer.json")
+        config = AuditConfig(checkpoint=opened.info.path, config=str(described / name), tokens=2048)
+        assert load_calibration(config, opened.info).info.tokenizer == str(described)
+        shutil.copy(FIXTURES / "llama/tokenizer.json", weights)  # its own goes first
+        assert load_calibration(config, opened.info).info.tokenizer == str(weights / "tokenizer.json")
+        given = dataclasses.replace(config, tokenizer=str(FIXTURES / "llama"))
+        assert load_calibration(given, opened.info).info.tokenizer == str(FIXTURES / "llama")
+
+
+def test_a_config_directory_without_one_is_told(apart: tuple[Path, Path], tmp_path: Path) -> None:
+    weights, _ = apart
+    done = real("inspect", str(weights), "--config", str(tmp_path))
+    assert done.returncode == 3
+    assert f"'{tmp_path / 'config.json'}': no such file" in done.stderr

@@ -124,12 +124,12 @@ def _encoder(
 ) -> tuple[Callable[[Document, int], Tokens], str | None]:
     """What gives a document's first tokens, and the tokenizer's name. Token ids alone need no tokenizer."""
     texts = any(isinstance(document, str) for document in corpus.documents)
-    encoder = find_tokenizer(config.tokenizer, Path(checkpoint.path), checkpoint.vocabulary) if texts else None
+    path, vocabulary = Path(checkpoint.path), checkpoint.vocabulary
+    encoder = find_tokenizer(config.tokenizer, path, vocabulary, config=config.config) if texts else None
 
     def encode(document: Document, limit: int) -> Tokens:
         if encoder is None or not isinstance(document, str):
             return np.asarray(document[:limit], dtype=np.int64)
-        vocabulary = checkpoint.vocabulary
         return encode_document(encoder, document, limit=limit, vocabulary=vocabulary, whole=corpus.divided)
 
     return encode, encoder.name if encoder else None

@@ -94,8 +94,9 @@ def _tokenizer_errors(name: str, what: str) -> Iterator[None]:
         raise CalibrationError(f"{name}: the tokenizer {what}{'' if advice else f': {first}'}") from error
 
 
-def find_tokenizer(given: str | None, checkpoint: Path, vocabulary: int) -> Encoder:
-    """The tokenizer that was given, else the one inside or beside the checkpoint.
+def find_tokenizer(given: str | None, checkpoint: Path, vocabulary: int, *, config: str | None = None) -> Encoder:
+    """The tokenizer that was given, else the one inside or beside the checkpoint, else the one beside the config.json
+    (or in its directory) that was given for the checkpoint.
 
     Raises:
         CalibrationError: there is none, or it can't be loaded.
@@ -104,9 +105,11 @@ def find_tokenizer(given: str | None, checkpoint: Path, vocabulary: int) -> Enco
         return _load(Path(given))
     if checkpoint.suffix.lower() == ".gguf" and checkpoint.is_file():
         return _from_directory(checkpoint.parent, gguf_file=checkpoint.name)
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    folder = _folder(checkpoint)
     if _has_tokenizer(folder):
         return _load(folder)
+    if config is not None and _has_tokenizer(beside := _folder(Path(config))):
+        return _load(beside)
     hint = ""
     if vocabulary in GPT2_VOCABULARIES:
         hint = f" (a vocabulary of {vocabulary} is probably GPT-2's: the directory of a GPT-2 tokenizer will do)"
@@ -114,6 +117,10 @@ def find_tokenizer(given: str | None, checkpoint: Path, vocabulary: int) -> Enco
         f"{printable(str(checkpoint))}: there is no tokenizer with the checkpoint; name one with --tokenizer{hint}, or "
         "give token ids as --data, a .bin or .npy file, which need none"
     )
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -53,8 +53,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a Hugging Face directory, a `.safetensors`, torch or GGUF file, and compare all names and shapes.
 
-    No tensor is read yet; `Checkpoint.check_weights` does that. `config` is a config.json for a file that has none
-    beside it. Nothing is fetched, and no code of the checkpoint is run.
+    No tensor is read yet; `Checkpoint.check_weights` does that. `config` is a config.json, or a directory with one, for
+    a file that has none beside it. Nothing is fetched, and no code of the checkpoint is run.
 
     `admit` is called with the path, the family and the configuration's values as soon as these are read: what it raises
     comes before any other complaint, before a module of the family is built, and before the files are hashed.
@@ -135,7 +135,9 @@ def _directory(path: Path, config: Path | None) -> _Parts:
 def _described(path: Path, store: Store, config: Path | None, state: StateDict | None = None) -> _Parts:
     """Tensors under transformers' names, with a config.json that is given or stands beside them."""
     try:
-        chosen = config or path.parent / "config.json"
+        chosen = config or path.parent
+        if not config or chosen.is_dir():
+            chosen /= "config.json"
         if not config and not chosen.exists():
             raise UnreadableCheckpoint(f"{quoted(path.parent)}: has no config.json; say where it is with --config")
         description = describe(read_json(chosen), quoted(chosen))
@@ -146,12 +148,18 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict |
             description=description,
             names=lambda found, skeleton: rename(found, skeleton, within_wrapper=description.within_wrapper),
             config_path=chosen,
-            tokenizer=find_tokenizer(path.parent),
+            tokenizer=find_tokenizer(path.parent) or _beside(config),
             training_step=find_training_step(path.parent) if step is None else step,
         )
     except BaseException:
         store.close()
         raise
+
+
+def _beside(config: Path | None) -> str | None:
+    """The tokenizer's file beside a config.json that was given, which serves a checkpoint without one of its own."""
+    folder = config if config is None or config.is_dir() else config.parent
+    return None if folder is None or (name := find_tokenizer(folder)) is None else str(folder / name)
 
 
 def _torch(path: Path, config: Path | None) -> _Parts:
@@ -171,7 +179,7 @@ def _torch(path: Path, config: Path | None) -> _Parts:
         store=store,
         description=description,
         names=lambda found, _: nanogpt_origins(found, arguments, quoted(path)),
-        tokenizer=find_tokenizer(path.parent),
+        tokenizer=find_tokenizer(path.parent) or _beside(config),
         training_step=state.training_step,
     )
 

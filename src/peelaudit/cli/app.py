@@ -236,7 +236,10 @@ def status(
 def inspect(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint: a file or a directory.")],
     config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE", help="A config.json for a checkpoint that has none.")
+        str | None,
+        typer.Option(
+            "--config", metavar="PATH", help="A config.json, or its directory, for a checkpoint that has none."
+        ),
     ] = None,
     format_name: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="table or json.")] = "table",
     tensors: Annotated[

@@ -32,8 +32,9 @@ class AuditConfig:
         data: text or token files or directories; empty means the fallbacks of `calibration`.
         field: the key of the text in .jsonl and .parquet records.
         separator: what stands between documents in a .txt; None finds `<|endoftext|>`, form feeds, WikiText headings.
-        config: a config.json for a plain state dict.
-        tokenizer: a tokenizer's file or directory, or a nanoGPT meta.pkl; None takes the checkpoint's.
+        config: a config.json for a plain state dict, or a directory that holds one.
+        tokenizer: a tokenizer's file or directory, or a nanoGPT meta.pkl; None takes the checkpoint's, else that beside
+            `config`.
         tokens: how many calibration tokens are used at most, all three splits together.
         seq_len: positions per sequence; None chooses by `tokens` and the model's context.
         split: the shares of fit, select and held-out.
