@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def find(*arguments: str, stdin: bytes = b"") -> tuple[str, ...]:
-    return find_checkpoints(arguments, stdin=io.BytesIO(stdin))
+    return find_checkpoints(arguments, stdin=io.BytesIO(stdin)).checkpoints
 
 
 def test_numbers_sort_as_numbers(here: Path) -> None:
@@ -117,6 +117,15 @@ def test_lists(here: Path) -> None:
     expected = ("b.pt", "missing.pt", "run/c-1.pt", "run/c-2.pt")
     assert find("list.txt") == expected
     assert find("-", stdin=(here / "list.txt").read_bytes()) == expected
+
+
+def test_what_holds_nothing_is_told(here: Path) -> None:
+    touch(here, "a/x.pt", "b/notes.txt", "list.txt")
+    (here / "none.txt").write_text("# nothing\n")
+    (here / "list.txt").write_text("a\nb\nmissing.pt\n")
+    found = find_checkpoints(["a", "b", "c*", "list.txt", "none.txt", "./a", "x.pt"], stdin=io.BytesIO())
+    assert found.checkpoints == ("a/x.pt", "missing.pt", "x.pt")
+    assert found.empty == ("b", "c*", "none.txt")
 
 
 def test_a_file_that_is_no_list(here: Path) -> None:

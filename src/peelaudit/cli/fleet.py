@@ -68,16 +68,18 @@ def audit_fleet(checkpoints: Sequence[str], flags: Flags, own: BatchFlags, forma
         found = find_checkpoints(checkpoints, stdin=sys.stdin.buffer)
     if problems:
         raise ConfigError(*problems)
-    if not found:
+    if not found.checkpoints:
         raise NothingToAudit(f"no checkpoint found in {', '.join(checkpoints)}")
     check_given(settings)
     gate = Gate(policy, quiet=quiet)
     gate.foresee(settings)
     for target in targets:
         check_writable(target.path)
-    batch = _batch(found, settings, plan, Results.create(Path(own.out)))
+    errors: list[PeelauditError] = [NothingToAudit(f"no checkpoint found in {path}") for path in found.empty]
+    if errors and not quiet:
+        say(f"warning: no checkpoint found in {', '.join(found.empty)}: the others are audited all the same")
+    batch = _batch(found.checkpoints, settings, plan, Results.create(Path(own.out)))
     rows = _run(batch, quiet=quiet)
-    errors: list[PeelauditError] = []
     reports = [read_report(batch.results.root / row.report) for row in rows if row.report is not None]
     checks = _gated(gate, reports, errors) if policy.demands else ()
     trajectory = summarise(batch.results)

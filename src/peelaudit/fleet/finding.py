@@ -13,14 +13,15 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from peelaudit.errors import ConfigError, UnreadableCheckpoint
 from peelaudit.filenames import CHECKPOINT_SUFFIXES, DISTRIBUTED, WEIGHT_FILES
 
-__all__ = ["RESULTS_FILE", "find_checkpoints", "natural", "suggesting_batch"]
+__all__ = ["RESULTS_FILE", "Found", "find_checkpoints", "natural", "suggesting_batch"]
 
 RESULTS_FILE = "peelaudit-results.json"
 """What makes a directory one of results."""
@@ -33,7 +34,15 @@ _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")  # a zip file, a pickle
 _MAX_LIST_BYTES = 64 << 20
 
 
-def find_checkpoints(arguments: Sequence[str], *, stdin: BinaryIO) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The checkpoints' paths, and the directories, globs and lists in which there are none."""
+
+    checkpoints: tuple[str, ...]
+    empty: tuple[str, ...]
+
+
+def find_checkpoints(arguments: Sequence[str], *, stdin: BinaryIO) -> Found:
     """The checkpoints' paths, argument by argument, each checkpoint once.
 
     An argument is a directory, a checkpoint's file, a glob (`**` for any depth), or a text file with a path a line (`-`
@@ -43,13 +52,16 @@ def find_checkpoints(arguments: Sequence[str], *, stdin: BinaryIO) -> tuple[str,
         ConfigError: a list can't be read.
     """
     found: dict[str, str] = {}
-    for argument in arguments:
-        for path in _expand(argument, stdin):
+    empty: list[str] = []
+    for name, paths in (pair for argument in arguments for pair in _expand(argument, stdin)):
+        if not paths:
+            empty.append(name)
+        for path in paths:
             real = os.path.realpath(path)
             # Of a link and what it leads to, the latter: `last.ckpt` isn't another checkpoint.
             if real not in found or (Path(found[real]).is_symlink() and not Path(path).is_symlink()):
                 found[real] = path
-    return tuple(found.values())
+    return Found(tuple(found.values()), tuple(dict.fromkeys(empty)))
 
 
 @contextlib.contextmanager
@@ -62,7 +74,7 @@ def suggesting_batch(path: str) -> Iterator[None]:
     try:
         yield
     except UnreadableCheckpoint as error:
-        found = tuple(_below(path)) if Path(path).is_dir() else ()
+        found = _below(path) if Path(path).is_dir() else []
         if not found or path in found:
             raise
         if len(found) == 1:
@@ -78,44 +90,48 @@ def natural(path: str) -> tuple[object, ...]:
     return tuple(tuple(int(t) if i % 2 else t for i, t in enumerate(part)) for part in parts), path
 
 
-def _expand(argument: str, stdin: BinaryIO) -> Iterable[str]:
+_Named = Sequence[tuple[str, Sequence[str]]]
+"""What was named, each with the checkpoints that it stands for."""
+
+
+def _expand(argument: str, stdin: BinaryIO) -> _Named:
     if argument == "-":
         return _listed(stdin, "stdin")
     if "\0" in argument or not argument:
         raise ConfigError(f"{argument!r} is no path")
     if glob.has_magic(argument) and not os.path.lexists(argument):
         matches = sorted(glob.glob(argument, recursive=True), key=natural)  # noqa: PTH207  # any path, also an absolute one
-        return (path for match in matches for path in _matched(match))
+        return [(argument, [path for match in matches for path in _matched(match)])]
     if Path(argument).is_dir():
-        return _below(argument)
+        return [(argument, _below(argument))]
     if Path(argument).is_file() and not argument.lower().endswith(CHECKPOINT_SUFFIXES):
         try:
             with Path(argument).open("rb") as file:
                 return _listed(file, argument)
         except OSError as error:
             raise ConfigError(f"{argument} can't be read: {error.strerror or error}") from error
-    return (argument,)
+    return [(argument, [argument])]
 
 
-def _listed(file: BinaryIO, name: str) -> list[str]:
+def _listed(file: BinaryIO, name: str) -> _Named:
     data = file.read(_MAX_LIST_BYTES + 1)
     if len(data) > _MAX_LIST_BYTES or b"\0" in data:
         raise ConfigError(f"{name} is neither a checkpoint nor a list of paths")
     lines = (os.fsdecode(line).strip() for line in data.splitlines())
     named = [line for line in lines if line and not line.startswith("#")]
-    return [path for line in named for path in (_below(line) if Path(line).is_dir() else (line,))]
+    return [(line, _below(line) if Path(line).is_dir() else [line]) for line in named] or [(name, [])]
 
 
-def _matched(path: str) -> Iterable[str]:
+def _matched(path: str) -> Sequence[str]:
     """What a glob's match stands for: as in a directory, what is no checkpoint is left out."""
     if Path(path).is_dir():
         return _below(path)
     return (path,) if _is_checkpoint_file(path) else ()
 
 
-def _below(directory: str) -> Iterator[str]:
+def _below(directory: str) -> list[str]:
     """The checkpoints in and below a directory, in natural order."""
-    yield from sorted(_walk(directory), key=natural)
+    return sorted(_walk(directory), key=natural)
 
 
 def _walk(top: str) -> Iterator[str]:
