@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -51,12 +52,19 @@ def test_a_bad_one_is_a_row_and_the_rest_is_done_once(run: Path, tmp_path: Path)
     ]
     assert "truncated" in rows(done)[2]["reason"]
     assert done.stderr.splitlines()[-1] == "peelaudit: error: 1 of 3 checkpoints could not be audited"
+    lines = [line.removeprefix("peelaudit: ") for line in done.stderr.splitlines()]
+    for place, name in enumerate(("ckpt-9.pt", "ckpt-10.pt", "ckpt-11.pt"), 1):
+        begins = lines.index(f"{place} of 3 begins: {run / name}")
+        word, path = "failed" if place == 3 else "done", re.escape(str(run / name))
+        ends = re.compile(rf"{place} of 3 {word} in [0-9.]+ s: {path}: {'.*truncated' if place == 3 else 'verdict '}")
+        assert any(ends.match(line) for line in lines[begins:])
     assert len((results / "summary.csv").read_text().splitlines()) == 3
 
     shutil.copy(run / "ckpt-9.pt", run / "ckpt-11.pt")  # mended, and the same as another
     again = peelaudit("batch", run, "--out", results, "-f", "json", *QUICK)
     assert (again.returncode, again.stderr.count("error")) == (0, 0)
     assert [row["state"] for row in rows(again)] == ["kept"] * 3
+    assert again.stderr.count(" of 3 kept in ") == 3
     assert rows(again)[2]["reason"] == f"the same content as {run / 'ckpt-9.pt'}"
     assert [line["event"] for line in journal(results)].count("finish") == 2
 
@@ -204,4 +212,4 @@ def test_a_lost_process_loses_one_audit(number: int, sentence: str, run: Path, t
     assert process.returncode == 3
     assert [row["state"] for row in found] == ["failed", "done"]
     assert sentence in found[0]["reason"]
-    assert f"failed: {run / 'ckpt-9.pt'}: its process" in errors
+    assert re.search(rf"1 of \d failed in [0-9.]+ s: {re.escape(str(run / 'ckpt-9.pt'))}: its process", errors)

@@ -15,6 +15,7 @@ from pathlib import Path
 from peelaudit.calibration import check_given
 from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_policy
 from peelaudit.cli.guard import say, write_out
+from peelaudit.cli.news import News
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, NothingToAudit, PeelauditError, SeveralErrors
@@ -240,14 +241,17 @@ def _batch(found: Sequence[str], settings: AuditConfig, plan: _Plan, results: Re
 def _run(batch: Batch, *, quiet: bool) -> tuple[TaskRow, ...]:
     """The rows in the checkpoints' order, whichever ended first."""
     rows: dict[str, TaskRow] = {}
-    with progress_on(sys.stderr, quiet=quiet) as progress, closing(run_batch(batch)) as ended:
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    news = News(batch.checkpoints, terminal=terminal)
+    with progress_on(sys.stderr, quiet=quiet or not terminal) as progress, closing(run_batch(batch)) as told:
         count = len(batch.checkpoints)
         progress.stage(f"audit {count} checkpoint{'' if count == 1 else 's'}", count)
-        for row in ended:
-            rows[row.checkpoint] = row
-            progress.advance()
-            if row.state is TaskState.FAILED and not quiet:
-                say(f"failed: {row.checkpoint}: {row.reason}")
+        for row in told:
+            if not quiet:
+                news.tell(row)
+            if row.state is not TaskState.RUNNING:
+                rows[row.checkpoint] = row
+                progress.advance()
     return tuple(rows[path] for path in batch.checkpoints)
 
 

@@ -62,6 +62,9 @@ class Batch:
 def run_batch(batch: Batch) -> Generator[TaskRow, None, None]:
     """Audit what isn't done; a row for each checkpoint as it ends. Closing the iterator stops what runs.
 
+    A RUNNING row comes where the local engine begins an audit, and another with a reason where it has to wait for
+    another process's. Ray doesn't say when it begins.
+
     Raises:
         ConfigError: the engine isn't installed.
         OutputError: a row couldn't be kept; raised once all audits are over.
@@ -70,6 +73,9 @@ def run_batch(batch: Batch) -> Generator[TaskRow, None, None]:
     failures: list[OutputError] = []
     with closing(_rows(batch)) as rows:
         for row in rows:
+            if row.state is TaskState.RUNNING:
+                yield row
+                continue
             try:
                 batch.results.record(replace(row, state=TaskState.DONE) if row.state is TaskState.KEPT else row)
             except OutputError as error:

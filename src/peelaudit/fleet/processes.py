@@ -28,10 +28,11 @@ _GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
 
 
 def run_locally(tasks: Sequence[Task], *, jobs: int, devices: Sequence[str] = ()) -> Generator[TaskRow, None, None]:
-    """Audit the tasks, `jobs` at a time; a row for each as it ends. Closing the iterator stops what runs.
+    """Audit the tasks, `jobs` at a time; a row for each as it begins, RUNNING, and as it ends. Closing the iterator
+    stops what runs.
 
-    A task that another run is at comes last, and is then waited for. `devices` are CUDA devices, of which each process
-    sees one; none are given where it runs on the CPU.
+    A task that another run is at comes last, and is then waited for: a second RUNNING row says so. `devices` are CUDA
+    devices, of which each process sees one; none are given where it runs on the CPU.
     """
     queue, running = deque(tasks), dict[Connection, _Running]()
     context = multiprocessing.get_context("forkserver")
@@ -43,13 +44,14 @@ def run_locally(tasks: Sequence[Task], *, jobs: int, devices: Sequence[str] = ()
                 device = devices[slot % len(devices)] if devices else None
                 started = _start(context, queue.popleft(), slot, device)
                 running[started.connection] = started
+                if not started.task.wait:
+                    yield TaskRow(started.task.config.checkpoint, TaskState.RUNNING)
             ready = wait(list(running))
             for ended in [running.pop(connection) for connection in list(running) if connection in ready]:
                 row = ended.result()
                 if row.state is TaskState.RUNNING:
                     queue.append(replace(ended.task, wait=True))
-                else:
-                    yield row
+                yield row
     finally:
         stop(one.process for one in running.values())
 
