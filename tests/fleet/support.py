@@ -106,8 +106,8 @@ def journal(results: Path, event: str | None = None) -> list[dict[str, object]]:
 
 
 def reports(results: Path) -> dict[str, dict[str, object]]:
-    """What every report says, by its task, timings aside."""
-    found = {path.parent.name: json.loads(path.read_text()) for path in results.glob("tasks/*/report.json")}
+    """What every report says, by its file's name, timings aside."""
+    found = {path.name: json.loads(path.read_text()) for path in results.glob("reports/*.json")}
     for report in found.values():
         del report["timings"]
     return found

@@ -150,7 +150,7 @@ def killed_at_random(run: Path, tmp_path: Path, *, kills: int, settings: tuple[s
     assert final.returncode == 0, final.stderr
     assert {row["state"] for row in rows(final)} <= {"done", "kept"}
     check_undisturbed(results, expected)
-    assert all(not path.name.endswith(".tmp") for path in results.glob("tasks/*/.*"))
+    assert all(not path.name.endswith(".tmp") for path in results.glob("**/.*"))
 
 
 def test_killed_twice(run: Path, tmp_path: Path) -> None:

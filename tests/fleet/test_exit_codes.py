@@ -118,7 +118,8 @@ def test_exit_codes(case: Case, paths: dict[str, Path]) -> None:
     assert case.words.format(**paths) in errors
     assert "Traceback" not in errors
     assert out == "" or code in (0, 3) or "{empty}" in case.line
-    left = [path for place in (paths["out"], paths["disk"]) for path in place.glob("**/*report.json*")]
+    places, patterns = (paths["out"], paths["disk"]), ("**/reports/*", "**/report.json")
+    left = [path for place in places for pattern in patterns for path in place.glob(pattern)]
     audited = code == 0 or ("{good}" in case.line and "{empty}" in case.line)
     assert (left != []) == (audited and "--out" in words) or case.event.startswith("stdout")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from peelaudit.errors import ConfigError, UnreadableCheckpoint
 from peelaudit.fleet import working
+from peelaudit.fleet.entries import report_file
 from peelaudit.fleet.finding import RESULTS_FILE
 from peelaudit.fleet.identity import key_of, key_of_report
 from peelaudit.fleet.results import Results
@@ -84,57 +86,58 @@ def test_another_version_is_another_task(checkpoint: Path) -> None:
     assert key_of(config, report.checkpoint, report.data, version + ".1") != key_of_report(report)
 
 
-def cut(folder: Path) -> None:
-    report = folder / "report.json"
+def cut(report: Path, marker: Path) -> None:
     report.write_text(report.read_text()[:-200])
 
 
-def flip(folder: Path) -> None:
-    report = folder / "report.json"
+def flip(report: Path, marker: Path) -> None:
     report.write_text(report.read_text().replace('"layers": 1', '"layers": 2', 1))
 
 
-def remove(folder: Path) -> None:
-    (folder / "report.json").unlink()
+def remove(report: Path, marker: Path) -> None:
+    report.unlink()
 
 
-def garble(folder: Path) -> None:
-    (folder / "done.json").write_bytes(b"\xff\0{")
+def garble(report: Path, marker: Path) -> None:
+    marker.write_bytes(b"\xff\0{")
 
 
-def empty(folder: Path) -> None:
-    (folder / "done.json").write_text("")
+def empty(report: Path, marker: Path) -> None:
+    marker.write_text("")
 
 
-def swap(folder: Path) -> None:
+def swap(report: Path, marker: Path) -> None:
     """Another task's entry, whole, with its own marker under this key."""
-    other = next(path for path in folder.parent.iterdir() if path != folder)
-    marker = json.loads((other / "done.json").read_text())
-    (folder / "report.json").write_bytes((other / "report.json").read_bytes())
-    (folder / "done.json").write_text(json.dumps({**marker, "key": folder.name}))
+    other = next(path for path in marker.parent.parent.glob("*/done.json") if path != marker)
+    marker.write_text(json.dumps({**json.loads(other.read_text()), "key": marker.parent.name}))
+
+
+def marker_of(results: Results, row: TaskRow) -> Path:
+    """The marker that vouches for a row's report."""
+    markers = results.root.glob("tasks/*/done.json")
+    return next(path for path in markers if json.loads(path.read_text())["report"] == row.report)
 
 
 @pytest.mark.parametrize("damage", [cut, flip, remove, garble, empty, swap])
 def test_what_is_damaged_or_foreign_is_done_again(
-    damage: Callable[[Path], None], checkpoint: Path, results: Results
+    damage: Callable[[Path, Path], None], checkpoint: Path, results: Results
 ) -> None:
     first = perform(task(checkpoint, results))
     perform(task(checkpoint, results, seed=1))
     assert first.report is not None
-    folder = (results.root / first.report).parent
-    good = json.loads((folder / "report.json").read_text())
-    damage(folder)
+    report = results.root / first.report
+    good = json.loads(report.read_text())
+    damage(report, marker_of(results, first))
     again = perform(task(checkpoint, results))
     assert (again.state, again.report) == (TaskState.DONE, first.report)
     assert events(results)[-3:] == ["discarded", "start", "finish"]
-    mended = json.loads((folder / "report.json").read_text())
+    mended = json.loads(report.read_text())
     assert mended | {"timings": {}} == good | {"timings": {}}
 
 
 def test_a_report_without_its_marker_is_no_result(checkpoint: Path, results: Results) -> None:
     first = perform(task(checkpoint, results))
-    assert first.report is not None
-    (results.root / first.report).with_name("done.json").unlink()
+    marker_of(results, first).unlink()
     assert perform(task(checkpoint, results)).state is TaskState.DONE
     assert events(results).count("finish") == 2
 
@@ -142,16 +145,19 @@ def test_a_report_without_its_marker_is_no_result(checkpoint: Path, results: Res
 def test_what_a_killed_writer_left_is_removed(checkpoint: Path, results: Results) -> None:
     first = perform(task(checkpoint, results))
     assert first.report is not None
-    left = (results.root / first.report).with_name(".report.json.abc.tmp")
-    left.write_text("{")
+    report = results.root / first.report
+    left = [report.with_name(f".{report.name[-40:]}.abc.tmp"), marker_of(results, first).with_name(".done.json.x.tmp")]
+    others = report.with_name(".run-other-0123456789ab.json.abc.tmp")
+    for path in (*left, others):
+        path.write_text("{")
     assert perform(task(checkpoint, results)).state is TaskState.KEPT
-    assert not left.exists()
+    assert [path.exists() for path in (*left, others)] == [False, False, True]
 
 
 def test_a_claim_keeps_others_away_while_it_is_held(checkpoint: Path, results: Results) -> None:
     first = perform(task(checkpoint, results))
     assert first.report is not None
-    key = Path(first.report).parent.name
+    key = marker_of(results, first).parent.name
     with results.claimed(key, str(checkpoint), wait=False) as mine, results.claimed(key, "b", wait=False) as theirs:
         assert (mine, theirs) == (True, False)
         assert perform(task(checkpoint, results)).state is TaskState.RUNNING
@@ -227,12 +233,12 @@ def test_a_foreign_directory_is_not_written_to(tmp_path: Path) -> None:
 
 
 def test_a_directory_whose_making_was_killed(tmp_path: Path) -> None:
-    (tmp_path / RESULTS_FILE).write_text('{"layout": 1}')
+    (tmp_path / RESULTS_FILE).write_text('{"layout": 2}')
     (tmp_path / ".peelaudit-results.json.x.tmp").touch()
     assert Results.create(tmp_path).rows() == ()
 
 
-@pytest.mark.parametrize("content", ['{"layout": 2}', "", '{"layout": true}', "[]"])
+@pytest.mark.parametrize("content", ['{"layout": 1}', "", '{"layout": true}', "[]"])
 def test_an_unknown_layout(content: str, tmp_path: Path) -> None:
     (tmp_path / RESULTS_FILE).write_text(content)
     with pytest.raises(ConfigError):
@@ -246,7 +252,7 @@ def test_status(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     results.plan("2/2", ["c-2.pt", "c-3.pt"])
     results.record(TaskRow("c-1.pt", TaskState.DONE, exit_code=0, report=report))
     results.record(TaskRow("c-2.pt", TaskState.FAILED, exit_code=3, reason="torn"))
-    results.record(TaskRow("c-3.pt", TaskState.DONE, exit_code=0, report="tasks/gone/report.json"))
+    results.record(TaskRow("c-3.pt", TaskState.DONE, exit_code=0, report="reports/gone.json"))
     (results.root / "rows/broken.json").write_text("{")
     with results.claimed("k", "c-10.pt", wait=False):
         found = [(row.checkpoint, str(row.state)) for row in read_status(results)]
@@ -262,6 +268,44 @@ def test_status(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def _published(results: Results, report: AuditReport) -> str:
     key = key_of_report(report)
     with results.claimed(key, report.checkpoint.path, wait=False):
-        results.publish(key, report)
-    assert results.find(key) == report
-    return results.report_path(key).relative_to(results.root).as_posix()
+        done = results.publish(key, report)
+    assert results.find(key) == done
+    assert done.report == report
+    return done.file
+
+
+def test_a_report_is_called_after_its_checkpoint(checkpoint: Path, results: Results, tmp_path: Path) -> None:
+    first, other = perform(task(checkpoint, results)), perform(task(checkpoint, results, seed=1))
+    stem = f"reports/{checkpoint.parent.name}-ckpt-"
+    for row in (first, other):
+        assert row.report is not None
+        assert re.fullmatch(rf"{re.escape(stem)}[0-9a-f]{{12}}\.json", row.report)
+    assert first.report != other.report
+    assert report_file("x/llama 3.1-8B/", "0" * 32) == "reports/x-llama_3.1-8B-000000000000.json"
+    assert report_file("/", "0" * 32) == "reports/checkpoint-000000000000.json"
+    assert len(report_file("a/" + "\x1b[31mé" * 99, "0" * 32)) < 120
+
+
+def test_a_report_that_is_done_again_under_another_name_is_there_once(
+    checkpoint: Path, results: Results, tmp_path: Path
+) -> None:
+    first = perform(task(checkpoint, results))
+    assert first.report is not None
+    cut(results.root / first.report, marker_of(results, first))
+    copy = shutil.copytree(checkpoint.parent, tmp_path / "elsewhere") / "ckpt.pt"
+    again = perform(task(copy, results))
+    assert again.report is not None
+    assert [path.name for path in (results.root / "reports").iterdir()] == [Path(again.report).name]
+
+
+def test_the_reports_are_in_the_order_of_the_batch(results: Results) -> None:
+    names = ("b.pt", "a.pt", "c-10.pt", "c-9.pt", "d.pt")
+    files = {}
+    for index, name in enumerate(names):
+        files[name] = _published(results, dataclasses.replace(make_report(), versions=(("peelaudit", f"{index}"),)))
+        results.record(TaskRow(name, TaskState.DONE, exit_code=0, report=files[name]))
+    results.record(TaskRow("e.pt", TaskState.FAILED, exit_code=3, reason="torn"))
+    results.plan("2/2", ["a.pt"])
+    results.plan("1/2", ["b.pt", "d.pt"])
+    order = ("b.pt", "a.pt", "d.pt", "c-9.pt", "c-10.pt")
+    assert results.reports() == tuple(results.root / files[name] for name in order)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -74,3 +76,37 @@ def test_what_to_stop_for_is_checked_at_once(results: Path) -> None:
     done = batch(results, "--stop-when", "red")
     assert done.returncode == 2
     assert "--stop-when" in done.stderr
+
+
+def test_a_batch_is_checked_and_converted_by_its_directory(results: Path) -> None:
+    run = results / "run"
+    settings = ("--out", results / "two", *QUICK)
+    batched = peelaudit("batch", run / "ckpt.pt", run / "ckpt-000000.pt", run / "gone.pt", *settings)
+    assert batched.returncode == 3
+    names = {path.name.rpartition("-")[0] for path in (results / "two/reports").iterdir()}
+    assert names == {"run-ckpt", "run-ckpt-000000"}
+    converted = peelaudit("convert", results / "two", "-f", "csv")
+    assert converted.returncode == 0
+    assert "warning" in converted.stderr
+    assert "has no report of 1 among 3 checkpoints" in converted.stderr
+    table = list(csv.DictReader(io.StringIO(converted.stdout)))
+    steps = list(dict.fromkeys(row["training_step"] for row in table))
+    assert steps == ["2400", "0"]  # in the batch's order
+    checked = peelaudit("check", results / "two", "--fail-over", "trained_loss=3", "-f", "json", "-q")
+    assert checked.returncode == 1
+    assert "gate failed" in checked.stderr
+    assert "run-ckpt-000000-" in checked.stderr
+    assert len(json.loads(checked.stdout)) == 2
+
+
+@pytest.mark.parametrize("command", [("check", "--fail-on", "red"), ("convert",)])
+def test_a_directory_without_reports_is_an_error_that_says_so(command: tuple[str, ...], tmp_path: Path) -> None:
+    name, *flags = command
+    foreign = peelaudit(name, tmp_path, *flags)
+    assert (foreign.returncode, foreign.stdout) == (2, "")
+    assert f"{tmp_path} holds no results of peelaudit batch" in foreign.stderr
+    (tmp_path / "torn.pt").write_bytes(b"no checkpoint")
+    assert peelaudit("batch", tmp_path / "torn.pt", "--out", tmp_path / "out").returncode == 3
+    empty = peelaudit(name, tmp_path / "out", *flags)
+    assert (empty.returncode, empty.stdout) == (3, "")
+    assert f"{tmp_path / 'out'} holds no report yet, of 1 checkpoint" in empty.stderr

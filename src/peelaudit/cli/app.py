@@ -104,7 +104,10 @@ def run(
 @app.command(cls=GroupedCommand)
 @with_flags(GATE)
 def check(
-    reports: Annotated[list[str], typer.Argument(metavar="REPORT...", help="JSON reports of earlier runs.")],
+    reports: Annotated[
+        list[str],
+        typer.Argument(metavar="REPORT|RESULTS...", help="JSON reports of earlier runs, or a batch's results."),
+    ],
     format_name: Annotated[
         str,
         typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=OUTPUT),
@@ -257,7 +260,10 @@ def inspect(
 
 @app.command(cls=GroupedCommand)
 def convert(
-    reports: Annotated[list[str], typer.Argument(metavar="REPORT…", help="Reports that `run` wrote as JSON.")],
+    reports: Annotated[
+        list[str],
+        typer.Argument(metavar="REPORT|RESULTS…", help="Reports that `run` wrote as JSON, or a batch's results."),
+    ],
     format_name: Annotated[
         str | None,
         typer.Option(

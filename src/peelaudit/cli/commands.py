@@ -13,6 +13,7 @@ from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_p
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
+from peelaudit.cli.saved import report_paths
 from peelaudit.errors import CheckpointError, ConfigError, PeelauditError, UnsupportedCheckpoint
 from peelaudit.fleet.finding import suggesting_batch
 from peelaudit.records import CheckpointInfo, GateCheck
@@ -159,7 +160,7 @@ def convert_reports(paths: Sequence[str], *, format_name: str | None, outputs: S
         check_writable(target.path)
     from peelaudit.records.json import read_report
 
-    deliver([read_report(path) for path in paths], form, targets)
+    deliver([read_report(path) for path in report_paths(paths)], form, targets)
 
 
 def print_schema() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, paper, parse_format
+from peelaudit.cli.saved import report_paths
 from peelaudit.errors import ConfigError, GateFailed, PeelauditError, SeveralErrors, about
 from peelaudit.reports.formats import Format
 from peelaudit.settings import SETTINGS, resolve_gate
@@ -131,7 +132,7 @@ def check_reports(paths: Sequence[str], flags: Flags, *, format_name: str, quiet
         raise ConfigError(*problems)
     gate = Gate(policy, quiet=quiet)
     errors: list[PeelauditError] = []
-    for path in paths:
+    for path in report_paths(paths, quiet=quiet):
         try:
             _check(path, gate)
         except PeelauditError as error:

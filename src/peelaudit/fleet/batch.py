@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import assert_never
 
 from peelaudit.errors import AuditError, OutputError
-from peelaudit.fleet.finding import natural
 from peelaudit.fleet.results import Results
 from peelaudit.fleet.series import write_series
 from peelaudit.fleet.sharding import Shard
@@ -114,9 +113,7 @@ def summarise(results: Results) -> Trajectory | str:
         ReportError: a report was damaged meanwhile.
         OutputError: the disk is full, and so on.
     """
-    done = sorted((row for row in results.rows() if row.report is not None), key=lambda row: natural(row.checkpoint))
-    files = dict.fromkeys(row.report for row in done if row.report is not None)
-    return write_series(results.root, [read_report(results.root / file) for file in files])
+    return write_series(results.root, [read_report(path) for path in results.reports()])
 
 
 def settle(rows: Sequence[TaskRow]) -> None:

@@ -1,9 +1,9 @@
 """The directory of results: shared by several runs, shards and machines, and sound after kill -9 at any moment.
 
     peelaudit-results.json      what the directory is
+    reports/<name>-<key>.json   the reports: the end of the checkpoint's path, and the beginning of the task's key
     tasks/<key>/claim           locked by the process that audits; the lock goes when that process does
-    tasks/<key>/report.json     the report
-    tasks/<key>/done.json       the marker, written last: the report's hash
+    tasks/<key>/done.json       the marker, written last: the report's file and its hash
     rows/<id>.json              what became of a checkpoint's path, done or failed
     plans/<shard>.json          which checkpoints the latest run of a shard found
     journal.jsonl               a line as each audit begins and ends
@@ -25,18 +25,19 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
-from peelaudit.errors import ConfigError, OutputError, PeelauditError, ReportError
-from peelaudit.fleet.finding import RESULTS_FILE
-from peelaudit.fleet.identity import key_of_report
+from peelaudit.errors import ConfigError, OutputError, ReportError
+from peelaudit.fleet.entries import REPORTS, Entry, Marker, key_suffix, read_entry, read_marker, report_file
+from peelaudit.fleet.finding import RESULTS_FILE, natural
 from peelaudit.records import AuditReport, TaskRow
-from peelaudit.records.json import dump, export, load, parse_report
+from peelaudit.records.json import dump, export, load
 from peelaudit.reports.writing import write_whole
 
-__all__ = ["Claim", "Results"]
+__all__ = ["Claim", "Results", "place"]
 
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,6 @@ class _Description:
     """The content of `peelaudit-results.json`."""
 
     layout: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Marker:
-    """The content of `done.json`."""
-
-    key: str
-    report_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +83,7 @@ class Results:
             if not results.exists():
                 write_whole(root / RESULTS_FILE, dump(_Description(_LAYOUT), _Description))
             # After the file: where these are, it is too, whichever run makes them and whenever that is killed.
-            for name in ("tasks", "rows", "plans"):
+            for name in (REPORTS, "tasks", "rows", "plans"):
                 (root / name).mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"{root} can't be made: {error.strerror or error}") from error
@@ -112,10 +105,6 @@ class Results:
 
     # -- one task ------------------------------------------------------------------------------------------------------
 
-    def report_path(self, key: str) -> Path:
-        """The report's file."""
-        return self._task(key) / "report.json"
-
     @contextlib.contextmanager
     def claimed(self, key: str, checkpoint: str, *, wait: bool) -> Iterator[bool]:
         """Hold the task's claim; False if another process holds it and `wait` is False."""
@@ -125,7 +114,7 @@ class Results:
             if not _lock(handle, wait=wait):
                 yield False
                 return
-            claim = Claim(os.path.abspath(checkpoint), socket.gethostname(), os.getpid())  # noqa: PTH100  # not resolved
+            claim = Claim(place(checkpoint), socket.gethostname(), os.getpid())
             os.truncate(handle, 0)
             os.pwrite(handle, dump(claim, Claim).encode(), 0)
             self._sweep(key)
@@ -135,18 +124,18 @@ class Results:
 
     def _sweep(self, key: str) -> None:
         """Remove what a killed owner of the claim was writing."""
-        for left in self._task(key).glob(".*.tmp"):
+        for left in (*self._task(key).glob(".*.tmp"), *self._reports.glob(f".*{key_suffix(key)}.*.tmp")):
             left.unlink(missing_ok=True)
 
-    def find(self, key: str) -> AuditReport | None:
-        """The task's report, if it is done. What is damaged or not this task's is none, and loses its marker.
+    def find(self, key: str) -> Entry | None:
+        """The task's entry, if it is done. What is damaged or not this task's is none, and loses its marker.
 
         Raises:
             OSError: the directory can't be read.
         """
         marker = self._task(key) / "done.json"
         try:
-            return _read_entry(marker, self.report_path(key), key)
+            return read_entry(marker, self.root, key)
         except FileNotFoundError:
             return None
         except ReportError as error:
@@ -154,17 +143,37 @@ class Results:
             marker.unlink(missing_ok=True)
             return None
 
-    def publish(self, key: str, report: AuditReport) -> None:
+    def publish(self, key: str, report: AuditReport) -> Entry:
         """Write the report, then its marker. To be called with the claim held.
 
         Raises:
             NonFiniteResult: a figure is NaN or infinite.
             OutputError: the disk is full, and so on.
         """
-        text = export(report)
-        write_whole(self.report_path(key), text)
-        marker = _Marker(key, hashlib.sha256(text.encode()).hexdigest())
-        write_whole(self._task(key) / "done.json", dump(marker, _Marker))
+        text, name = export(report), report_file(report.checkpoint.path, key)
+        for damaged in self._reports.glob(f"*{key_suffix(key)}"):
+            damaged.unlink(missing_ok=True)  # of this task, perhaps under another name
+        write_whole(self.root / name, text)
+        write_whole(self._task(key) / "done.json", Marker.of(key, name, text).text())
+        return Entry(report, name)
+
+    def reports(self) -> tuple[Path, ...]:
+        """The reports of all done checkpoints, each once, in the batch's order; what no run has planned comes last."""
+        order = {place(path): index for index, path in enumerate(self.planned())}
+        known = self.vouched()
+        rows = [row for row in self.rows() if row.report in known]
+        rows.sort(key=lambda row: (order.get(place(row.checkpoint), len(order)), natural(row.checkpoint)))
+        return tuple(dict.fromkeys(self.root / row.report for row in rows if row.report is not None))
+
+    def vouched(self) -> frozenset[str]:
+        """The reports that are there and have a marker, as rows name them."""
+        found: set[str] = set()
+        for path in (self.root / "tasks").glob("*/done.json"):
+            with contextlib.suppress(OSError, ReportError):
+                name = read_marker(path).report
+                if (self.root / name).is_file():
+                    found.add(name)
+        return frozenset(found)
 
     def claims(self) -> Iterator[Claim]:
         """Who is at work."""
@@ -179,6 +188,10 @@ class Results:
 
     def _task(self, key: str) -> Path:
         return self.root / "tasks" / key
+
+    @property
+    def _reports(self) -> Path:
+        return self.root / REPORTS
 
     # -- all of them ---------------------------------------------------------------------------------------------------
 
@@ -220,17 +233,24 @@ class Results:
         )
 
     def planned(self) -> tuple[str, ...]:
-        """The checkpoints that the latest runs were going to audit."""
-        found: dict[str, None] = {}
-        for path in sorted((self.root / "plans").glob("[!.]*.json")):
+        """The checkpoints that the latest runs were going to audit, in their order."""
+        plans: list[tuple[str, ...]] = []
+        for path in sorted((self.root / "plans").glob("[!.]*.json"), key=lambda path: natural(str(path))):
             with contextlib.suppress(OSError, ReportError, UnicodeDecodeError):
-                found |= dict.fromkeys(load(path.read_text("utf-8"), tuple[str, ...]))
-        return tuple(found)
+                plans.append(load(path.read_text("utf-8"), tuple[str, ...]))
+        # Each shard has every N-th: taken in turns, they are in the order in which they were found.
+        turns = (path for turn in zip_longest(*plans) for path in turn if path is not None)
+        return tuple(dict.fromkeys(turns))
+
+
+def place(checkpoint: str) -> str:
+    """Which checkpoint a path means, wherever the command was given."""
+    return os.path.abspath(checkpoint)  # noqa: PTH100  # not resolved: as claims have it
 
 
 def _name(checkpoint: str) -> str:
     """A file name for a checkpoint's path."""
-    return hashlib.sha256(os.fsencode(os.path.abspath(checkpoint))).hexdigest()[:32]  # noqa: PTH100  # not resolved
+    return hashlib.sha256(os.fsencode(place(checkpoint))).hexdigest()[:32]
 
 
 def _lock(handle: int, *, wait: bool, shared: bool = False) -> bool:
@@ -240,23 +260,3 @@ def _lock(handle: int, *, wait: bool, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _read_entry(marker: Path, report: Path, key: str) -> AuditReport:
-    """The report behind a marker.
-
-    Raises:
-        FileNotFoundError: there is no marker.
-        ReportError: the entry is damaged, or another task's.
-    """
-    try:
-        told: _Marker = load(marker.read_text("utf-8"), _Marker)
-        data = report.read_bytes() if report.exists() else b""
-        if told.key != key or hashlib.sha256(data).hexdigest() != told.report_sha256:
-            raise ReportError("the report isn't the one that its marker names")
-        found = parse_report(data.decode("utf-8"))
-        if key_of_report(found) != key:
-            raise ReportError("the report is another task's")
-    except (UnicodeDecodeError, TypeError, PeelauditError) as error:
-        raise ReportError(str(error)) from error
-    return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Collection
 from dataclasses import replace
 
 from peelaudit.fleet.finding import natural
-from peelaudit.fleet.results import Results
+from peelaudit.fleet.results import Results, place
 from peelaudit.records import TaskRow, TaskState
 
 __all__ = ["read_status"]
@@ -17,22 +17,18 @@ def read_status(results: Results) -> tuple[TaskRow, ...]:
 
     A done one whose report is gone is pending again. What is neither done, failed nor running is pending.
     """
-    rows = {_place(path): TaskRow(path, TaskState.PENDING) for path in results.planned()}
+    rows = {place(path): TaskRow(path, TaskState.PENDING) for path in results.planned()}
+    vouched = results.vouched()
     for row in results.rows():
-        rows[_place(row.checkpoint)] = _seen(results, row)
+        rows[place(row.checkpoint)] = _seen(row, vouched)
     for claim in results.claims():
-        place = claim.checkpoint
-        known = rows.get(place)
-        path = known.checkpoint if known else place
-        rows[place] = TaskRow(path, TaskState.RUNNING, reason=f"by process {claim.pid} on {claim.host}")
+        known = rows.get(claim.checkpoint)
+        path = known.checkpoint if known else claim.checkpoint
+        rows[claim.checkpoint] = TaskRow(path, TaskState.RUNNING, reason=f"by process {claim.pid} on {claim.host}")
     return tuple(sorted(rows.values(), key=lambda row: natural(row.checkpoint)))
 
 
-def _seen(results: Results, row: TaskRow) -> TaskRow:
-    if row.report is None or (results.root / row.report).with_name("done.json").is_file():
+def _seen(row: TaskRow, vouched: Collection[str]) -> TaskRow:
+    if row.report is None or row.report in vouched:
         return row
     return replace(TaskRow(row.checkpoint, TaskState.PENDING), reason="its report was removed")
-
-
-def _place(checkpoint: str) -> str:
-    return os.path.abspath(checkpoint)  # noqa: PTH100  # not resolved: as claims have it

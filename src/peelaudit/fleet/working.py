@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.errors import PeelauditError, is_out_of_memory
+from peelaudit.fleet.entries import Entry
 from peelaudit.fleet.identity import key_of
 from peelaudit.fleet.results import Results
-from peelaudit.records import AuditReport, TaskFigures, TaskRow, TaskState
+from peelaudit.records import TaskFigures, TaskRow, TaskState
 from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Task", "failed", "perform"]
@@ -75,25 +76,23 @@ def _perform(task: Task) -> TaskRow:
         with results.claimed(key, path, wait=task.wait) as mine:
             if not mine:
                 return TaskRow(path, TaskState.RUNNING, reason="another process audits it")
-            if report := results.find(key):
-                return _row(task, TaskState.KEPT, key, report)
+            if kept := results.find(key):
+                return _row(task, TaskState.KEPT, kept)
             results.note("start", key, checkpoint=path)
-            report = audit_prepared(audit)
-            results.publish(key, report)
+            done = results.publish(key, audit_prepared(audit))
             results.note("finish", key, checkpoint=path)
-            return _row(task, TaskState.DONE, key, report)
+            return _row(task, TaskState.DONE, done)
 
 
-def _row(task: Task, state: TaskState, key: str, report: AuditReport) -> TaskRow:
-    path, figures = task.config.checkpoint, report.network.held_out
+def _row(task: Task, state: TaskState, entry: Entry) -> TaskRow:
+    path, report, figures = task.config.checkpoint, entry.report, entry.report.network.held_out
     elsewhere = os.path.abspath(report.checkpoint.path) != os.path.abspath(path)  # noqa: PTH100  # not resolved
-    results = Results(Path(task.results))
     return TaskRow(
         checkpoint=path,
         state=state,
         exit_code=0,
         reason=f"the same content as {report.checkpoint.path}" if elsewhere else None,
-        report=results.report_path(key).relative_to(results.root).as_posix(),
+        report=entry.file,
         figures=TaskFigures(
             report.checkpoint.training_step,
             figures.trained_loss,
