@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.records import (
     BaselineLosses,
     DataInfo,
@@ -23,9 +24,6 @@ __all__ = ["TOKENS_PER_UNKNOWN", "advise", "bits_warnings", "calibration_warning
 
 TOKENS_PER_UNKNOWN = 10
 """Fit tokens that a block's closed form wants for each unknown of an output."""
-
-_NOTHING = 1e-4
-"""nats/token below which a gap is not worth a word."""
 
 _MOST_LISTED = 5
 
@@ -73,7 +71,7 @@ def read_layer(
         case Verdict.RED:
             words = "even blocks fitted straight to the last state predict better; "
             words += f"{reference} by {_nats(gap)}."
-        case Verdict.GREY if gap.low > _NOTHING:
+        case Verdict.GREY if gap.low > RESOLUTION:
             words = f"{reference} predicts {_nats(gap)} better; whether YES-0 does too, the held-out text can't tell."
         case Verdict.GREY:
             words = f"the held-out text can't tell the trained blocks from {reference} {_interval(gap)}."
@@ -139,7 +137,7 @@ def _on_repair(repair: RepairInfo, layers: Sequence[LayerRow]) -> str:
         return ""
     if not repair.named:
         none = "None of the others" if len(gaps) < len(layers) else "No layer"
-        if all(gap.low <= _NOTHING for gap in gaps.values()):
+        if all(gap.low <= RESOLUTION for gap in gaps.values()):
             return f"{none} gains anything by its repair alone that this text can tell."
         gains = f"repaired alone, they gain {min(rest):.4f} to {max(rest):.4f} nats/token"
         if not repair.judged:
@@ -168,7 +166,7 @@ def _on_layers(network: NetworkRow, best: ScheduleResult) -> str:
             )
         case Verdict.GREEN:
             return f"No reference that was run beats the trained layers on held-out text{_margin(network)}."
-        case Verdict.GREY if gap.low > _NOTHING:
+        case Verdict.GREY if gap.low > RESOLUTION:
             return (
                 f"The layers could do {_nats(gap)} better on held-out text, the head held equal: the reference "
                 f"{best.name} does. Whether they even lose to YES-0, this text can't tell; more would."
@@ -189,12 +187,12 @@ def _margin(network: NetworkRow) -> str:
 
 def _on_head(network: NetworkRow) -> Iterator[str]:
     head = network.held_out.gap_head
-    if head.low > _NOTHING:
+    if head.low > RESOLUTION:
         name = "A refitted head" if network.readout == "refit" else f"The readout {network.readout}"
         yield (
             f"{name} alone gains {_nats(head)}: that is the head, or a text unlike that of training, not the layers."
         )
-    elif head.high < -_NOTHING:
+    elif head.high < -RESOLUTION:
         yield (
             f"The readout {network.readout} loses {-head.value:.4f} nats/token against the own head on held-out text: "
             "there was too little text to fit it; compare with --readout own."

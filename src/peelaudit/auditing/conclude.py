@@ -13,7 +13,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.naming import Naming, name_layers
 from peelaudit.method.references.schedules import staircase
 from peelaudit.method.statistics.bounds import Reference, best, figures, paper_verdict, yes_bounds
-from peelaudit.method.statistics.panel import Losses, Panel, Split
+from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.records import (
     BaselineLosses,
     ClusterSums,
@@ -126,7 +126,7 @@ def _float_references(found: ReferenceLosses, depth: int) -> list[Reference]:
     return [Reference("", prefix, losses) for prefix, losses in nodes.items() if len(prefix) == depth]
 
 
-def _least(panel: Panel, references: list[Reference], split: Split) -> Losses | None:
+def _least(panel: Panel, references: list[Reference], split: SplitName) -> Losses | None:
     return best(panel, references, split).losses if references else None
 
 

@@ -25,7 +25,7 @@ from peelaudit.method.readout import ReadoutFactory
 from peelaudit.method.references.peel import Peeler, ProjectionRow, deviation, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 from peelaudit.method.references.solvers import SolverSettings
-from peelaudit.method.statistics.panel import Losses, Panel, Split
+from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress
@@ -126,7 +126,7 @@ class Measurer:
     ) -> None:
         self._decoder, self._config, self._store, self._progress = decoder, config, store, progress
         self._data = TokenRows.of(calibration)
-        clusters: dict[Split, NDArray[np.int64]] = {
+        clusters: dict[SplitName, NDArray[np.int64]] = {
             "fit": calibration.fit.clusters,
             "select": calibration.select.clusters,
             "held_out": calibration.held_out.clusters,

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
-from peelaudit.method.statistics.bootstrap import HELD_OUT, ClusterBootstrap
+from peelaudit.method.statistics.bootstrap import ClusterBootstrap
+from peelaudit.method.statistics.panel import split_seed
 from peelaudit.records import AuditReport, ClusterSums, Estimate, LayerRow
 
 __all__ = ["INDIFFERENT", "Change", "Pairing", "check_rows", "check_settings"]
@@ -143,7 +144,7 @@ def _bootstrap(report: AuditReport) -> ClusterBootstrap:
     resamples, seed = (_whole(dict(report.settings).get(name)) for name in ("resamples", "seed"))
     if resamples is None or seed is None or not 1 <= resamples <= _MOST_DRAWS // clusters:
         raise ReportError(f"{report.checkpoint.path}: the report's intervals can't be drawn again by its settings")
-    return ClusterBootstrap(np.arange(clusters), resamples=resamples, seed=seed + HELD_OUT)
+    return ClusterBootstrap(np.arange(clusters), resamples=resamples, seed=split_seed(seed, "held_out"))
 
 
 def _whole(value: object) -> int | None:

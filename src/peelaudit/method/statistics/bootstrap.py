@@ -16,13 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from peelaudit.records import Estimate
 
-__all__ = ["CONFIDENCE", "FEW_CLUSTERS", "HELD_OUT", "RESOLUTION", "ClusterBootstrap", "student_quantile"]
+__all__ = ["CONFIDENCE", "RESOLUTION", "ClusterBootstrap", "student_quantile"]
 
 CONFIDENCE = 0.95
-FEW_CLUSTERS = 20
-"""Below this many clusters an interval is too narrow more often than it says."""
-HELD_OUT = 2
-"""Added to an audit's seed for the draws of *held-out*: 0 and 1 are for *fit* and *select*."""
 RESOLUTION = 1e-4
 """nats/token that count as nothing: what separates two float32 evaluations of the same network."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from peelaudit.method.references.schedules import Schedule
 from peelaudit.method.statistics.bootstrap import RESOLUTION
-from peelaudit.method.statistics.panel import Losses, Panel, Split
+from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.records import Estimate, SplitFigures, Verdict, YesBound
 
 __all__ = ["Reference", "best", "figures", "paper_verdict", "verdict", "yes_bounds"]
@@ -27,14 +27,14 @@ class Reference:
     losses: Losses
 
 
-def best(panel: Panel, references: Sequence[Reference], split: Split) -> Reference:
+def best(panel: Panel, references: Sequence[Reference], split: SplitName) -> Reference:
     """The reference of least mean loss on a split; the first of equals."""
     return min(references, key=lambda reference: panel.mean(reference.losses, split))
 
 
 def figures(
     panel: Panel,
-    split: Split,
+    split: SplitName,
     *,
     own: Losses,
     trained: Losses,

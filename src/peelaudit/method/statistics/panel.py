@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,16 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.records import Estimate
 
-__all__ = ["Losses", "Panel", "Split"]
+__all__ = ["Losses", "Panel", "SplitName", "split_seed"]
 
 Losses = NDArray[np.float64]
-Split = Literal["fit", "select", "held_out"]
+SplitName = Literal["fit", "select", "held_out"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+
+def split_seed(seed: int, split: SplitName) -> int:
+    """The seed of a split's draws in an audit with this seed."""
+    return seed + SPLITS.index(split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +37,14 @@ class Panel:
     """
 
     index: NDArray[np.int64]
-    splits: Mapping[Split, slice]
-    bootstraps: Mapping[Split, ClusterBootstrap]
+    splits: Mapping[SplitName, slice]
+    bootstraps: Mapping[SplitName, ClusterBootstrap]
     predictions: int
 
     @classmethod
     def of(
         cls,
-        clusters: Mapping[Split, NDArray[np.int64]],
+        clusters: Mapping[SplitName, NDArray[np.int64]],
         positions: int,
         *,
         resamples: int,
@@ -55,34 +61,34 @@ class Panel:
             fit_sequences: how many of *fit* are enough.
         """
         index: list[NDArray[np.int64]] = []
-        splits: dict[Split, slice] = {}
-        bootstraps: dict[Split, ClusterBootstrap] = {}
+        splits: dict[SplitName, slice] = {}
+        bootstraps: dict[SplitName, ClusterBootstrap] = {}
         start = rows = 0
-        for number, (split, names) in enumerate(clusters.items()):
+        for split, names in clusters.items():
             chosen = np.arange(len(names))
             if split == "fit" and fit_sequences is not None:
                 chosen = _spread(names, fit_sequences)
             index.append(start + chosen)
             splits[split] = slice(rows, rows + len(chosen))
-            bootstraps[split] = ClusterBootstrap(names[chosen], resamples=resamples, seed=seed + number)
+            bootstraps[split] = ClusterBootstrap(names[chosen], resamples=resamples, seed=split_seed(seed, split))
             start, rows = start + len(names), rows + len(chosen)
         return cls(np.concatenate(index), splits, bootstraps, positions - 1)
 
-    def mean(self, losses: Losses, split: Split) -> float:
+    def mean(self, losses: Losses, split: SplitName) -> float:
         """nats/token over the split."""
         return float(losses[self.splits[split]].sum()) / (self.predictions * len(losses[self.splits[split]]))
 
-    def cluster_sums(self, losses: Losses, split: Split) -> tuple[float, ...]:
+    def cluster_sums(self, losses: Losses, split: SplitName) -> tuple[float, ...]:
         """[clusters] nats over each of the split's clusters."""
         return tuple(self.bootstraps[split].per_cluster(losses[self.splits[split]]).tolist())
 
-    def cluster_predictions(self, split: Split) -> tuple[int, ...]:
+    def cluster_predictions(self, split: SplitName) -> tuple[int, ...]:
         """[clusters] predicted tokens of each of the split's clusters."""
         sequences = self.splits[split].stop - self.splits[split].start
         counts = self.bootstraps[split].per_cluster(np.full(sequences, self.predictions))
         return tuple(int(count) for count in counts)
 
-    def estimate(self, losses: Losses, split: Split) -> Estimate:
+    def estimate(self, losses: Losses, split: SplitName) -> Estimate:
         """nats/token over the split, of a loss or of a difference of two, with its interval.
 
         Raises:
