@@ -26,8 +26,10 @@ from peelaudit.auditing.measure import Measurements, Measurer
 from peelaudit.auditing.run import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError
+from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.naming import Naming, name_layers, naming_warnings
 from peelaudit.method.linalg.moments import accumulation_dtype
+from peelaudit.method.references.peel import sequence_errors, squared_deviation
 from peelaudit.method.references.schedules import parse_schedules
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -180,18 +182,12 @@ class _Bench:
         return {score: values for score, values in scores.items() if len(values)}
 
     def _changes(self, decoder: Decoder) -> Iterator[tuple[float, float]]:
-        """Of each block, over *held-out*: the normalised error of leaving it out, and 1 - the mean cosine of its input
-        and output (Men et al., arXiv 2403.03853).
-        """
+        """Of each block, over *held-out*: the normalised error of leaving it out, and its influence."""
         data = TokenRows.of(self._calibration)
         states = trained_states(decoder, data.tokens[data.rows.held_out], StateStore(dtype=self._dtype))
-        for before, after in pairwise(state.double() for state in states):
-            spread = float((after - after.mean(dim=(0, 1))).square().sum())
-            cosine = torch.nn.functional.cosine_similarity(before, after, dim=-1)
-            yield (
-                float((after - before).square().sum()) / max(spread, np.finfo(np.float64).tiny),
-                1 - float(cosine.mean()),
-            )
+        for before, after in pairwise(states):
+            change, spread = sequence_errors(before, after, slice(None)).sum(), squared_deviation(after, slice(None))
+            yield float(change) / spread, float(influence(before, after).mean())
 
 
 def _shape(checkpoint: Checkpoint) -> tuple[object, ...]:
