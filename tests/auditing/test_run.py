@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, UnsupportedCheckpoint
 from peelaudit.network.decoder import Decoder
-from peelaudit.records import AuditReport, Estimate, Verdict
+from peelaudit.records import AuditReport, Estimate, Outcome, Verdict
 from peelaudit.records import json as json_export
+from peelaudit.reports.gate import gate
 from peelaudit.reports.pairing import Pairing
 from peelaudit.reports.terminal import render_report
 from peelaudit.settings.audit import AuditConfig
+from peelaudit.settings.gate import GatePolicy
+from peelaudit.settings.rules import parse_rule
 from tests.checkpoints import models
 from tests.places import FIXTURES, NANOGPT
 from tests.variants import with_row
@@ -433,3 +437,14 @@ def test_what_else_a_run_needs_is_looked_for_before_the_checkpoint_is_opened(
     with pytest.raises(CalibrationError, match=next(str(value).strip("(),'") for value in changes.values())):
         audit_config(AuditConfig(checkpoint="no such checkpoint", **changes), progress=told)
     assert told.stages == []
+
+
+def test_the_influence_of_every_block_is_in_the_report_and_a_gate_may_limit_it() -> None:
+    report = audited()
+    for row in report.layers:
+        assert row.influence is not None
+        assert 0 <= row.influence.low <= row.influence.value <= row.influence.high <= 2
+    rule = parse_rule("layer.influence=2")
+    checks = gate(report, GatePolicy(fail_over=(rule,)), today=date(2026, 1, 1)).checks
+    assert [check.layer for check in checks] == [row.layer for row in report.layers]
+    assert all(check.outcome is Outcome.PASSED for check in checks)

@@ -166,6 +166,7 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
     """The row of a layer: the network cut after it, and what the block by itself shows."""
     redundancy = _error(measured.trained, measured.references.peel_map[depth - 1].skipped, depth)
     looks, slopes = naming.symptoms[depth - 1], naming.slopes[depth - 1]
+    held_out, turned = measured.trained.panel.bootstraps["held_out"], measured.examined.influences[depth - 1]
     return LayerRow(
         layer=depth,
         readout=cut.readout,
@@ -182,6 +183,7 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
         repair_gap=naming.repair_gaps[depth - 1],
         scale_slope=slopes.get(Symptom.MISSCALED),
         bulk_slope=slopes.get(Symptom.NOISY),
+        influence=held_out.ratio(turned, np.ones_like(turned)),
         signs=measured.examined.signs[depth - 1],
         symptoms=looks,
     )

@@ -146,6 +146,18 @@ class LayerRow:
             room=Room.WIDEST,
         ),
     ] = None
+    influence: Annotated[
+        Estimate | None,
+        Quantity(
+            "block influence",
+            "1 - the mean cosine of the block's input and output; 0 where it turns nothing",
+            Form.RATIO,
+            column="infl.",
+            gated=True,
+            room=Room.WIDEST,
+        ),
+    ] = None
+    """None in reports of before it was taken."""
     signs: LayerSigns | None = None
     symptoms: tuple[Symptom, ...] = ()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
+from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.repair import Repair, Repairer, RepairMode
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
@@ -45,6 +47,7 @@ class Examination:
         signs: what each block shows by itself.
         slopes: on `panel`, of each *held-out* sequence, zero on the other splits; None for a block that no finite
             gradient reaches.
+        influences: of each *held-out* sequence.
         repairs: None where none was asked for.
     """
 
@@ -53,6 +56,7 @@ class Examination:
     digests: tuple[str, ...]
     signs: tuple[LayerSigns, ...]
     slopes: tuple[BlockSlopes | None, ...]
+    influences: tuple[Losses, ...]
     repairs: RepairLosses | None
 
 
@@ -111,7 +115,8 @@ class Examiner:
         """What every block shows, and what the repairs gained that were made."""
         looked = [self._look(layer) for layer in range(1, self._down.decoder.n_layers + 1)]
         digests, found = zip(*looked, strict=True)
-        return Examination(self._panel, self._own, digests, found, self._slopes(), self._repairs)
+        influences = tuple(influence(z[self._rows], h[self._rows]) for z, h in pairwise(self._states))
+        return Examination(self._panel, self._own, digests, found, self._slopes(), influences, self._repairs)
 
     def _look(self, layer: int) -> tuple[str, LayerSigns]:
         """A block's digest and signs: it is read once for both."""
