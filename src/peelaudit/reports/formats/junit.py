@@ -10,10 +10,12 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Unaudited
+from peelaudit.records.quantities import Form
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.tables import cut_columns, layer_columns, with_interval
 from peelaudit.reports.wording.text import interval, signed, verdict_text
+from peelaudit.settings.rules import OWN_LAYER_FIGURES
 
 __all__ = ["export"]
 
@@ -109,7 +111,9 @@ def _check_words(check: GateCheck) -> str:
     if check.suppressed is not None:
         words += f" ({check.suppressed} without)"
     if check.figure is not None:
-        words += f", {check.metric} {signed(check.figure.value)} ({interval(check.figure, sign=True)}) nats/token"
+        own = OWN_LAYER_FIGURES.get(check.metric)
+        unit = Form.GAP.unit if own is None else own.form.unit
+        words += f", {check.metric} {signed(check.figure.value)} ({interval(check.figure, sign=True)}) {unit}".rstrip()
     return words + ("" if check.limit is None else f", limit {check.limit:g}")
 
 
