@@ -1,6 +1,6 @@
 """What an audit found: frozen records without torch, so that a saved report is read, gated or drawn without it.
 
-All losses and gaps are in nats/token. The JSON report has the names of the fields here (`exports/json.py`).
+All losses and gaps are in nats/token. The JSON report has the names of the fields here (`records/json.py`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from peelaudit.records.audit import (
     BaselineLosses,
     BlockFit,
     DataInfo,
-    LayerRow,
-    LayerSigns,
     NetworkRow,
     RepairInfo,
     ScheduleBounds,
     ScheduleResult,
     ScheduleSearch,
     SplitInfo,
-    Symptom,
     YesBound,
     named_layers,
 )
@@ -37,6 +34,7 @@ from peelaudit.records.faults import FaultKind, FaultResult, Score, Selftest
 from peelaudit.records.figures import ClusterSums, Estimate, SplitFigures, Verdict
 from peelaudit.records.fleet import TaskFigures, TaskRow, TaskState, Unaudited
 from peelaudit.records.gating import GateCheck, Outcome
+from peelaudit.records.layers import LayerRow, LayerSigns, Symptom
 
 __all__ = [
     "SCHEMA_VERSION",

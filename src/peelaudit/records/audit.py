@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated
 
 from peelaudit.records.checkpoints import CheckpointInfo, LowBit
-from peelaudit.records.figures import ClusterSums, Estimate, SplitFigures, Verdict
-from peelaudit.records.quantities import Form, Quantity, Room
+from peelaudit.records.figures import Estimate, SplitFigures, Verdict
+from peelaudit.records.layers import LayerRow, Symptom
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -17,15 +15,12 @@ __all__ = [
     "BaselineLosses",
     "BlockFit",
     "DataInfo",
-    "LayerRow",
-    "LayerSigns",
     "NetworkRow",
     "RepairInfo",
     "ScheduleBounds",
     "ScheduleResult",
     "ScheduleSearch",
     "SplitInfo",
-    "Symptom",
     "YesBound",
     "named_layers",
 ]
@@ -34,132 +29,6 @@ SCHEMA_VERSION = 1
 """Raised whenever a field of the JSON report is removed, renamed, or changes its meaning. A new field has a default,
 which is what a report of an earlier version is taken to say.
 """
-
-
-class Symptom(StrEnum):
-    """What is wrong with a layer by its own looks."""
-
-    UNTRAINED = "untrained"
-    """None of its matrices can be told from random ones."""
-    ATTENTION_SILENT = "attention silent"
-    """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
-    MLP_SILENT = "MLP silent"
-    """Its MLP adds next to nothing to the residual stream, compared with the other layers'."""
-    NOISY = "noisy"
-    """The loss would fall if what its matrices hold beside their leading directions were less, as it wouldn't with the
-    others'.
-    """
-    MISSCALED = "misscaled"
-    """The loss would change with a scale of its matrices as it doesn't with that of the others'."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSigns:
-    """What a layer's symptoms are told from.
-
-    `attention_rms` and `mlp_rms` are root mean squares of what each adds to the residual stream, over *held-out*.
-    `spectral_excess` is the most of the block's matrices: how far the largest eigenvalue of W'W is above what random
-    entries of the same spread give, in the unit of its law (Tracy and Widom): up to 8, it may be chance.
-    """
-
-    attention_rms: float
-    mlp_rms: float
-    spectral_excess: float
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRow:
-    """The audit's row for peel depth `layer`: blocks 1 to `layer` alone, read out directly. The last is the
-    network's own.
-
-    `gap` is `held_out.gap_layers`: trained states minus best reference states, same tokens, same readout.
-    `best_schedule` was chosen on *select*; `best_target` is what it fits this block to. `redundancy` is the
-    normalised mean squared error (held-out) of skipping the block, `projection_error[i]` that of the best block
-    `layer` from the trained input to the trained state after block `layer + i`: the row of the peel map. Errors are
-    ratios without unit: 0 is exact, 1 no better than the target's mean. `reading` says the row in plain words.
-    `held_out_sums` is what `held_out` was taken from. `weights_sha256` is of block `layer`'s weights in the dtype that
-    they were computed in, whatever the file's format.
-    """
-
-    layer: int
-    readout: str
-    fit: SplitFigures
-    held_out: SplitFigures
-    gap: Annotated[Estimate, Quantity("gap", "trained states less the best reference's", Form.GAP)]
-    best_schedule: str
-    best_target: int
-    redundancy: Annotated[
-        Estimate,
-        Quantity(
-            "redundancy",
-            "the error of leaving the block out (0: it does nothing)",
-            Form.RATIO,
-            column="redund.",
-            gated=True,
-        ),
-    ]
-    projection_error: Annotated[
-        tuple[Estimate, ...],
-        Quantity(
-            "next block",
-            "the error of this block, refitted, at the next block's job; near 0, the next block is redundant",
-            Form.RATIO,
-            column="next",
-            room=Room.WIDE,
-            item=1,
-        ),
-    ]
-    reading: str
-    held_out_sums: ClusterSums
-    weights_sha256: str
-    repair_gap: Annotated[
-        Estimate | None,
-        Quantity(
-            "repair gap",
-            "by how much the network's loss falls when the block alone is repaired",
-            Form.GAP,
-            gated=True,
-            room=Room.NONE,
-            needs="an audit with --repair cheap or thorough",
-        ),
-    ] = None
-    """None where no repair was asked for."""
-    scale_slope: Annotated[
-        Estimate | None,
-        Quantity(
-            "scale slope",
-            "the derivative of the network's loss by the log of a scale of the block's matrices; near 0 where training "
-            "has settled it",
-            Form.GAP,
-            column="slope",
-            room=Room.WIDEST,
-        ),
-    ] = None
-    """None where no finite gradient reaches it, and in reports of before it was taken."""
-    bulk_slope: Annotated[
-        Estimate | None,
-        Quantity(
-            "bulk slope",
-            "the same of a scale of the matrices without their leading directions, a sixteenth of all; noise raises it",
-            Form.GAP,
-            column="bulk",
-            room=Room.WIDEST,
-        ),
-    ] = None
-    influence: Annotated[
-        Estimate | None,
-        Quantity(
-            "block influence",
-            "1 - the mean cosine of the block's input and output; 0 where it turns nothing",
-            Form.RATIO,
-            column="infl.",
-            gated=True,
-            room=Room.WIDEST,
-        ),
-    ] = None
-    """None in reports of before it was taken."""
-    signs: LayerSigns | None = None
-    symptoms: tuple[Symptom, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
