@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from peelaudit.progress import SILENT, Progress
+from peelaudit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from peelaudit.records import AuditReport
 
 __all__ = ["audit"]
-
-__version__ = "0.1.0"
 
 
 def audit(

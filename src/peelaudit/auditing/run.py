@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from peelaudit import __version__
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, rank_warnings
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.measure import Measurements, Measurer
@@ -35,6 +34,7 @@ from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
 from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits
+from peelaudit.version import __version__
 
 __all__ = ["Prepared", "audit_config", "audit_prepared", "held_decoder", "prepared", "tool_version"]
 

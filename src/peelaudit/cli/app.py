@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from peelaudit import __version__
 from peelaudit.cli.options import AUDIT, COMPARISON, GATE, OUTPUT, GroupedCommand, with_flags
+from peelaudit.version import __version__
 
 __all__ = ["app"]
 
