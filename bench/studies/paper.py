@@ -1,4 +1,4 @@
-"""The bench.studies of arXiv 2605.02853 on small decoders: `make paper TRAIN=text TEST=text`.
+"""The studies of arXiv 2605.02853 on small decoders: `make paper TRAIN=text TEST=text`.
 
     python -m bench.studies.paper --train TEXT --test TEXT [--out DIR] [--solver ridge] [--only NAME ...]
 

@@ -1,4 +1,4 @@
-"""What the paper's bench.studies consist of: the sizes, the networks, the runs (arXiv 2605.02853)."""
+"""What the paper's studies consist of: the sizes, the networks, the runs (arXiv 2605.02853)."""
 
 from __future__ import annotations
 

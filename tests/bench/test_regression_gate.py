@@ -1,6 +1,6 @@
 """The gate on real audits: a layer that was rolled back is caught and named, a healthy twin is left alone.
 
-One re-draw of what `tests/regression_gate.py` measures on many.
+One re-draw of what `bench/regression_gate.py` measures on many.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's bench.studies on a tiny scale: one run trained, audited, drawn, and taken up again."""
+"""The paper's studies on a tiny scale: one run trained, audited, drawn, and taken up again."""
 
 from __future__ import annotations
 

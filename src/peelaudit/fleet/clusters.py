@@ -1,7 +1,7 @@
 """The Ray engine: a checkpoint a task, anywhere in a cluster whose machines share the checkpoints and the results.
 
-Ray begins a task again whose machine was lost; its claim went with its process. The work is `working.perform`, the
-same as on one machine, so that the results are the same.
+Ray begins a task again whose machine was lost; its claim went with its process. The work is that of
+`peelaudit.fleet.working`, the same as on one machine, so that the results are the same.
 
 Ray may abort the process that uses it (2.60 does, with exit code 1, where a task completes while it leaves). So one of
 its own uses it, the driver, and sends the rows: how the command ends stays the command's to say.

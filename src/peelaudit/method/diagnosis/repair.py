@@ -1,9 +1,9 @@
 """Which layer? How much held-out loss falls when one block alone is repaired (docs/method.md, Repair gaps).
 
-Block k is moved along natural-gradient steps (`linalg.kronecker`) of the network's own loss, taken through the real
-blocks above it; every other block is left as it is. Each step is conjugate to the one before it (Polak and Ribière),
-which gets further in as many steps: 4.31 of 4.46 nats against 4.20 in ten, where the fixture's first MLP was zeroed.
-The step length is found by the real loss on *select*: there is no learning rate, and nothing is random.
+Block k is moved along natural-gradient steps (`peelaudit.method.linalg.kronecker`) of the network's own loss, taken
+through the real blocks above it; every other block is left as it is. Each step is conjugate to the one before it (Polak
+and Ribière), which gets further in as many steps: 4.31 of 4.46 nats against 4.20 in ten, where the fixture's first MLP
+was zeroed. The step length is found by the real loss on *select*: there is no learning rate, and nothing is random.
 
 The first step is shared work: one sweep down has the gradients of all blocks. `cheap` stops there. `thorough` goes on
 until a step adds little to what *select* has gained.

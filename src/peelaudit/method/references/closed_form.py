@@ -2,7 +2,7 @@
 block.
 
 Where the writers are low-bit, the ridge solution is rounded to their set against the same Gram matrix
-(`lowbit.rounding`), with the penalty that is best for floats: others were measured to be no better.
+(`peelaudit.network.lowbit.rounding`), with the penalty that is best for floats: others were measured to be no better.
 """
 
 from __future__ import annotations
