@@ -22,7 +22,8 @@ from tests.places import ROOT
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 SOURCE = ROOT / "src/peelaudit"
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]  # a group's
+GROUP: Any = get_command(app)
+COMMANDS: dict[str, Any] = GROUP.commands
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -87,8 +88,8 @@ def all_invocations() -> list[tuple[str, ...]]:
 
 @cache
 def flags() -> frozenset[str]:
-    """Every command's."""
-    parameters = [parameter for command in COMMANDS.values() for parameter in command.params]
+    """Every command's, and those before any."""
+    parameters = [parameter for command in (GROUP, *COMMANDS.values()) for parameter in command.params]
     return frozenset({"--help"}.union(*((*parameter.opts, *parameter.secondary_opts) for parameter in parameters)))
 
 
