@@ -21,7 +21,8 @@ import peelaudit
 from bench import device as large
 from bench.gpu.table import Check, Found, Skipped, Table
 from peelaudit.progress import Clock
-from peelaudit.records import AuditReport, Estimate
+from peelaudit.records import AuditReport, Estimate, LayerRow
+from peelaudit.records.quantities import quantities_of
 
 __all__ = ["compare", "fixture_checks", "large_checks", "model_check"]
 
@@ -112,8 +113,9 @@ def _share(found: Estimate, reference: Estimate) -> float:
 def _held_out(report: AuditReport) -> Iterator[tuple[str, Estimate]]:
     yield from _estimates("network", (report.network.held_out, report.network.margin))
     for row in report.layers:
-        figures = (row.held_out, row.redundancy, row.projection_error, row.repair_gap, row.scale_slope, row.bulk_slope)
-        yield from _estimates(f"layer {row.layer}", figures)
+        yield from _estimates(f"layer {row.layer}", row.held_out)
+        for key in quantities_of(LayerRow):
+            yield from _estimates(f"layer {row.layer}.{key}", getattr(row, key))
     for schedule in report.schedules:
         yield from _estimates(f"schedule {schedule.name}", schedule.held_out)
     for bound in report.yes:

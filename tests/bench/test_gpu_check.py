@@ -195,7 +195,7 @@ def test_a_held_out_figure_is_told_in_widths_of_its_interval() -> None:
     worst, where, differences = compare(other, report)
     assert worst == pytest.approx(0.3)
     assert worst > SHARE
-    assert where == "layer 1.1"
+    assert where == "layer 1.redundancy"
     assert not differences
 
 

@@ -64,7 +64,9 @@ class AuditConfig:
     separator: str | None = setting(
         None, TEXT, Group.DATA, "TEXT", "What stands between documents in a .txt; found if not given.", seldom=True
     )
-    config: str | None = setting(None, PATH, Group.COMPUTING, "FILE", "A config.json for a checkpoint that has none.")
+    config: str | None = setting(
+        None, PATH, Group.COMPUTING, "PATH", "A config.json, or its directory, for a checkpoint that has none."
+    )
     tokenizer: str | None = setting(
         None, PATH, Group.DATA, "PATH", "A tokenizer, if the checkpoint has none or another.", seldom=True
     )

@@ -71,7 +71,7 @@ class GatePolicy:
         Group.GATE,
         "RULE",
         "Fail where a held-out figure is over its limit, interval and all: gap_layers=0.05, layer.gap=0.02, "
-        "layer[1-3,7].gap=0.02. In nats/token. Repeatable.",
+        "layer[1-3,7].gap=0.02. In nats/token, or a ratio. Repeatable.",
     )
     fail_on: tuple[Forbidden, ...] = setting(
         (),
