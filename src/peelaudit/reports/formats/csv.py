@@ -19,10 +19,9 @@ from peelaudit.reports.wording.escape import printable
 
 __all__ = ["export", "networks"]
 
+_ROW = record(LayerRow)
 _OPTIONAL = tuple(field.name for field in record(SplitFigures).fields if field.optional)
-_LATER = tuple(
-    field.name for field in record(LayerRow).fields if field.optional and field.name in quantities_of(LayerRow)
-)
+_LATER = tuple(field.name for field in _ROW.fields if field.optional and field.name in quantities_of(LayerRow))
 """A layer's figures that not every audit has: their columns stand last."""
 _NO_ESTIMATE = {"value": None, "low": None, "high": None}
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -58,7 +57,7 @@ def _written(rows: Sequence[dict[str, object]]) -> str:
 def _row(report: AuditReport, index: int) -> dict[str, object]:
     """One layer's cells by column name."""
     row = report.layers[index]
-    data = record(LayerRow).encode(row, f"layers[{index}]")
+    data = _ROW.encode(row, f"layers[{index}]")
     for name in ("projection_error", "held_out_sums", "signs", "symptoms", *_LATER):
         del data[name]
     errors = (*row.projection_error[:2], None, None)

@@ -7,4 +7,6 @@ __all__ = ["printable"]
 
 def printable(text: str) -> str:
     """`text` on one line, with control characters, terminal escapes and lone surrogates spelt out."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
