@@ -142,6 +142,7 @@ def test_what_is_saved_is_what_was_trained(make: object, projections: tuple[str,
     latent = low_bit.plain(model, latent=True).state_dict()
     assert latent.keys() == untrained.keys()
     held = [name for name in latent if name.removesuffix(".weight").endswith(projections)]
+    assert held
     assert all(not torch.equal(latent[name], untrained[name]) for name in held), "no gradient came through"
 
 

@@ -277,15 +277,27 @@ def test_too_few_fit_tokens_for_the_unknowns_are_warned_of() -> None:
     assert "unknowns" not in " ".join(audited("llama", tokens=8192).warnings)
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
+def test_a_setting_that_there_is_not_is_refused() -> None:
     with pytest.raises(ConfigError, match="no setting"):
         peelaudit.audit(FIXTURES / "llama", nonsense=1)
-    with pytest.raises(ConfigError, match="CUDA"):
-        peelaudit.audit(FIXTURES / "llama", device="cuda", **SMALL) if not torch.cuda.is_available() else _raise()
 
 
-def _raise() -> None:
-    raise ConfigError("CUDA is here")
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")),
+        pytest.param("mps", marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="MPS is here")),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{device}': torch finds no {device.upper()} device here"):
+        peelaudit.audit(FIXTURES / "llama", device=device, **SMALL)
+
+
+def test_a_device_that_lacks_the_dtype_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="dtype is 'float64': MPS has none"):
+        peelaudit.audit(FIXTURES / "llama", device="mps", dtype="float64", **SMALL)
 
 
 def test_schedules_that_do_not_fit_the_depth_are_refused_before_any_work() -> None:

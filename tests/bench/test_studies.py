@@ -178,5 +178,7 @@ def test_checkpoints_are_dense_on_the_grid_where_constrained(out: Path) -> None:
 
 def test_a_rerun_gives_the_same_weights(out: Path, texts: tuple[Path, Path], tmp_path: Path) -> None:
     assert [epoch for epoch, *_ in train(RUN, TINY, read_corpus(*texts, TINY), tmp_path)] == [1, 2]
-    for mine, theirs in zip(*(sorted(root.rglob("*.safetensors")) for root in (out, tmp_path)), strict=True):
+    pairs = list(zip(*(sorted(root.rglob("*.safetensors")) for root in (out, tmp_path)), strict=True))
+    assert len(pairs) == 2
+    for mine, theirs in pairs:
         assert mine.read_bytes() == theirs.read_bytes()

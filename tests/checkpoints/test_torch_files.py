@@ -369,15 +369,15 @@ def test_a_file_that_changes_while_it_is_open(good: Path) -> None:
             checkpoint.check_weights()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system lists no open files")
 def test_nothing_is_left_open_after_a_refusal(good: Path) -> None:
     raw = good.read_bytes()
-    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    before = len(list(Path("/proc/self/fd").iterdir()))
     good.write_bytes(raw[:-1])
     for _ in range(3):
         with pytest.raises(MalformedCheckpoint):
             open_checkpoint(good)
-    if Path("/proc/self/fd").is_dir():
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def test_a_legacy_tar(tmp_path: Path) -> None:

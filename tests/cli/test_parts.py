@@ -101,14 +101,18 @@ def test_silent_where_asked_or_nowhere_to_show() -> None:
 
 
 def test_a_terminal_that_broke_does_not_stop_the_audit() -> None:
+    written: list[str] = []
+
     class Broken(Terminal):
         def write(self, text: str) -> int:
+            written.append(text)
             raise BrokenPipeError
 
     with progress_on(Broken(), quiet=False, delay_s=0) as progress:
         time.sleep(0.05)
         progress.stage("first", 3)
         progress.advance()
+    assert written
 
 
 def test_lines(capsys: pytest.CaptureFixture[str]) -> None:

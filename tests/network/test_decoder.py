@@ -146,6 +146,7 @@ def test_blocks_are_read_anew_each_time_and_nothing_else_is_held(tmp_path: Path)
         decoder = decoder_of(checkpoint)
         assert not any(".layers." in name for name in read), "a block was read before it was asked for"
         held = [parameter for blueprint in decoder._blueprints for parameter in blueprint.parameters()]
+        assert held
         assert all(parameter.is_meta for parameter in held)
         for layer in (2, 1, 2):
             read.clear()
@@ -191,6 +192,7 @@ def test_low_bit_weights_stay_what_they_are_in_half_precision(network: Opener, f
     bits = Integer(ScaleLayout.GROUP, 8, 4, ZeroPoint.INTEGER)
     block = network(family, bits=bits, dtype=dtype).decoder.block(1)
     weights = dict(block.module.named_parameters())
+    assert block.held
     for copied in (block.rounded(block.scales()), block.copy().rounded(block.copy().scales())):
         for name in block.held:
             torch.testing.assert_close(copied.module.get_parameter(name), weights[name], rtol=1e-3, atol=1e-4)
@@ -201,6 +203,7 @@ def test_a_fault_in_a_low_bit_block_has_its_own_scales(network: Opener, dtype: t
     block = network("llama", bits=Ternary(ScaleLayout.TENSOR), dtype=dtype).decoder.block(1)
     faulty = damaged(block, FaultKind.ONE_BIT, heads=4, seed=5)
     again = faulty.rounded(faulty.scales())
+    assert block.held
     for name in block.held:
         weight = faulty.module.get_parameter(name)
         torch.testing.assert_close(again.module.get_parameter(name), weight)

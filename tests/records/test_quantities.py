@@ -7,6 +7,7 @@ import typing
 
 import pytest
 
+from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport, Estimate, LayerRow, SplitFigures
 from peelaudit.records.json import schema
 from peelaudit.records.quantities import Form, Quantity, Room, quantities_of
@@ -64,7 +65,7 @@ def test_a_gate_may_limit_those_that_say_so(one: Quantity) -> None:
     if one.gated:
         assert parse_rule(rule).metric == one.key
     elif one.key != "gap":  # which is short for gap_layers
-        with pytest.raises(Exception, match="there is no"):
+        with pytest.raises(ConfigError, match="there is no"):
             parse_rule(rule)
 
 

@@ -109,10 +109,12 @@ def test_repairs_are_the_same_every_time(network: Opener) -> None:
 
 
 def test_absent_biases_stay_absent(nanogpt: Network) -> None:
-    for repair in repairs(nanogpt, "thorough"):
-        assert not any(
-            bool(t.any()) for name, t in repair.block.module.named_parameters() if name.endswith("c_fc.bias")
-        )
+    found = repairs(nanogpt, "thorough")
+    assert any(repair.steps for repair in found)
+    for repair in found:
+        biases = [t for name, t in repair.block.module.named_parameters() if name.endswith("bias")]
+        assert len(biases) == 6
+        assert not any(bool(bias.any()) for bias in biases)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

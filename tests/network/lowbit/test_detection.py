@@ -61,8 +61,8 @@ def test_integers_in_groups(bits: int, group: int, symmetric: bool) -> None:
     found = find_grid(grouped(noise(), group, 2**bits, symmetric=symmetric))
     assert found is not None
     assert (found.layout, found.group) == (ScaleLayout.GROUP, group)
-    if not (bits == 2 and symmetric):  # -s, 0, s are three of the four levels
-        assert (found.kind, found.bits) == (GridKind.INTEGER, bits)
+    three = bits == 2 and symmetric  # -s, 0, s are three of the four levels
+    assert (found.kind, found.bits) == ((GridKind.TERNARY, math.log2(3)) if three else (GridKind.INTEGER, bits))
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -108,6 +108,7 @@ def test_the_cloud_is_a_staircase_that_never_rises(width: int) -> None:
     for name in ("yes0", "yes-star"):
         path = next(item for item in root.iter(f"{SVG}path") if item.get("class") == name)
         ys = [float(pair.split()[1]) for pair in re.split("[ML]", path.attrib["d"])[1:]]
+        assert len(set(ys)) > 1
         assert ys == sorted(ys)  # downwards
     words = " ".join(item.text or "" for item in root.iter(f"{SVG}text"))
     for part in ("training step", "loss, nats/token", "red, hatched, a cross: above YES-0", "YES*, least so far"):
