@@ -26,6 +26,7 @@ from peelaudit.records import (
     ScheduleSearch,
     SplitFigures,
     SplitInfo,
+    TaskFigures,
     TensorInfo,
     Verdict,
     YesBound,
@@ -56,6 +57,7 @@ def make_figures(
 
 
 HELD_OUT_PREDICTIONS = (272,) * 15
+TASK_FIGURES = TaskFigures(1200, Estimate(3.9, 3.8, 4.0), Estimate(3.7, 3.6, 3.8), Estimate(0.2, 0.1, 0.3), Verdict.RED)
 
 
 def make_sums(figures: SplitFigures) -> ClusterSums:

@@ -12,14 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from fixtures import grammar
-from tests.places import FIXTURES
+from tests.losses import mean_loss
+from tests.places import FIXTURES, NANOGPT
 
-NANOGPT = FIXTURES / "nanogpt"
 LLAMA = FIXTURES / "llama"
 LLAMAS = [LLAMA, *sorted(FIXTURES.glob("llama-*"))]
 SERIES = [*sorted(NANOGPT.glob("ckpt-*.pt")), NANOGPT / "ckpt.pt"]
@@ -208,14 +206,6 @@ def transformers_model(checkpoint: dict[str, Any]) -> GPT2LMHeadModel:
     assert unexpected == []
     assert all(name.endswith(".bias") for name in missing)
     return model
-
-
-def mean_loss(model: torch.nn.Module, tokens: Tensor, context: int) -> float:
-    """Returns nats/token over 32 windows, side by side."""
-    inputs, targets = tokens[: 32 * context].view(32, context), tokens[1 : 32 * context + 1].view(32, context)
-    with torch.no_grad():
-        logits = model(input_ids=inputs, use_cache=False).logits
-    return float(F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
 
 
 def unigram_entropy(tokens: list[int]) -> float:

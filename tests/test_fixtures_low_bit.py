@@ -18,7 +18,8 @@ from fixtures import grammar, low_bit
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Ternary
 from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.records import Grid, GridKind, ScaleLayout
-from tests.test_fixtures import FIXTURES, mean_loss
+from tests.losses import mean_loss
+from tests.places import FIXTURES
 
 TERNARY, LATENT, BINARY = (FIXTURES / name for name in ("llama-ternary", "llama-ternary-latent", "llama-binary"))
 MATRICES = 4 * 7

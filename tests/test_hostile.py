@@ -24,8 +24,7 @@ import torch
 
 from peelaudit.cli import main
 from tests.checkpoints import models
-from tests.checkpoints.test_safetensors import GOOD, build, entry
-from tests.checkpoints.test_torch_files import replacing, rewrite, without
+from tests.checkpoints.support import GOOD, build, entry, replacing, rewrite, without
 from tests.places import NANOGPT
 
 pytestmark = [

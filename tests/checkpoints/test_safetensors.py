@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from pathlib import Path
 
 import pytest
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint
-
-GOOD = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
-
-
-def entry(shape: object, begin: object, end: object, dtype: object = "F32") -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-
-
-def build(header: object, data: bytes = bytes(24), length: int | None = None) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
+from tests.checkpoints.support import GOOD, build, entry
 
 
 @pytest.mark.parametrize(

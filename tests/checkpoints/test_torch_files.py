@@ -26,6 +26,7 @@ from peelaudit.errors import (
     UnsupportedCheckpoint,
 )
 from tests.checkpoints.models import model, nanogpt, save
+from tests.checkpoints.support import Change, replacing, rewrite, without
 
 
 def nanogpt_logits(checkpoint: dict, tokens: torch.Tensor) -> torch.Tensor:
@@ -245,27 +246,6 @@ def test_a_torchscript_program(tmp_path: Path) -> None:
 def test_the_old_format(tmp_path: Path) -> None:
     torch.save(nanogpt(bias=False), tmp_path / "model.pt", _use_new_zipfile_serialization=False)
     refuse(tmp_path / "model.pt", UnsupportedCheckpoint, "old format")
-
-
-Change = Callable[[str, bytes], list[tuple[str, bytes]]]
-
-
-def rewrite(path: Path, change: Change, method: int = zipfile.ZIP_STORED) -> None:
-    """Write the archive again, record by record, each replaced by what `change` gives for it."""
-    with zipfile.ZipFile(path) as archive:
-        records = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, data in records:
-            for changed_name, changed in change(name, data):
-                archive.writestr(changed_name, changed)
-
-
-def without(part: str) -> Change:
-    return lambda name, data: [] if name.endswith(part) else [(name, data)]
-
-
-def replacing(part: str, new: bytes) -> Change:
-    return lambda name, data: [(name, new if name.endswith(part) else data)]
 
 
 @pytest.mark.parametrize(

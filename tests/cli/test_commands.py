@@ -13,27 +13,8 @@ import pytest
 
 from peelaudit.records.json import read_report
 from peelaudit.reports.formats import Format
+from tests.cli.support import COMMAND, MODULE, STUB, call, environ, real, stubbed
 from tests.places import ROOT
-
-ENVIRON = {key: value for key, value in os.environ.items() if not key.startswith("PEELAUDIT_")} | {
-    "PYTHONPATH": str(ROOT)
-}
-STUB = [sys.executable, "-m", "tests.cli.stub"]
-MODULE = [sys.executable, "-m", "peelaudit"]
-REAL = [sys.executable, "-c", "import sys; from peelaudit.cli import main; sys.exit(main())"]
-
-
-def stubbed(mode: str, *arguments: str, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess[str]:
-    return call([*STUB, mode, *arguments], cwd=cwd, **options)
-
-
-def real(*arguments: str, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess[str]:
-    return call([*REAL, *arguments], cwd=cwd, **options)
-
-
-def call(command: list[str], *, cwd: Path, env: dict[str, str] | None = None, **options):
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 60, "text": True} | options
-    return subprocess.run(command, cwd=cwd, env=ENVIRON | (env or {}), check=False, **streams)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +138,7 @@ def test_stdout_that_takes_nothing(arguments: list[str], where: str) -> None:
         done = real(*arguments, stdout=write)
         os.close(write)
     else:
-        done = call(["sh", "-c", 'exec "$@" >&-', "sh", *REAL, *arguments], cwd=ROOT)
+        done = call(["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *arguments], cwd=ROOT)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
@@ -183,7 +164,7 @@ def test_closed_stderr_is_no_reason_to_fail() -> None:
 def test_signals(number: signal.Signals, code: int, word: str, tmp_path: Path) -> None:
     command = [*STUB, "wait", "run", "c", "-o", "a.json"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=tmp_path, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
@@ -228,7 +209,7 @@ def test_formats_of_help_are_all() -> None:
 
 def test_the_module_is_the_command() -> None:
     for arguments in (["--version"], ["run", "a", "--seed", "x"], ["--help"]):
-        by_module, by_script = (call([*command, *arguments], cwd=ROOT) for command in (MODULE, REAL))
+        by_module, by_script = (call([*command, *arguments], cwd=ROOT) for command in (MODULE, COMMAND))
         assert (by_module.returncode, by_module.stdout) == (by_script.returncode, by_script.stdout)
         assert by_module.stderr == by_script.stderr
 

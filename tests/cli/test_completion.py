@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import REAL, call, real
+from tests.cli.support import COMMAND, call, real
 
 
 def completed(words: str, count: int) -> list[str]:
@@ -35,7 +35,7 @@ def test_completion_is_shown_and_installed_for_the_shell_that_asks(tmp_path: Pat
     (tmp_path / ".bashrc").write_text("alias ll='ls -l'\n")
     script = '"$@"; exit $?'  # bash stays, as the process that asks
     for flag, words in (("--show-completion", "complete -o default -F"), ("--install-completion", "installed in")):
-        done = call(["bash", "-c", script, "bash", *REAL, flag], cwd=tmp_path, env={"HOME": str(tmp_path)})
+        done = call(["bash", "-c", script, "bash", *COMMAND, flag], cwd=tmp_path, env={"HOME": str(tmp_path)})
         assert (done.returncode, done.stderr) == (0, "")
         assert words in done.stdout
     assert (tmp_path / ".bashrc").read_text().startswith("alias ll='ls -l'\n")

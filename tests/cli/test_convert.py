@@ -12,8 +12,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from peelaudit.records.json import export
-from tests.cli.test_commands import ROOT, call, real
+from tests.cli.support import call, real
 from tests.factories import make_report
+from tests.places import ROOT
 from tests.reports.formats.support import make_series
 
 

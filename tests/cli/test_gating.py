@@ -23,7 +23,7 @@ import pytest
 from peelaudit.cli import main
 from peelaudit.records.json import export
 from tests.cli import stub as cli_stub
-from tests.cli.test_commands import ENVIRON, real, stubbed
+from tests.cli.support import environ, real, stubbed
 from tests.factories import make_report
 from tests.variants import moved, reweighted, with_row, with_settings
 
@@ -234,7 +234,7 @@ def test_saved_reports_need_no_torch(arguments: list[str], saved: Path) -> None:
     code = "import sys; from peelaudit.cli import main; main(sys.argv[1:]); "
     code += "sys.exit(bool({'torch', 'transformers', 'safetensors'} & sys.modules.keys()))"
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=saved, env=ENVIRON, capture_output=True, check=False
+        [sys.executable, "-c", code, *arguments], cwd=saved, env=environ(), capture_output=True, check=False
     )
     assert done.returncode == 0
     assert done.stdout

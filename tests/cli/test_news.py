@@ -8,12 +8,12 @@ import pytest
 
 from peelaudit.cli.news import News
 from peelaudit.records import TaskRow, TaskState
-from tests.fleet.test_table import FIGURES
+from tests.factories import TASK_FIGURES
 
 BEGUN = TaskRow("run/a\n.pt", TaskState.RUNNING)
 WAITS = TaskRow("b.pt", TaskState.RUNNING, reason="another process audits it")
 FAILED = TaskRow("run/a\n.pt", TaskState.FAILED, exit_code=3, reason="torn")
-DONE = TaskRow("b.pt", TaskState.DONE, exit_code=0, figures=FIGURES)
+DONE = TaskRow("b.pt", TaskState.DONE, exit_code=0, figures=TASK_FIGURES)
 
 
 def told(*rows: TaskRow, terminal: bool, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -28,7 +28,7 @@ def test_a_log_has_a_line_as_each_begins_and_ends(capsys: pytest.CaptureFixture[
         r"peelaudit: 1 of 2 begins: run/a\n.pt",
         "peelaudit: 2 of 2 waits: b.pt: another process audits it",
         r"peelaudit: 1 of 2 failed in 1 s: run/a\n.pt: torn",
-        f"peelaudit: 2 of 2 done: b.pt: verdict {FIGURES.verdict}",
+        f"peelaudit: 2 of 2 done: b.pt: verdict {TASK_FIGURES.verdict}",
     ]
 
 

@@ -14,7 +14,7 @@ from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.config import AuditConfig
 from tests.checkpoints import models
-from tests.cli.test_commands import real
+from tests.cli.support import real
 from tests.places import FIXTURES, NANOGPT
 
 

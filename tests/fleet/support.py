@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,18 +14,12 @@ from pathlib import Path
 
 import torch
 
-from tests.places import ROOT
+from tests.cli.support import COMMAND, environ
+from tests.places import NANOGPT, ROOT
 
-NANOGPT = ROOT / "fixtures/nanogpt"
-COMMAND = [sys.executable, "-c", "import sys; from peelaudit.cli import main; sys.exit(main())"]
 QUICK = ("--tokens", "640", "--seq-len", "32", "--schedules", "direct;final", "--resamples", "100")
 LONG = ("--tokens", "2048", "--schedules", "final", "--solver", "adam", "--init", "random", "--steps", "1000000")
 """An audit that doesn't end by itself within a test, however few its layers: from trained weights one layer is done."""
-
-
-def environ(**more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PEELAUDIT_", "SLURM_", "RAY_"))}
-    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
 
 
 def write_model(path: Path, *, seed: int, layers: int = 1, width: int = 8, step: int | None = None) -> Path:

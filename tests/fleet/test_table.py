@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from peelaudit.records import Estimate, TaskFigures, TaskRow, TaskState, Verdict
+from peelaudit.records import TaskRow, TaskState
 from peelaudit.reports.terminal import render_tasks
+from tests.factories import TASK_FIGURES
 
-FIGURES = TaskFigures(1200, Estimate(3.9, 3.8, 4.0), Estimate(3.7, 3.6, 3.8), Estimate(0.2, 0.1, 0.3), Verdict.RED)
 ROWS = (
-    TaskRow("runs/" + "deep/" * 30 + "ckpt-1200.pt", TaskState.DONE, 0, report="tasks/k/report.json", figures=FIGURES),
+    TaskRow(
+        "runs/" + "deep/" * 30 + "ckpt-1200.pt", TaskState.DONE, 0, report="tasks/k/report.json", figures=TASK_FIGURES
+    ),
     TaskRow("a\x1b[31m\n.pt", TaskState.FAILED, 3, reason="torn \x1b[1m"),
     TaskRow("b.pt", TaskState.RUNNING),
     TaskRow("c.pt", TaskState.PENDING),

@@ -17,8 +17,7 @@ from peelaudit.cli import main
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.records import LowBit, LowBitSet
 from tests.checkpoints import models
-from tests.checkpoints.quantized import test_compressed_tensors as compressed
-from tests.checkpoints.quantized import test_gptq as gptq
+from tests.checkpoints.quantized import compressed_tensors, gptq
 from tests.checkpoints.quantized.support import configure, pack
 
 
@@ -37,9 +36,9 @@ def test_inspect_shows_how_tensors_are_packed(packed: Path, capsys: pytest.Captu
 
 
 def test_a_report_says_what_of_the_quantisation_is_left_out(tmp_path: Path) -> None:
-    settings = compressed.config("int-quantized")
+    settings = compressed_tensors.config("int-quantized")
     settings["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8, "dynamic": True, "strategy": "token"}
-    pack("llama", tmp_path / "model", compressed.packer("channel"), settings)
+    pack("llama", tmp_path / "model", compressed_tensors.packer("channel"), settings)
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 64, 4000).astype(np.uint16))
     report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
     assert any("the audit rounds the weights alone" in warning for warning in report.warnings)

@@ -12,10 +12,9 @@ import torch
 from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import Prepared, prepared
 from peelaudit.errors import OutputError
-from peelaudit.method.diagnosis.downstream import Downstream
 from peelaudit.method.diagnosis.repair import Repair, Repairer, RepairMode
 from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair
-from peelaudit.method.readout import Readout, Unembedding, token_losses
+from peelaudit.method.readout import Unembedding, token_losses
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -24,37 +23,16 @@ from peelaudit.network.lowbit.constraints import Integer
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from peelaudit.settings.audit import AuditConfig
+from tests.method.diagnosis.support import downstream, loss_with, own_losses
 from tests.networks import Network
 from tests.places import NANOGPT
 
 Opener = Callable[..., Network]
 
 
-def downstream(network: Network) -> Downstream:
-    data = TokenRows(network.tokens, network.rows)
-    readout = Readout("own", Unembedding.of(network.decoder))
-    return Downstream(network.decoder, data, readout, StateStore(dtype=network.states[0].dtype))
-
-
-def own_losses(network: Network) -> np.ndarray:
-    rows = slice(0, len(network.tokens))
-    return downstream(network).losses(network.decoder.n_layers, network.states[-1].clone(), rows, "the network")
-
-
 def repairs(network: Network, mode: RepairMode = "cheap") -> list[Repair]:
     found = Repairer(downstream(network), network.states, own_losses(network)).run(mode)
     return sorted(found, key=lambda repair: repair.layer)
-
-
-def loss_with(network: Network, block: Block, rows: slice) -> np.ndarray:
-    """The network's losses with a block in the place of its own, by a plain run through all blocks."""
-    decoder = network.decoder.replacing(block)
-    state = decoder.embed(network.tokens[rows])
-    for layer in range(1, decoder.n_layers + 1):
-        state = decoder.block(layer)(state)
-    return Readout("own", Unembedding.of(decoder)).losses(
-        state, network.tokens[rows], torch.arange(len(state)), "the network"
-    )
 
 
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.

@@ -23,7 +23,7 @@ from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.network.weights import check_weights
 from peelaudit.records import FaultKind
 from peelaudit.settings.audit import AuditConfig
-from tests.method.diagnosis.test_repair import downstream, loss_with
+from tests.method.diagnosis.support import downstream, loss_with
 from tests.networks import Network
 from tests.places import FIXTURES
 

@@ -12,17 +12,7 @@ from hypothesis import strategies as st
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary, constraint_of
 from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.records import ScaleLayout, ZeroPoint
-
-CONSTRAINTS: tuple[Constraint, ...] = (
-    Binary(),
-    Binary(ScaleLayout.TENSOR),
-    Ternary(),
-    Ternary(ScaleLayout.ROW),
-    Ternary(ScaleLayout.GROUP, 64),
-    *(Integer(ScaleLayout.GROUP, 32, bits, zero) for bits in (2, 3, 4) for zero in ZeroPoint),
-    *(Integer(ScaleLayout.ROW, None, 8, zero) for zero in ZeroPoint),
-)
-NAMES = [f"{c.grid.name} {c.grid.zero}" for c in CONSTRAINTS]
+from tests.network.lowbit.support import CONSTRAINTS, NAMES
 
 
 def noise(outputs: int = 48, inputs: int = 768, seed: int = 0) -> torch.Tensor:

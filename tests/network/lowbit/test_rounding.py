@@ -14,7 +14,7 @@ from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Te
 from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.network.lowbit.rounding import Part, fit_to_grid
 from peelaudit.records import ScaleLayout, ZeroPoint
-from tests.network.lowbit.test_constraints import CONSTRAINTS, NAMES
+from tests.network.lowbit.support import CONSTRAINTS, NAMES
 
 
 def problem(inputs: int, outputs: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,21 @@
-"""Checks of a gate, and the reports of a training run, without either."""
+"""Checks of a gate, reports of a training run and hostile ones, without any of them; a page as a browser reads it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from typing import Any
+
+from hypothesis import strategies as st
 
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
 from tests.factories import make_estimate, make_report
+
+HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
+BREAKOUT = "</script><script>alert(1)</script><!-- \"'><img src=x onerror=alert(2)>&lt;"
+TEXTS = st.text(st.characters(), max_size=30) | st.sampled_from(["</p><b>", "&lt;", "'\"", "<!--", "]]>", "\x1b[0m"])
+VOID = {"meta", "link", "br", "path", "line", "rect", "circle"}
 
 
 def make_check(checkpoint: str = "runs/tiny/ckpt.pt", outcome: Outcome = Outcome.FAILED, **changes: Any) -> GateCheck:
@@ -66,3 +74,44 @@ def make_series(steps: Sequence[int] = (0, 100, 200, 400), n_layers: int = 4) ->
         trained, yes0, star, verdict = losses[index] if index < 2 else (3.0 / index, 3.6, 3.0 / index, Verdict.GREEN)
         found.append(make_step(step, trained, yes0, star, verdict=verdict, n_layers=n_layers))
     return found
+
+
+def hostile_report(text: str) -> AuditReport:
+    """The report of a network in which every name and every sentence is `text`."""
+    report = make_report(path=text, warnings=(text,), advice=text, versions=((text, text),))
+    rows = tuple(dataclasses.replace(row, reading=text, best_schedule=text) for row in report.layers)
+    return dataclasses.replace(
+        report,
+        layers=rows,
+        data=dataclasses.replace(report.data, source=text),
+        settings=(("checkpoint", text), ("data", (text,))),
+        schedules=tuple(dataclasses.replace(schedule, name=text) for schedule in report.schedules),
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: elements with attributes, and texts by the innermost element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]

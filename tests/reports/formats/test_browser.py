@@ -19,8 +19,7 @@ import pytest
 from peelaudit.records import AuditReport, Unaudited
 from peelaudit.reports.formats import Format, export
 from tests.factories import make_report
-from tests.reports.formats.support import make_check, make_series
-from tests.reports.formats.test_html import BREAKOUT, hostile
+from tests.reports.formats.support import BREAKOUT, hostile_report, make_check, make_series
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: nothing to open the report with")
@@ -123,7 +122,7 @@ def test_hostile_names(tmp_path: Path) -> None:
     checks = [make_check(BREAKOUT, rule=BREAKOUT, reason=BREAKOUT)]
     failures = [Unaudited("x" * 500, BREAKOUT, "y" * 500)]
     long = make_report(path="z" * 500, advice="w" * 500, warnings=("v" * 500,))
-    found = opened(tmp_path, [hostile(), long], checks=checks, failures=failures)
+    found = opened(tmp_path, [hostile_report(BREAKOUT), long], checks=checks, failures=failures)
     check_sound(found, 390)
 
 

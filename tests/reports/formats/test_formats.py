@@ -17,9 +17,7 @@ from peelaudit.records import AuditReport, BaselineLosses, Estimate, Unaudited, 
 from peelaudit.reports.formats import Format, export
 from tests.factories import make_estimate, make_report, with_repairs
 from tests.places import ROOT
-from tests.reports.formats.support import make_check
-
-HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
+from tests.reports.formats.support import HOSTILE, hostile_report, make_check
 
 
 @pytest.mark.parametrize("form", Format)
@@ -95,14 +93,8 @@ def test_no_format_is_written_with_a_nan(form: Format) -> None:
 
 @pytest.mark.parametrize("form", Format)
 def test_control_characters_are_spelt_out(form: Format) -> None:
-    text = export([hostile_report()], form, checks=[make_check(HOSTILE, reason=HOSTILE, rule=HOSTILE)])
+    text = export([hostile_report(HOSTILE)], form, checks=[make_check(HOSTILE, reason=HOSTILE, rule=HOSTILE)])
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", text)
-
-
-def hostile_report() -> AuditReport:
-    report = make_report(path=HOSTILE, warnings=(HOSTILE,), advice=HOSTILE)
-    rows = tuple(dataclasses.replace(row, reading=HOSTILE, best_schedule=HOSTILE) for row in report.layers)
-    return dataclasses.replace(report, layers=rows, data=dataclasses.replace(report.data, source=HOSTILE))
 
 
 def rows_of(report: AuditReport) -> list[dict[str, str]]:
@@ -122,7 +114,7 @@ def test_csv_has_a_row_per_layer_with_numbers_as_they_are() -> None:
 
 def test_csv_cells_are_no_formulas() -> None:
     assert rows_of(make_report(path="=1+1"))[0]["checkpoint"] == "'=1+1"
-    for row in rows_of(hostile_report()):
+    for row in rows_of(hostile_report(HOSTILE)):
         assert row["checkpoint"].startswith("'=cmd")
         assert row["reading"].startswith("'=cmd")
 
@@ -132,7 +124,7 @@ def test_csv_of_no_layers_is_empty() -> None:
 
 
 def test_markdown_tables_hold_together() -> None:
-    text = export([hostile_report()], Format.MARKDOWN)
+    text = export([hostile_report(HOSTILE)], Format.MARKDOWN)
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(tables) == 3
     for block in tables:

@@ -8,7 +8,6 @@ import hashlib
 import html
 import json
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
@@ -18,38 +17,7 @@ from peelaudit.records.json import parse_report
 from peelaudit.reports.formats import Format, export
 from peelaudit.reports.formats.html import MOST_CHARACTERS
 from tests.factories import make_estimate, make_report, with_repairs
-from tests.reports.formats.support import make_check, make_series
-
-BREAKOUT = "</script><script>alert(1)</script><!-- \"'><img src=x onerror=alert(2)>&lt;"
-VOID = {"meta", "link", "br", "path", "line", "rect", "circle"}
-
-
-class Page(HTMLParser):
-    """What a browser would make of it: elements with attributes, and texts by the innermost element."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.texts: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.texts.setdefault(self.open[-1], []).append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
+from tests.reports.formats.support import BREAKOUT, Page, hostile_report, make_check, make_series
 
 
 def page_of(*reports: AuditReport, **more) -> Page:
@@ -58,23 +26,11 @@ def page_of(*reports: AuditReport, **more) -> Page:
     return page
 
 
-def hostile() -> AuditReport:
-    report = make_report(path=BREAKOUT, warnings=(BREAKOUT,), advice=BREAKOUT, versions=((BREAKOUT, BREAKOUT),))
-    rows = tuple(dataclasses.replace(row, reading=BREAKOUT, best_schedule=BREAKOUT) for row in report.layers)
-    return dataclasses.replace(
-        report,
-        layers=rows,
-        data=dataclasses.replace(report.data, source=BREAKOUT),
-        settings=(("checkpoint", BREAKOUT), ("data", (BREAKOUT,))),
-        schedules=tuple(dataclasses.replace(schedule, name=BREAKOUT) for schedule in report.schedules),
-    )
-
-
 @pytest.mark.parametrize("several", [False, True])
 def test_nothing_of_a_report_is_acted_upon(several: bool) -> None:
     checks = [make_check(BREAKOUT, rule=BREAKOUT, reason=BREAKOUT)]
     failures = [Unaudited(BREAKOUT, BREAKOUT, BREAKOUT)] if several else []
-    page = page_of(hostile(), *([make_report()] if several else []), checks=checks, failures=failures)
+    page = page_of(hostile_report(BREAKOUT), *([make_report()] if several else []), checks=checks, failures=failures)
     assert not page.all("img")
     assert [script.get("type") for script in page.all("script")].count(None) == 1
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
@@ -100,7 +56,7 @@ def test_nothing_is_loaded(reports: list[AuditReport]) -> None:
 
 
 def test_the_json_inside_is_the_report() -> None:
-    reports = [hostile(), make_report(path="b.pt")]
+    reports = [hostile_report(BREAKOUT), make_report(path="b.pt")]
     text = export(reports, Format.HTML)
     found = re.findall(r'<script type="application/json" id="report-\d+">(.*?)</script>', text)
     assert {report.checkpoint.path: report for report in map(parse_report, found)} == {

@@ -5,12 +5,10 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 from hypothesis import given
-from hypothesis import strategies as st
 
 from peelaudit.reports.formats.markup import element, escaped
 from peelaudit.reports.wording.escape import printable
-
-TEXTS = st.text(st.characters(), max_size=30) | st.sampled_from(["</p><b>", "&lt;", "'\"", "<!--", "]]>", "\x1b[0m"])
+from tests.reports.formats.support import TEXTS
 
 
 class Read(HTMLParser):

@@ -12,8 +12,7 @@ from markupsafe import Markup
 
 from peelaudit.reports.formats.html.templates import embedded_json, render
 from peelaudit.reports.wording.escape import printable
-from tests.reports.formats.test_html import Page
-from tests.reports.formats.test_markup import TEXTS
+from tests.reports.formats.support import TEXTS, Page
 
 FRAME = {"body": "", "style": "", "script": ""}
 

@@ -1,0 +1,33 @@
+"""The command as a process: the real one, and the one over a canned audit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.places import ROOT
+
+STUB = [sys.executable, "-m", "tests.cli.stub"]
+MODULE = [sys.executable, "-m", "peelaudit"]
+COMMAND = [sys.executable, "-c", "import sys; from peelaudit.cli import main; sys.exit(main())"]
+
+
+def environ(**more: str) -> dict[str, str]:
+    """The environment without settings and without a cluster, in which `tests` can be imported."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PEELAUDIT_", "SLURM_", "RAY_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+
+
+def stubbed(mode: str, *arguments: str, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess[str]:
+    return call([*STUB, mode, *arguments], cwd=cwd, **options)
+
+
+def real(*arguments: str, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess[str]:
+    return call([*COMMAND, *arguments], cwd=cwd, **options)
+
+
+def call(command: list[str], *, cwd: Path, env: dict[str, str] | None = None, **options):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 60, "text": True} | options
+    return subprocess.run(command, cwd=cwd, env=environ(**(env or {})), check=False, **streams)
