@@ -1,0 +1,189 @@
+"""What an audit measures: the trained network's losses taken over, every reference once, what isn't finite named."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from peelaudit.auditing.measure import LEAST_FIT, Measurer, ReferenceLosses, TrainedLosses
+from peelaudit.errors import NonFiniteResult
+from peelaudit.method.references.peel import deviation
+from peelaudit.method.references.schedules import parse_schedules, staircase
+from peelaudit.network.lowbit.constraints import Ternary
+from peelaudit.network.states import StateStore
+from peelaudit.progress import SILENT, Progress
+from peelaudit.settings.audit import AuditConfig
+from tests.auditing.support import calibration_of
+from tests.checkpoints import models
+from tests.method.diagnosis.support import own_losses
+from tests.networks import Network
+
+Opener = Callable[..., Network]
+LAYERS = 3
+OWN: dict[str, Any] = {"readout": "own", "depth_readout": "own"}
+
+
+class Told:
+    """A progress that counts each stage's steps."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int] = {}
+        self.steps: Counter[str] = Counter()
+
+    def stage(self, name: str, total: int) -> None:
+        self.totals[name] = total
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps[list(self.totals)[-1]] += steps
+
+
+def measurer(network: Network, progress: Progress = SILENT, **settings: Any) -> Measurer:
+    config = AuditConfig(checkpoint="c", resamples=100, **{**OWN, **settings})
+    store = StateStore(dtype=network.states[0].dtype)
+    return Measurer(network.decoder, calibration_of(network), config, store=store, progress=progress)
+
+
+def referred(made: Measurer, *schedules: str, **options: Any) -> tuple[TrainedLosses, ReferenceLosses]:
+    trained = made.trained()
+    return trained, made.references(trained, parse_schedules(schedules, len(trained.own)), **options)
+
+
+@pytest.fixture
+def deep(network: Opener) -> Network:
+    return network("llama", changes={"num_hidden_layers": LAYERS})
+
+
+def test_the_trained_losses_are_the_networks_own(deep: Network) -> None:
+    trained = measurer(deep).trained()
+    np.testing.assert_allclose(trained.own[-1], own_losses(deep), rtol=1e-9)
+    assert [len(losses) for losses in trained.own] == [len(trained.depth_panel.index)] * 2 + [len(deep.tokens)]
+    for deviations, state in zip(trained.deviations, deep.states[1:], strict=True):
+        np.testing.assert_allclose(deviations, deviation(state, deep.rows.held_out))
+
+
+def test_depths_below_the_last_are_read_out_on_part_of_fit_and_on_all_of_the_others(deep: Network) -> None:
+    trained = measurer(deep).trained()
+    rows = deep.rows
+    assert list(trained.panel.index) == list(range(len(deep.tokens)))
+    index = trained.depth_panel.index
+    assert sum(index < rows.fit.stop) == LEAST_FIT
+    assert list(index[index >= rows.fit.stop]) == list(range(rows.select.start, rows.held_out.stop))
+
+
+@pytest.mark.parametrize("kind", ["own", "lens", "refit"])
+def test_a_rows_readout_is_its_own_setting(kind: str, deep: Network) -> None:
+    depths, whole = measurer(deep, depth_readout=kind).trained(), measurer(deep, readout=kind).trained()
+    for trained, fitted in ((depths, (True, True, False)), (whole, (False, False, True))):
+        same = [own is readout for own, readout in zip(trained.own, trained.readout, strict=True)]
+        assert same == [kind == "own" or not changed for changed in fitted]
+
+
+def test_unigram_losses_are_those_of_counted_tokens(deep: Network) -> None:
+    counts = Counter(deep.tokens[deep.rows.fit].flatten().tolist())
+    total = sum(counts.values()) + deep.decoder.vocabulary
+    expected = [-sum(math.log((counts[token] + 1) / total) for token in row[1:]) for row in deep.tokens.tolist()]
+    np.testing.assert_allclose(measurer(deep).trained().unigram, expected, rtol=1e-12)
+
+
+def test_a_node_on_the_trained_trajectory_is_the_trained_network_taken_over(deep: Network) -> None:
+    trained, found = referred(measurer(deep, readout="refit", depth_readout="lens"), "direct", "prefix:1")
+    direct = found.schedules[0]
+    assert direct.own is trained.own[-1]
+    assert direct.readout is trained.readout[-1]
+    assert [fit.method for fit in direct.blocks] == ["trained"] * LAYERS
+    assert found.nodes[1,] is trained.readout[0]
+    assert found.nodes[1, 2] is trained.readout[1]
+    assert not np.array_equal(found.nodes[1, 3], trained.readout[1])
+    assert not np.array_equal(found.schedules[1].own, trained.own[-1])
+
+
+def test_from_a_random_start_nothing_is_taken_over(deep: Network) -> None:
+    trained, found = referred(measurer(deep, solver="adam", init="random", steps=1), "direct")
+    assert not np.array_equal(found.nodes[1,], trained.readout[0])
+    assert not np.array_equal(found.schedules[0].own, trained.own[-1])
+
+
+def test_schedules_that_begin_alike_share_their_blocks(deep: Network) -> None:
+    told = Told()
+    _, found = referred(measurer(deep, told), "all")
+    wanted = [schedule.schedule.targets for schedule in found.schedules]
+    assert len(wanted) == 2 ** (LAYERS - 1)
+    prefixes = {targets[:depth] for targets in wanted for depth in range(1, LAYERS + 1)}
+    assert told.totals["reference blocks"] == told.steps["reference blocks"] == len(prefixes)
+    assert found.nodes.keys() == {prefix for prefix in prefixes if len(prefix) < LAYERS}
+
+
+def test_a_schedule_has_the_same_losses_alone_and_among_others(deep: Network) -> None:
+    _, together = referred(measurer(deep), "all")
+    _, alone = referred(measurer(deep), "3,2,3")
+    assert [one.schedule.targets for one in alone.schedules] == [(3, 2, 3), (3, 3, 3)]
+    (final,) = (one for one in together.schedules if one.schedule == alone.schedules[1].schedule)
+    np.testing.assert_allclose(alone.schedules[1].own, final.own, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("asked", "run"), [(("direct",), ["direct", "final"]), (("final", "direct"), ["final", "direct"])]
+)
+def test_final_is_always_run_and_never_twice(asked: tuple[str, ...], run: list[str], deep: Network) -> None:
+    _, found = referred(measurer(deep), *asked)
+    assert [schedule.schedule.name for schedule in found.schedules] == run
+    assert found.searched == 0
+
+
+def test_a_search_runs_the_staircase_of_least_error_in_the_peel_map(deep: Network) -> None:
+    _, found = referred(measurer(deep), "search:1", "search:2")
+    spread = [float(deviation(state, deep.rows.select).sum()) for state in deep.states[1:]]
+
+    def error(waypoints: tuple[int, ...]) -> float:
+        steps = itertools.pairwise((0, *waypoints, LAYERS))
+        return sum(float(found.peel_map[start].select[end - start - 1]) / spread[end - 1] for start, end in steps)
+
+    one = min(((waypoint,) for waypoint in range(1, LAYERS)), key=error)
+    assert [schedule.schedule for schedule in found.schedules] == [
+        staircase(waypoints, LAYERS) for waypoints in (one, (1, 2), ())
+    ]
+    assert found.searched == 2 + 1
+
+
+def test_the_peel_map_goes_as_far_as_it_is_told(deep: Network) -> None:
+    made = measurer(deep)
+    sequences = deep.rows.held_out.stop - deep.rows.held_out.start
+    for reach, lengths in ((None, (3, 2, 1)), (1, (2, 2, 1))):
+        _, found = referred(made, "final", map_reach=reach)
+        assert [row.held_out.shape for row in found.peel_map] == [(length, sequences) for length in lengths]
+
+
+def test_float_references_are_fitted_beside_low_bit_ones_where_they_are_asked_for(network: Opener) -> None:
+    held = network("llama", bits=Ternary(), dtype=torch.float32)
+    _, found = referred(measurer(held, float_reference=True), "all")
+    assert found.float_nodes is not None
+    assert found.float_nodes.keys() == found.nodes.keys() | {one.schedule.targets for one in found.schedules}
+    final = next(one for one in found.schedules if one.schedule.name == "final")
+    assert not np.array_equal(found.float_nodes[final.schedule.targets], final.readout)
+    _, without = referred(measurer(held), "all")
+    assert without.float_nodes is None
+    _, free = referred(measurer(network("llama"), float_reference=True), "all")
+    assert free.float_nodes is None
+
+
+def test_the_examiner_finds_the_losses_that_it_is_not_given(deep: Network) -> None:
+    made = measurer(deep)
+    trained = made.trained()
+    given, alone = made.examiner(trained).examination(), made.examiner().examination()
+    assert given.own is trained.own[-1]
+    np.testing.assert_array_equal(alone.own, given.own)
+
+
+@pytest.mark.parametrize(("layers", "what"), [(2, "the trained network cut after layer 1"), (1, "the trained network")])
+def test_a_loss_that_is_not_finite_names_what_it_is_of(layers: int, what: str, network: Opener) -> None:
+    made = models.model("llama", num_hidden_layers=layers)
+    torch.nn.init.constant_(made.lm_head.weight, math.nan)
+    with pytest.raises(NonFiniteResult, match=f"^{what}: the loss is NaN or Inf under the readout 'own'"):
+        measurer(network(made)).trained()

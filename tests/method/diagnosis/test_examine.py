@@ -1,0 +1,111 @@
+"""What is measured of each block: repairs' gains on held-out, slopes, looks, and losses with another block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from torch import nn
+
+from peelaudit.errors import NonFiniteResult
+from peelaudit.method.diagnosis.examine import Examiner
+from peelaudit.method.diagnosis.repair import RepairMode
+from peelaudit.method.diagnosis.slopes import block_slopes
+from peelaudit.method.diagnosis.symptoms import signs
+from peelaudit.method.statistics.panel import Panel
+from peelaudit.network.lowbit.constraints import Ternary
+from tests.method.diagnosis.support import downstream, loss_with, own_losses
+from tests.networks import Network
+
+Opener = Callable[..., Network]
+
+
+def panel_of(network: Network) -> Panel:
+    """Of all sequences, each a cluster."""
+    rows = network.rows
+    splits = {"fit": rows.fit, "select": rows.select, "held_out": rows.held_out}
+    clusters = {name: np.arange(part.stop - part.start) for name, part in splits.items()}
+    return Panel.of(clusters, network.tokens.shape[1], resamples=100, seed=0)  # type: ignore[arg-type]
+
+
+def examiner(network: Network) -> Examiner:
+    return Examiner(downstream(network), network.states, panel_of(network), own_losses(network))
+
+
+@pytest.mark.parametrize("mode", ["cheap", "thorough"])
+def test_a_gain_is_the_own_loss_less_the_repaired_on_held_out_and_nothing_elsewhere(
+    mode: RepairMode, network: Opener
+) -> None:
+    made = network("llama")
+    own, rows, looks = own_losses(made), made.rows.held_out, examiner(made)
+    found = list(looks.repairs(mode))
+    assert [repair.layer for repair, _ in found] == [2, 1]
+    repairs = looks.examination().repairs
+    assert repairs is not None
+    assert not repairs.low_bit
+    assert repairs.passes > 0
+    for repair, gap in found:
+        gain = repairs.gains[repair.layer - 1]
+        np.testing.assert_allclose(gain[rows], own[rows] - repair.losses, rtol=1e-12)
+        assert not gain[: rows.start].any()
+        assert gap == pytest.approx(gain[rows].mean() / (made.tokens.shape[1] - 1))
+        assert repairs.steps[repair.layer - 1] == repair.steps
+    assert any(repairs.steps)
+
+
+def test_without_a_repair_there_is_none(network: Opener) -> None:
+    looks = examiner(network("llama"))
+    assert list(looks.repairs("off")) == []
+    assert looks.examination().repairs is None
+
+
+def test_repairs_of_a_low_bit_network_say_so(network: Opener) -> None:
+    looks = examiner(network("llama", bits=Ternary()))
+    assert len(list(looks.repairs("cheap"))) == 2
+    repairs = looks.examination().repairs
+    assert repairs is not None
+    assert repairs.low_bit
+
+
+def test_with_the_trained_block_the_losses_are_the_networks_own(network: Opener) -> None:
+    made = network("gpt2")
+    looks = examiner(made)
+    for layer in (1, 2):
+        found = looks.losses_with(made.decoder.block(layer), "the network")
+        np.testing.assert_allclose(found, own_losses(made)[made.rows.held_out], rtol=1e-9)
+
+
+def test_with_another_block_they_are_those_of_the_network_that_has_it(network: Opener) -> None:
+    made = network("gpt2")
+    block = made.decoder.block(1).copy()
+    nn.init.zeros_(block.writers[1].weight)
+    found = examiner(made).losses_with(block, "the network")
+    np.testing.assert_allclose(found, loss_with(made, block, made.rows.held_out), rtol=1e-9)
+    nn.init.constant_(block.writers[1].weight, math.nan)
+    with pytest.raises(NonFiniteResult, match="layer 1 as saved"):
+        examiner(made).losses_with(block, "layer 1 as saved")
+
+
+def test_every_block_is_looked_at_on_held_out(network: Opener) -> None:
+    made = network("llama")
+    rows, found = made.rows.held_out, examiner(made).examination()
+    np.testing.assert_array_equal(found.own, own_losses(made))
+    blocks = [made.decoder.block(layer) for layer in (1, 2)]
+    assert found.digests == tuple(block.digest() for block in blocks)
+    assert len(set(found.digests)) == 2
+    assert found.signs == tuple(signs(block, made.states[block.layer - 1], rows) for block in blocks)
+
+
+def test_slopes_are_of_held_out_and_nothing_elsewhere(network: Opener) -> None:
+    made = network("llama")
+    rows, found = made.rows.held_out, examiner(made).examination()
+    expected = block_slopes(downstream(made), made.states, rows)
+    for slopes, block in zip(found.slopes, expected, strict=True):
+        assert slopes is not None
+        assert block is not None
+        for spread, own in zip(slopes, block, strict=True):
+            np.testing.assert_allclose(spread[rows], own, rtol=1e-12)
+            assert own.any()
+            assert not spread[: rows.start].any()
