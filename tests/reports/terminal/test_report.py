@@ -10,7 +10,6 @@ from rich.cells import cell_len
 
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, ScheduleSearch, SplitFigures, Verdict
 from peelaudit.reports.terminal import render_checkpoint, render_report
-from peelaudit.reports.wording.text import abbreviate, flow, number, signed, size, targets_text
 from tests.factories import make_checkpoint, make_estimate, make_report, make_schedule, staircase
 
 HOSTILE = "a\x1b]0;owned\x07[bold red]b[/]\x9b31m\n:smile:\udcff"
@@ -170,33 +169,3 @@ def test_checkpoint_page() -> None:
     assert "c_attn" not in text
     assert "\x1b" not in text
     assert render_checkpoint(info, tensors=True).count("384×128") == 3
-
-
-@pytest.mark.parametrize(
-    ("targets", "text"),
-    [
-        ((4, 4, 4, 4), "4×4"),
-        ((1, 2, 3, 4), "1–4"),
-        ((1, 4, 4, 4), "1, 4×3"),
-        ((1, 1, 1, 4), "1×3, 4"),
-        ((4, 1, 3, 3), "4, 1, 3×2"),
-        (staircase(range(1, 23), 30), "1–22, 30×8"),
-        (staircase((22, 28), 30), "22×22, 28×6, 30×2"),
-        (staircase(range(2, 80, 2), 80), "2×2, 4×2, …, 78×2, 80×2"),
-        ((), ""),
-    ],
-)
-def test_targets_in_runs(targets: tuple[int, ...], text: str) -> None:
-    assert targets_text(targets, 24) == text
-
-
-@pytest.mark.parametrize("value", [0.0, -0.0004, 9.9996, 99.9995, 99.9994, 999.949, 999.95, 1e6, 1e300])
-def test_numbers_take_six_characters(value: float) -> None:
-    assert len(number(value)) <= 6 + (value >= 1e100)
-    assert signed(value)[0] in "+-"
-
-
-def test_small_helpers() -> None:
-    assert abbreviate("abcdefgh", 5) == "ab…gh"
-    assert [size(n, "B") for n in (0, 999, 1000, 1_296_559, 4.2e15)] == ["0 B", "999 B", "1 kB", "1.3 MB", "4.2e+03 TB"]
-    assert flow(["aaa", "bbb", "c" * 20], 10) == ["aaa · bbb", "c" * 20]

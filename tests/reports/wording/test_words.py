@@ -1,0 +1,85 @@
+"""Sentences: every verdict and readout has its words, and each of what a run can show is said."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import get_args
+
+import pytest
+
+from peelaudit.records import BaselineLosses, LowBit, LowBitSet, Verdict
+from peelaudit.reports.trajectory import trace
+from peelaudit.reports.wording.words import (
+    HEAD_WORDS,
+    LEGEND,
+    VERDICT_MEANING,
+    baseline_warning,
+    bits_words,
+    series_words,
+)
+from peelaudit.settings.audit import ReadoutKind
+from tests.factories import make_estimate, make_report
+from tests.reports.formats.support import make_series, make_step
+
+
+def test_every_verdict_and_every_readout_has_its_words() -> None:
+    assert VERDICT_MEANING.keys() == set(Verdict)
+    assert HEAD_WORDS.keys() == set(get_args(ReadoutKind))
+    assert len(set(VERDICT_MEANING.values())) == len(Verdict)
+
+
+@pytest.mark.parametrize("term", ["YES-0", "YES*", "gap", "gap_head", "gap_layers"])
+def test_the_legend_explains_the_tables_words(term: str) -> None:
+    assert term in LEGEND
+
+
+def test_a_float_network_has_no_bits_to_tell_of() -> None:
+    assert bits_words(make_report()) == ""
+
+
+@pytest.mark.parametrize(("held", "words"), [(True, "references too"), (False, "references are float")])
+def test_low_bit_sets_are_counted_and_what_references_are_is_said(held: bool, words: str) -> None:
+    sets = (LowBitSet("ternary per tensor", 6), LowBitSet("4-bit in groups of 32", 2))
+    found = bits_words(make_report(low_bit=LowBit(sets, 14, held=held)))
+    assert found == f"6 ternary per tensor, 2 4-bit in groups of 32, of 14 matrices; {words}"
+
+
+@pytest.mark.parametrize(
+    ("trained", "words"),
+    [
+        (3.0, None),
+        (8.0, r"above that of guessing by word counts alone (7.000)"),
+        (12.0, "guessing all tokens alike (10.000)"),
+    ],
+)
+def test_a_network_worse_than_a_baseline_is_warned_of(trained: float, words: str | None) -> None:
+    report = make_report(baselines=BaselineLosses(10.0, make_estimate(7.0)))
+    held_out = dataclasses.replace(report.network.held_out, trained_loss=make_estimate(trained))
+    found = baseline_warning(
+        dataclasses.replace(report, network=dataclasses.replace(report.network, held_out=held_out))
+    )
+    assert (found == "") == (words is None)
+    assert (words or "") in found
+
+
+def test_what_a_run_shows_is_said() -> None:
+    network, met = series_words(trace(make_series()))
+    assert network == "The network is green from step 200 on."
+    assert met.startswith("Step 200 is the first at or below the least YES* so far, step ")
+
+
+def test_a_run_that_ends_above_its_bounds_is_said_to() -> None:
+    steps = [make_step(step, 4.0, 3.9, 3.0, verdict=Verdict.RED) for step in (1000, 2000)]
+    assert series_words(trace(steps)) == (
+        "The network is not green at its last step.",
+        "No checkpoint is at or below the least YES* so far with a green verdict of its own.",
+    )
+
+
+def test_a_bound_that_a_later_step_lowers_is_met_so_far_alone() -> None:
+    steps = [make_step(1000, 3.0, 3.5, 3.0), make_step(2000, 2.9, 3.5, 2.5, verdict=Verdict.YELLOW)]
+    _, met = series_words(trace(steps))
+    assert met == (
+        "Step 1,000 is the first at or below the least YES* so far; none is at or below the least YES* of the whole "
+        "series."
+    )
