@@ -1,7 +1,8 @@
-"""The command as a process: the real one, and the one over a canned audit."""
+"""The command as a process: the real one, and the one over a canned audit; and a stream for it in this process."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +13,13 @@ from tests.places import ROOT
 STUB = [sys.executable, "-m", "tests.cli.stub"]
 MODULE = [sys.executable, "-m", "peelaudit"]
 COMMAND = [sys.executable, "-c", "import sys; from peelaudit.cli import main; sys.exit(main())"]
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
 
 
 def environ(**more: str) -> dict[str, str]:

@@ -1,51 +1,26 @@
-"""The command as a process: exit codes, what goes where, closed and full pipes, signals."""
+"""The commands: what they say of their arguments, what goes where, and what of a path that is no checkpoint."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-import signal
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
+from peelaudit.calibration import load_calibration
+from peelaudit.checkpoints import open_checkpoint
+from peelaudit.cli import main
+from peelaudit.config import AuditConfig
 from peelaudit.records.json import read_report
 from peelaudit.reports.formats import Format
-from tests.cli.support import COMMAND, MODULE, STUB, call, environ, real, stubbed
-from tests.places import ROOT
-
-
-@pytest.mark.parametrize(
-    ("mode", "code", "message"),
-    [
-        ("unreadable", 3, r"error: no file \x1b[31m[bold]x"),
-        ("calibration", 3, "error: too few tokens"),
-        ("non-finite", 3, "error: layer 3 became NaN"),
-        ("nan", 3, "baselines.unigram.value is nan"),
-        ("nothing", 5, "error: no layer"),
-        ("config", 2, "no such family"),
-        ("memory", 3, "not enough memory"),
-        ("torch memory", 3, "not enough memory"),
-        ("disk", 3, "No space left on device"),
-        ("exit", 3, ""),
-    ],
-)
-def test_failures(mode: str, code: int, message: str) -> None:
-    done = stubbed(mode, "run", "ckpt.pt")
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "\x1b" not in done.stderr
-
-
-def test_a_bug_is_a_traceback_but_never_a_failed_gate() -> None:
-    done = stubbed("bug", "run", "ckpt.pt")
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "Traceback" in done.stderr
-    assert "this is a bug in peelaudit" in done.stderr
-    assert "\x1b" not in done.stderr
+from tests.checkpoints import models
+from tests.cli.support import COMMAND, MODULE, call, real, stubbed
+from tests.places import FIXTURES, NANOGPT, ROOT
 
 
 @pytest.mark.parametrize(
@@ -126,55 +101,6 @@ def test_progress_is_plain_off_a_terminal_and_comes_late() -> None:
     assert done.stderr.splitlines() == ["peelaudit: fit", r"peelaudit: bound \x1b[31m[red]"]
 
 
-@pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["--version"], ["run", "--help"]])
-@pytest.mark.parametrize("where", ["full", "closed", "broken"])
-def test_stdout_that_takes_nothing(arguments: list[str], where: str) -> None:
-    if where == "full":
-        with Path("/dev/full").open("w") as full:
-            done = real(*arguments, stdout=full)
-    elif where == "broken":
-        read, write = os.pipe()
-        os.close(read)
-        done = real(*arguments, stdout=write)
-        os.close(write)
-    else:
-        done = call(["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *arguments], cwd=ROOT)
-    assert done.returncode == 3
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
-
-
-def test_full_stdout_of_a_report() -> None:
-    with Path("/dev/full").open("w") as full:
-        done = stubbed("ok", "run", "c", stdout=full)
-    assert done.returncode == 3
-    assert "stdout can't be written: No space left on device" in done.stderr
-
-
-def test_closed_stderr_is_no_reason_to_fail() -> None:
-    done = call(["sh", "-c", 'exec "$@" 2>&-', "sh", *STUB, "ok", "run", "c", "-f", "json"], cwd=ROOT)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")],
-)
-def test_signals(number: signal.Signals, code: int, word: str, tmp_path: Path) -> None:
-    command = [*STUB, "wait", "run", "c", "-o", "a.json"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        process.send_signal(number)
-        out, errors = process.communicate(timeout=30)
-    assert line == "ready\n"
-    assert (process.returncode, out, errors) == (code, "", f"peelaudit: {word}\n")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     "arguments", [[], ["--help"], ["run", "--help"], ["batch", "--help"], ["status", "--help"], ["--version"]]
 )
@@ -217,3 +143,121 @@ def test_the_module_is_the_command() -> None:
 def test_importing_the_module_runs_nothing() -> None:
     done = call([sys.executable, "-c", "import peelaudit.__main__"], cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_inspect(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    fixture = str(FIXTURES / "nanogpt/ckpt.pt")
+    assert main(["inspect", fixture]) == 0
+    text = capfdbinary.readouterr().out.decode()
+    assert "323 k" in text
+    assert "c_attn" not in text
+    assert main(["inspect", fixture, "--tensors"]) == 0
+    text = capfdbinary.readouterr().out.decode()
+    assert "240×80" in text
+    assert "grid" not in text
+    assert main(["inspect", fixture, "-f", "json", "--tensors"]) == 0
+    assert b'"grid": null' in capfdbinary.readouterr().out
+
+
+def test_inspect_shows_the_grids_of_low_bit_tensors(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
+    model = models.model("llama")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.up_proj.weight.sign_().mul_(0.5)
+    models.save(model, tmp_path / "model")
+    assert main(["inspect", str(tmp_path / "model"), "--tensors"]) == 0
+    text = capfdbinary.readouterr().out.decode()
+    assert text.count("binary per tensor") == 2
+    assert "0.0%" in text
+
+
+@pytest.mark.parametrize("command", ["run", "inspect", "selftest"])
+def test_a_directory_of_checkpoints_is_for_batch(command: str) -> None:
+    done = real(command, str(NANOGPT))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-1].endswith(f"{NANOGPT}: holds 6 checkpoints: use batch, or name one of them")
+
+
+def test_a_directory_of_one_checkpoint_names_it(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    shutil.copy(NANOGPT / "ckpt.pt", tmp_path / "deep/ckpt.pt")
+    done = real("inspect", str(tmp_path))
+    assert done.returncode == 3
+    assert f"{tmp_path}: holds one checkpoint, {tmp_path / 'deep/ckpt.pt'}: name that" in done.stderr
+
+
+def test_other_directories_are_what_they_were_called(tmp_path: Path) -> None:
+    assert "has none of model.safetensors" in real("inspect", str(tmp_path)).stderr
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").touch()
+    assert "holds an adapter" in real("inspect", str(tmp_path)).stderr
+
+
+def foreign(family: str, folder: Path) -> Path:
+    """A tiny random model of a family that transformers knows and peelaudit has no table entry for."""
+    sizes = {
+        "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+        "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+        "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 32},
+        "mixtral": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+    }
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 64}
+    config = transformers.CONFIG_MAPPING[family](**sizes[family], **special)
+    return models.save(transformers.AutoModelForCausalLM.from_config(config), folder)
+
+
+@pytest.mark.parametrize("family", ["mamba", "bloom", "mpt", "mixtral"])
+def test_a_family_that_cannot_be_audited_is_said_first(family: str, tmp_path: Path) -> None:
+    folder = foreign(family, tmp_path / family)
+    refusal = f"peelaudit: error: {folder}: family '{family}' is not one that can be audited (bitnet, gemma, "
+    done = real("run", str(folder))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[-1].startswith(refusal)
+    looked = real("inspect", str(folder))
+    assert looked.returncode == 3
+    assert looked.stderr.startswith(refusal)
+    assert looked.stderr.count("error") == 1
+    known = family in ("bloom", "mpt")  # of the others transformers' configuration lacks what is told of a decoder
+    assert (f"{family} (" in looked.stdout) == known
+    assert "0 tokens" not in looked.stdout
+
+
+def test_a_variant_that_cannot_be_audited_is_said_first(tmp_path: Path) -> None:
+    folder = models.save(models.model("opt", do_layer_norm_before=False), tmp_path / "opt")
+    for command in ("run", "inspect"):
+        done = real(command, str(folder))
+        assert done.returncode == 3
+        assert "blocks that end in a norm (do_layer_norm_before false) can't be peeled\n" in done.stderr
+    assert json.loads(real("inspect", str(folder), "-f", "json").stdout)["family"] == "opt"
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> tuple[Path, Path]:
+    """Weights alone, and a directory with their config.json and tokenizer."""
+    (weights := tmp_path / "weights").mkdir()
+    (described := tmp_path / "described").mkdir()
+    shutil.copy(FIXTURES / "llama/model.safetensors", weights / "model.safetensors")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(FIXTURES / "llama" / name, described)
+    return weights, described
+
+
+@pytest.mark.parametrize("name", ["", "config.json"])
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_a_config_may_be_a_directory_and_its_tokenizer_serves(file: str, name: str, apart: tuple[Path, Path]) -> None:
+    weights, described = apart
+    with open_checkpoint(weights / file, config=described / name) as opened:
+        assert opened.info.tokenizer == str(described / "tokenizer.json")
+        config = AuditConfig(checkpoint=opened.info.path, config=str(described / name), tokens=2048)
+        assert load_calibration(config, opened.info).info.tokenizer == str(described)
+        shutil.copy(FIXTURES / "llama/tokenizer.json", weights)  # its own goes first
+        assert load_calibration(config, opened.info).info.tokenizer == str(weights / "tokenizer.json")
+        given = dataclasses.replace(config, tokenizer=str(FIXTURES / "llama"))
+        assert load_calibration(given, opened.info).info.tokenizer == str(FIXTURES / "llama")
+
+
+def test_a_config_directory_without_one_is_told(apart: tuple[Path, Path], tmp_path: Path) -> None:
+    weights, _ = apart
+    done = real("inspect", str(weights), "--config", str(tmp_path))
+    assert done.returncode == 3
+    assert f"'{tmp_path / 'config.json'}': no such file" in done.stderr

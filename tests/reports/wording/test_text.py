@@ -149,6 +149,7 @@ def test_targets_fit_and_say_which_are_left_out(targets: list[int], width: int) 
         ((1, 4, 4, 4), "1, 4×3"),
         ((1, 1, 1, 4), "1×3, 4"),
         ((4, 1, 3, 3), "4, 1, 3×2"),
+        ((1, 2, 3, 3), "1–2, 3×2"),
         (staircase(range(1, 23), 30), "1–22, 30×8"),
         (staircase((22, 28), 30), "22×22, 28×6, 30×2"),
         (staircase(range(2, 80, 2), 80), "2×2, 4×2, …, 78×2, 80×2"),

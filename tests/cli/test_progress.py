@@ -1,0 +1,67 @@
+"""The terminal's progress, in process: a bar that comes late and goes, lines elsewhere, nothing where it can't be."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from peelaudit.cli.progress import BarProgress, LineProgress, progress_on
+from peelaudit.progress import SILENT
+from tests.cli.support import Terminal
+
+
+def test_bar_comes_after_the_delay_and_goes() -> None:
+    stream = Terminal()
+    with progress_on(stream, quiet=False, delay_s=0.05) as progress:
+        assert isinstance(progress, BarProgress)
+        progress.stage("first [red]", 3)
+        assert stream.getvalue() == ""
+        time.sleep(0.3)
+        progress.advance(2)
+        progress.stage("second", 0)
+        progress.advance()
+    assert "first [red]" in stream.getvalue()
+    shown = stream.getvalue()
+    time.sleep(0.2)
+    assert stream.getvalue() == shown
+
+
+def test_short_work_shows_nothing() -> None:
+    stream = Terminal()
+    with progress_on(stream, quiet=False) as progress:
+        progress.stage("first", 3)
+    assert stream.getvalue() == ""
+
+
+def test_silent_where_asked_or_nowhere_to_show() -> None:
+    with progress_on(Terminal(), quiet=True) as progress:
+        assert progress is SILENT
+    with progress_on(None, quiet=False) as progress:
+        assert progress is SILENT
+
+
+def test_a_terminal_that_broke_does_not_stop_the_audit() -> None:
+    written: list[str] = []
+
+    class Broken(Terminal):
+        def write(self, text: str) -> int:
+            written.append(text)
+            raise BrokenPipeError
+
+    with progress_on(Broken(), quiet=False, delay_s=0) as progress:
+        time.sleep(0.05)
+        progress.stage("first", 3)
+        progress.advance()
+    assert written
+
+
+def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = LineProgress()
+    progress.stage("first", 1)
+    progress.begin()
+    progress.advance()
+    progress.stage("second", 1)
+    progress.end()
+    progress.stage("third", 1)
+    assert capsys.readouterr().err == "peelaudit: first\npeelaudit: second\n"
