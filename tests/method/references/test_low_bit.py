@@ -41,21 +41,12 @@ def test_every_weight_of_a_closed_form_block_is_in_its_set(family: str, name: st
     regression = BlockRegression(block, opened.states[0], [target, opened.states[1]], opened.rows)
     fitted = regression.fit(0)
     check_held(fitted.block, SETS[name])
-    assert fitted.error <= fitted.trained_error
-    if fitted.method == "ridge":
-        assert not torch.equal(fitted.block.writers[1].weight, block.writers[1].weight)
-        errors = regression.errors([regression.change(0), None], opened.rows.select)
-        assert fitted.error == pytest.approx(errors[0].sum(), rel=1e-4)
+    assert fitted.method == "ridge"
+    assert fitted.error < fitted.trained_error
+    assert not torch.equal(fitted.block.writers[1].weight, block.writers[1].weight)
+    errors = regression.errors([regression.change(0), None], opened.rows.select)
+    assert fitted.error == pytest.approx(errors[0].sum(), rel=1e-4)
     assert regression.fit(1).method == "trained"
-
-
-def test_most_families_gain_by_it(network: Opener) -> None:
-    methods = []
-    for family in FAMILIES:
-        opened = network(family, bits=Ternary(), dtype=torch.float32)
-        regression = BlockRegression(opened.decoder.block(1), opened.states[0], [opened.states[2]], opened.rows)
-        methods.append(regression.fit(0).method)
-    assert methods.count("ridge") >= 5
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bitnet"])
