@@ -68,7 +68,15 @@ PEEL_MAP = tuple(
     ProjectionRow(np.array([[step * 2.0] * 5 for step in range(N - layer)]), np.zeros(N - layer), np.full(5, 3.0), 9)
     for layer in range(N)
 )
-EXAMINED = Examination(PANEL, TRAINED.own[-1], ("aa", "bb", "cc"), (LayerSigns(1.0, 1.0, 99.0),) * N, (None,) * N, None)
+EXAMINED = Examination(
+    panel=PANEL,
+    own=TRAINED.own[-1],
+    digests=("aa", "bb", "cc"),
+    signs=(LayerSigns(1.0, 1.0, 99.0),) * N,
+    slopes=(None,) * N,
+    influences=tuple(np.full(5, turned) for turned in (0.1, 0.2, 0.3)),
+    repairs=None,
+)
 
 
 def measured(
@@ -147,6 +155,8 @@ def test_errors_are_shares_of_the_state_they_are_to() -> None:
         expected = [step * 2.0 / spread[layer - 1 + step] for step in range(N - layer + 1)]
         assert [error.value for error in row.projection_error] == pytest.approx(expected)
         assert row.weights_sha256 == ("aa", "bb", "cc")[layer - 1]
+        assert row.influence is not None
+        assert row.influence.value == pytest.approx(0.1 * layer)
 
 
 def test_the_rival_is_the_best_that_is_not_the_trained_network_itself() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.examine import Examiner
+from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.repair import RepairMode
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
@@ -95,6 +96,9 @@ def test_every_block_is_looked_at_on_held_out(network: Opener) -> None:
     blocks = [made.decoder.block(layer) for layer in (1, 2)]
     assert found.digests == tuple(block.digest() for block in blocks)
     assert len(set(found.digests)) == 2
+    for layer, turned in enumerate(found.influences, 1):
+        np.testing.assert_array_equal(turned, influence(made.states[layer - 1][rows], made.states[layer][rows]))
+    assert len(found.influences) == 2
     assert found.signs == tuple(signs(block, made.states[block.layer - 1], rows) for block in blocks)
 
 
