@@ -247,3 +247,11 @@ def test_a_state_that_does_not_vary_is_named(layer: int) -> None:
     deviations[layer - 1] = np.zeros(5)
     with pytest.raises(NonFiniteResult, match=f"the state after layer {layer} doesn't vary over the held-out tokens"):
         concluded(measured(deviations=tuple(deviations)))
+
+
+def test_an_influence_that_is_not_finite_is_named() -> None:
+    influences = (np.full(5, 0.1), np.full(5, math.nan), np.full(5, 0.3))
+    whole = measured()
+    spoiled = dataclasses.replace(whole, examined=dataclasses.replace(whole.examined, influences=influences))
+    with pytest.raises(NonFiniteResult, match="the influence of layer 2"):
+        concluded(spoiled)

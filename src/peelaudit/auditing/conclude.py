@@ -166,7 +166,7 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
     """The row of a layer: the network cut after it, and what the block by itself shows."""
     redundancy = _error(measured.trained, measured.references.peel_map[depth - 1].skipped, depth)
     looks, slopes = naming.symptoms[depth - 1], naming.slopes[depth - 1]
-    held_out, turned = measured.trained.panel.bootstraps["held_out"], measured.examined.influences[depth - 1]
+    turned = measured.examined.influences[depth - 1]
     return LayerRow(
         layer=depth,
         readout=cut.readout,
@@ -183,7 +183,9 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
         repair_gap=naming.repair_gaps[depth - 1],
         scale_slope=slopes.get(Symptom.MISSCALED),
         bulk_slope=slopes.get(Symptom.NOISY),
-        influence=held_out.ratio(turned, np.ones_like(turned)),
+        influence=_ratio(
+            measured.trained, turned, np.ones_like(turned), f"the influence of layer {depth} is NaN or Inf"
+        ),
         signs=measured.examined.signs[depth - 1],
         symptoms=looks,
     )
@@ -196,11 +198,16 @@ def _projection(measured: Measurements, depth: int) -> tuple[Estimate, ...]:
 
 def _error(trained: TrainedLosses, squared: Losses, state: int) -> Estimate:
     """A squared error on *held-out* over the spread of the state after layer `state`."""
+    doubt = f"the state after layer {state} doesn't vary over the held-out tokens, or an error is NaN or Inf"
+    return _ratio(trained, squared, trained.deviations[state - 1], doubt)
+
+
+def _ratio(trained: TrainedLosses, numerator: Losses, denominator: Losses, doubt: str) -> Estimate:
+    """A ratio of sums over the held-out sequences. Raises NonFiniteResult with `doubt` where it isn't defined."""
     try:
-        return trained.panel.bootstraps["held_out"].ratio(squared, trained.deviations[state - 1])
+        return trained.panel.bootstraps["held_out"].ratio(numerator, denominator)
     except FloatingPointError as error:
-        message = f"the state after layer {state} doesn't vary over the held-out tokens, or an error is NaN or Inf"
-        raise NonFiniteResult(message) from error
+        raise NonFiniteResult(doubt) from error
 
 
 def _schedule(trained: TrainedLosses, result: ScheduleLosses) -> ScheduleResult:
