@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from peelaudit.cli import main
 from tests.places import ROOT
 
 STUB = [sys.executable, "-m", "tests.cli.stub"]
@@ -34,6 +37,13 @@ def stubbed(mode: str, *arguments: str, cwd: Path = ROOT, **options) -> subproce
 
 def real(*arguments: str, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess[str]:
     return call([*COMMAND, *arguments], cwd=cwd, **options)
+
+
+def within(capsys: pytest.CaptureFixture[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real command in this process: without the seconds that torch takes to be imported."""
+    code = main(arguments)
+    told = capsys.readouterr()
+    return subprocess.CompletedProcess(arguments, code, told.out, told.err)
 
 
 def call(command: list[str], *, cwd: Path, env: dict[str, str] | None = None, **options):

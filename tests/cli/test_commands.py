@@ -19,7 +19,7 @@ from peelaudit.config import AuditConfig
 from peelaudit.records.json import read_report
 from peelaudit.reports.formats import Format
 from tests.checkpoints import models
-from tests.cli.support import COMMAND, MODULE, call, real, stubbed
+from tests.cli.support import COMMAND, MODULE, call, real, stubbed, within
 from tests.places import FIXTURES, NANOGPT, ROOT
 
 
@@ -172,25 +172,25 @@ def test_inspect_shows_the_grids_of_low_bit_tensors(capfdbinary: pytest.CaptureF
 
 
 @pytest.mark.parametrize("command", ["run", "inspect", "selftest"])
-def test_a_directory_of_checkpoints_is_for_batch(command: str) -> None:
-    done = real(command, str(NANOGPT))
+def test_a_directory_of_checkpoints_is_for_batch(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = within(capsys, command, str(NANOGPT))
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].endswith(f"{NANOGPT}: holds 6 checkpoints: use batch, or name one of them")
 
 
-def test_a_directory_of_one_checkpoint_names_it(tmp_path: Path) -> None:
+def test_a_directory_of_one_checkpoint_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "deep").mkdir()
     shutil.copy(NANOGPT / "ckpt.pt", tmp_path / "deep/ckpt.pt")
-    done = real("inspect", str(tmp_path))
+    done = within(capsys, "inspect", str(tmp_path))
     assert done.returncode == 3
     assert f"{tmp_path}: holds one checkpoint, {tmp_path / 'deep/ckpt.pt'}: name that" in done.stderr
 
 
-def test_other_directories_are_what_they_were_called(tmp_path: Path) -> None:
-    assert "has none of model.safetensors" in real("inspect", str(tmp_path)).stderr
+def test_other_directories_are_what_they_were_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has none of model.safetensors" in within(capsys, "inspect", str(tmp_path)).stderr
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").touch()
-    assert "holds an adapter" in real("inspect", str(tmp_path)).stderr
+    assert "holds an adapter" in within(capsys, "inspect", str(tmp_path)).stderr
 
 
 def foreign(family: str, folder: Path) -> Path:
@@ -207,13 +207,15 @@ def foreign(family: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", ["mamba", "bloom", "mpt", "mixtral"])
-def test_a_family_that_cannot_be_audited_is_said_first(family: str, tmp_path: Path) -> None:
+def test_a_family_that_cannot_be_audited_is_said_first(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = foreign(family, tmp_path / family)
     refusal = f"peelaudit: error: {folder}: family '{family}' is not one that can be audited (bitnet, gemma, "
-    done = real("run", str(folder))
+    done = within(capsys, "run", str(folder))
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].startswith(refusal)
-    looked = real("inspect", str(folder))
+    looked = within(capsys, "inspect", str(folder))
     assert looked.returncode == 3
     assert looked.stderr.startswith(refusal)
     assert looked.stderr.count("error") == 1
@@ -222,13 +224,13 @@ def test_a_family_that_cannot_be_audited_is_said_first(family: str, tmp_path: Pa
     assert "0 tokens" not in looked.stdout
 
 
-def test_a_variant_that_cannot_be_audited_is_said_first(tmp_path: Path) -> None:
+def test_a_variant_that_cannot_be_audited_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = models.save(models.model("opt", do_layer_norm_before=False), tmp_path / "opt")
     for command in ("run", "inspect"):
-        done = real(command, str(folder))
+        done = within(capsys, command, str(folder))
         assert done.returncode == 3
         assert "blocks that end in a norm (do_layer_norm_before false) can't be peeled\n" in done.stderr
-    assert json.loads(real("inspect", str(folder), "-f", "json").stdout)["family"] == "opt"
+    assert json.loads(within(capsys, "inspect", str(folder), "-f", "json").stdout)["family"] == "opt"
 
 
 @pytest.fixture
@@ -248,7 +250,8 @@ def test_a_config_may_be_a_directory_and_its_tokenizer_serves(file: str, name: s
     weights, described = apart
     with open_checkpoint(weights / file, config=described / name) as opened:
         assert opened.info.tokenizer == str(described / "tokenizer.json")
-        config = AuditConfig(checkpoint=opened.info.path, config=str(described / name), tokens=2048)
+        text = str(FIXTURES / "llama/calibration.txt")
+        config = AuditConfig(checkpoint=opened.info.path, data=(text,), config=str(described / name), tokens=2048)
         assert load_calibration(config, opened.info).info.tokenizer == str(described)
         shutil.copy(FIXTURES / "llama/tokenizer.json", weights)  # its own goes first
         assert load_calibration(config, opened.info).info.tokenizer == str(weights / "tokenizer.json")
@@ -256,8 +259,10 @@ def test_a_config_may_be_a_directory_and_its_tokenizer_serves(file: str, name: s
         assert load_calibration(given, opened.info).info.tokenizer == str(FIXTURES / "llama")
 
 
-def test_a_config_directory_without_one_is_told(apart: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_config_directory_without_one_is_told(
+    apart: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights, _ = apart
-    done = real("inspect", str(weights), "--config", str(tmp_path))
+    done = within(capsys, "inspect", str(weights), "--config", str(tmp_path))
     assert done.returncode == 3
     assert f"'{tmp_path / 'config.json'}': no such file" in done.stderr
