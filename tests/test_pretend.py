@@ -20,7 +20,7 @@ from tests.pretend import pretend
 
 CPU = torch.device("cpu")
 NAMES = [case.name for case in cases(dict.fromkeys(FAMILIES, Path()), Path())]
-SLOW = ("adam", "repair thorough", "refit, trained")
+SLOW = ("adam", "repair thorough", "refit, trained", "int4", "ridge, ternary", "repair cheap, ternary")
 
 
 @pytest.fixture(scope="module")
