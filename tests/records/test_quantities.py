@@ -41,6 +41,8 @@ def test_every_figure_of_a_layer_is_in_every_format(one: Quantity, report: Audit
         assert any(name in html.unescape(export([report], form)) for name in names), form
     assert one.words in export([report], Format.MARKDOWN).replace("\\", "")
     assert one.words in html.unescape(export([report], Format.HTML))
+    if one.room is not Room.NONE:
+        assert one.header in export([report], Format.TABLE)
     terminal = " ".join(render_report(report, width=300).split())
     if one.room is not Room.NONE:
         assert one.header in terminal

@@ -1,4 +1,7 @@
-"""The terminal's table as a text file: 100 columns, without colour. Several reports stand below one another."""
+"""The terminal's table as a text file: 140 columns, in which all that a layer has fits, without colour.
+
+Several reports stand below one another.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from peelaudit.reports.wording.text import encodable
 __all__ = ["export"]
 
 
-def export(content: Content, *, width: int = 100, colour: bool = False, encoding: str = "utf-8") -> str:
+def export(content: Content, *, width: int = 140, colour: bool = False, encoding: str = "utf-8") -> str:
     """The reports as plain text, and the trajectory where they are one training run's.
 
     Raises:
