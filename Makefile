@@ -24,11 +24,14 @@ faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/peelaudit selftest fixtures/llama
 	OMP_NUM_THREADS=1 $(BIN)/peelaudit selftest fixtures/nanogpt/ckpt.pt --earlier fixtures/nanogpt/ckpt-000600.pt
 
+# A test module to a process, as many as there are cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
 test: setup lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: setup lint .venv/.ray
-	$(BIN)/pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 .venv/.ray: .venv/.installed
 	@echo "installing ray (about 70 MB) …"
