@@ -13,7 +13,7 @@ import torch
 from bench.gpu.networks import FAMILIES, opened, save_model
 from bench.gpu.parts import Case, cases, relative
 from peelaudit.auditing.faults import damaged
-from peelaudit.method.diagnosis.repair_files import load_repair, save_repair
+from peelaudit.method.refinement.files import load_repair, save_repair
 from peelaudit.records import FaultKind
 from tests.places import NANOGPT
 from tests.pretend import pretend

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from bench.gpu.networks import FAMILIES, Network, Nudge, opened
 from bench.gpu.table import Check, Found, Skipped
 from peelaudit.auditing.precision import exact_float32
-from peelaudit.method.diagnosis.downstream import Downstream
-from peelaudit.method.diagnosis.repair import Repairer, RepairMode
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.readout import ReadoutFactory
 from peelaudit.method.references.peel import Peeler, SolverSettings, projection_map, squared_deviation
 from peelaudit.method.references.schedules import prefix_tree, staircase
+from peelaudit.method.refinement.downstream import Downstream
+from peelaudit.method.refinement.refine import Repairer, RepairMode
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
 from peelaudit.network.states import StateStore
 from peelaudit.records import ScaleLayout

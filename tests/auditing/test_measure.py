@@ -22,7 +22,7 @@ from peelaudit.progress import SILENT, Progress
 from peelaudit.settings.audit import AuditConfig
 from tests.auditing.support import calibration_of
 from tests.checkpoints import models
-from tests.method.diagnosis.support import own_losses
+from tests.method.refinement.support import own_losses
 from tests.networks import Network
 
 Opener = Callable[..., Network]

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.calibration import Calibration
-from peelaudit.method.diagnosis.downstream import Downstream
 from peelaudit.method.diagnosis.examine import Examination, Examiner
 from peelaudit.method.readout import ReadoutFactory
 from peelaudit.method.references.peel import Peeler, ProjectionRow, deviation, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 from peelaudit.method.references.solvers import SolverSettings
+from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states

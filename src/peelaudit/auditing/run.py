@@ -22,9 +22,9 @@ from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.method.diagnosis.examine import Examiner
 from peelaudit.method.diagnosis.naming import naming_warnings
-from peelaudit.method.diagnosis.repair import Repair
-from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair
 from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
+from peelaudit.method.refinement.files import load_repair, repair_path, save_repair
+from peelaudit.method.refinement.refine import Repair
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import family_of, find_family
 from peelaudit.network.lowbit import Grids

@@ -12,12 +12,12 @@ from torch import nn
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.examine import Examiner
 from peelaudit.method.diagnosis.influence import influence
-from peelaudit.method.diagnosis.repair import RepairMode
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
+from peelaudit.method.refinement.refine import RepairMode
 from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.lowbit.constraints import Ternary
-from tests.method.diagnosis.support import downstream, loss_with, own_losses
+from tests.method.refinement.support import downstream, loss_with, own_losses
 from tests.networks import Network
 
 Opener = Callable[..., Network]

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from peelaudit.method.diagnosis.downstream import BlockSlopes
 from peelaudit.method.diagnosis.examine import Examination, RepairLosses
 from peelaudit.method.diagnosis.naming import name_layers
+from peelaudit.method.refinement.downstream import BlockSlopes
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.records import LayerSigns, Symptom
 

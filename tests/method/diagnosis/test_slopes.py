@@ -12,18 +12,18 @@ import torch
 from peelaudit import audit
 from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import held_decoder, prepared
-from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
 from peelaudit.method.diagnosis.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.linalg.spectrum import leading
 from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
 from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.network.weights import check_weights
 from peelaudit.records import FaultKind
 from peelaudit.settings.audit import AuditConfig
-from tests.method.diagnosis.support import downstream, loss_with
+from tests.method.refinement.support import downstream, loss_with
 from tests.networks import Network
 from tests.places import FIXTURES
 

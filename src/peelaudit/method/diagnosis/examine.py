@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
 from peelaudit.method.diagnosis.influence import influence
-from peelaudit.method.diagnosis.repair import Repair, Repairer, RepairMode
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
+from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
+from peelaudit.method.refinement.refine import Repair, Repairer, RepairMode
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress

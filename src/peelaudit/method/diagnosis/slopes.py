@@ -28,7 +28,7 @@ import numpy as np
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.diagnosis.downstream import BlockSlopes, Downstream
+from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
 from peelaudit.progress import SILENT, Progress
 
 __all__ = ["block_slopes"]

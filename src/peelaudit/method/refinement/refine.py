@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.diagnosis.downstream import Downstream
+from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Scales
 from peelaudit.progress import SILENT, Progress

@@ -12,9 +12,9 @@ import torch
 from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import Prepared, prepared
 from peelaudit.errors import OutputError
-from peelaudit.method.diagnosis.repair import Repair, Repairer, RepairMode
-from peelaudit.method.diagnosis.repair_files import load_repair, repair_path, save_repair
 from peelaudit.method.readout import Unembedding, token_losses
+from peelaudit.method.refinement.files import load_repair, repair_path, save_repair
+from peelaudit.method.refinement.refine import Repair, Repairer, RepairMode
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -23,7 +23,7 @@ from peelaudit.network.lowbit.constraints import Integer
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from peelaudit.settings.audit import AuditConfig
-from tests.method.diagnosis.support import downstream, loss_with, own_losses
+from tests.method.refinement.support import downstream, loss_with, own_losses
 from tests.networks import Network
 from tests.places import NANOGPT
 

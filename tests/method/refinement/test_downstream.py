@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
 from tests.checkpoints import models
-from tests.method.diagnosis.support import downstream, loss_with, own_losses
+from tests.method.refinement.support import downstream, loss_with, own_losses
 from tests.networks import Network
 
 Opener = Callable[..., Network]
