@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -25,11 +24,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 
 from bench.studies.auditing import Audited, audit_run, draw_clouds
+from bench.studies.claims import claim
 from bench.studies.plan import Run, Study, runs
 from bench.studies.table import table_csv, table_markdown
 from bench.studies.texts import Corpus, read_corpus
 from bench.studies.training import train
-from peelaudit.errors import ConfigError, OutputError, PeelauditError
+from peelaudit.errors import ConfigError, PeelauditError
 from peelaudit.reports.writing import write_whole
 from peelaudit.settings.audit import SolverKind
 
@@ -43,7 +43,7 @@ def study_of(train_on: Path, test_on: Path, out: Path, study: Study, only: Seque
     """
     chosen = _chosen(study, only)
     corpus = read_corpus(train_on, test_on, study)
-    _claim(out, study, corpus)
+    claim(out, dataclasses.asdict(study) | {"sha256": corpus.sha256})
     for run in chosen:
         _train(run, study, corpus, out)
     audited: list[Audited] = []
@@ -59,21 +59,6 @@ def _chosen(study: Study, only: Sequence[str]) -> tuple[Run, ...]:
     if missing := [name for name in only if name not in every]:
         raise ConfigError(f"there is no run {', '.join(missing)}; there are {', '.join(every)}")
     return tuple(every[name] for name in only or every)
-
-
-def _claim(out: Path, study: Study, corpus: Corpus) -> None:
-    """Notes what `out` is for, or compares."""
-    mine = json.dumps(dataclasses.asdict(study) | {"sha256": corpus.sha256}, indent=2) + "\n"
-    note = out / "study.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        there = note.read_text(encoding="utf-8") if note.exists() else None
-    except OSError as error:
-        raise OutputError(f"{out}: {error.strerror}") from error
-    if there is None:
-        write_whole(note, mine)
-    elif there != mine:
-        raise ConfigError(f"{out} holds a study with other settings or texts (study.json); name another directory")
 
 
 def _train(run: Run, study: Study, corpus: Corpus, out: Path) -> None:

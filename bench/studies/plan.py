@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from fixtures.low_bit import constrain
 from fixtures.train import Recipe
+from peelaudit.errors import ConfigError
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Ternary
 from peelaudit.settings.audit import SolverKind
 
@@ -43,6 +44,29 @@ PROJECTIONS: Mapping[Architecture, Sequence[str]] = {
     Architecture.GPT2: ("attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
 }
 """The matrices that are constrained: MLP, gate and output projections. Queries, keys, values, embeddings stay float."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a decoder is built of.
+
+    Attributes:
+        architecture: its style.
+        layers: blocks.
+        width: of the residual stream.
+        heads: of the attention.
+        vocabulary: tokens that it knows.
+        context: positions.
+        dropout: share of values that training leaves out, wherever GPT-2 has it; LLaMA has none.
+    """
+
+    architecture: Architecture
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    context: int
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,36 +148,52 @@ def recipe(run: Run, study: Study) -> Recipe:
 def network(run: Run, study: Study) -> PreTrainedModel:
     """The run's network before training, its constrained matrices parametrised. Equal weights for all bits."""
     torch.manual_seed(study.seed)
-    model = _llama(study) if run.architecture is Architecture.LLAMA else _gpt2(study)
+    model = untrained(
+        Shape(
+            architecture=run.architecture,
+            layers=LAYERS,
+            width=study.width,
+            heads=study.heads,
+            vocabulary=study.vocabulary,
+            context=study.context,
+        )
+    )
     if run.bits is not Bits.FLOAT:
         constrain(model, CONSTRAINTS[run.bits], PROJECTIONS[run.architecture])
     return model
 
 
-def _llama(study: Study) -> PreTrainedModel:
+def untrained(shape: Shape) -> PreTrainedModel:
+    """A network of that shape, drawn from torch's generator."""
+    return _llama(shape) if shape.architecture is Architecture.LLAMA else _gpt2(shape)
+
+
+def _llama(shape: Shape) -> PreTrainedModel:
+    if shape.dropout:
+        raise ConfigError("transformers' LLaMA has dropout in its attention alone; take another architecture")
     config = LlamaConfig(
-        vocab_size=study.vocabulary,
-        hidden_size=study.width,
-        intermediate_size=round(8 / 3 * study.width / 8) * 8,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=study.heads,
-        max_position_embeddings=study.context,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=round(8 / 3 * shape.width / 8) * 8,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        max_position_embeddings=shape.context,
         bos_token_id=END_OF_TEXT,
         eos_token_id=END_OF_TEXT,
     )
     return LlamaForCausalLM(config)
 
 
-def _gpt2(study: Study) -> PreTrainedModel:
+def _gpt2(shape: Shape) -> PreTrainedModel:
     config = GPT2Config(
-        vocab_size=study.vocabulary,
-        n_positions=study.context,
-        n_embd=study.width,
-        n_layer=LAYERS,
-        n_head=study.heads,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        vocab_size=shape.vocabulary,
+        n_positions=shape.context,
+        n_embd=shape.width,
+        n_layer=shape.layers,
+        n_head=shape.heads,
+        resid_pdrop=shape.dropout,
+        embd_pdrop=shape.dropout,
+        attn_pdrop=shape.dropout,
         bos_token_id=END_OF_TEXT,
         eos_token_id=END_OF_TEXT,
     )

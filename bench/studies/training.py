@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bench.studies.plan import Run, Study, network, recipe
 from bench.studies.texts import END_OF_TEXT, Corpus
@@ -37,21 +38,21 @@ def train(run: Run, study: Study, corpus: Corpus, out: Path) -> Iterator[tuple[i
     model = network(run, study)
     for step, loss in fit(model, stream, recipe(run, study)):
         if (epoch := epochs.get(step)) is not None:
-            _save(model, corpus, study, folders[epoch])
+            save(model, corpus.tokenizer, study.context, folders[epoch])
             yield epoch, loss, held_out_loss(model, test, study.context, study.test_tokens // study.context)
 
 
-def _save(model: torch.nn.Module, corpus: Corpus, study: Study, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: Tokenizer, context: int, folder: Path) -> None:
     """Whole or not at all: a study that was interrupted goes on from what is there."""
     unfinished = folder.with_name(f".{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     save_pretrained(model, unfinished)
     PreTrainedTokenizerFast(
-        tokenizer_object=corpus.tokenizer,
+        tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
-        model_max_length=study.context,
+        model_max_length=context,
     ).save_pretrained(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
