@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.references.adam import adam
+from peelaudit.method.references.adam import Latent, adam
 from peelaudit.method.references.closed_form import BlockRegression, FittedBlock, squared_error
+from peelaudit.network.lowbit.constraints import Ternary
 from tests.networks import Network, splits
 
 Opener = Callable[..., Network]
@@ -67,6 +68,31 @@ def test_the_start_is_left_as_it_was(network: Opener) -> None:
     fit(opened, start, opened.states[2])
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(start).items())
     assert not any(parameter.requires_grad for parameter in start.block.module.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_scales_of_a_low_bit_start_are_left_as_they_were(dtype: torch.dtype, network: Opener) -> None:
+    """In float16 and bfloat16 a block brings scales of its own, which its copies share."""
+    opened = network("llama", bits=Ternary(), dtype=dtype)
+    start = start_of(opened, opened.states[2])
+    before = {name: scales.scale.clone() for name, scales in start.block.scales().items()}
+    fit(opened, start, opened.states[2])
+    assert all(torch.equal(before[name], scales.scale) for name, scales in start.block.scales().items())
+    assert not any(scales.scale.requires_grad for scales in start.block.scales().values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rounded_block_keeps_its_scales_while_training_goes_on(dtype: torch.dtype, network: Opener) -> None:
+    latent = Latent(network("llama", bits=Ternary(), dtype=dtype).decoder.block(1).copy())
+    kept = latent.rounded()
+    before = {name: scales.scale.clone() for name, scales in kept.scales().items()}
+    with torch.no_grad():
+        for parameter in latent.parameters:
+            parameter.mul_(2)
+    assert all(torch.equal(before[name], scales.scale) for name, scales in kept.scales().items())
+    assert not any(scales.scale.requires_grad for scales in kept.scales().values())
+    after = latent.rounded().scales()
+    assert all(not torch.equal(before[name], after[name].scale) for name in before)
 
 
 def test_the_same_seed_gives_the_same_block_and_another_one_another(network: Opener) -> None:

@@ -9,6 +9,7 @@ divided by the target's variance for the same reason. The step falls to zero alo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.references.closed_form import FittedBlock, squared_error
 from peelaudit.network.block import Block
+from peelaudit.network.lowbit.constraints import Scales
 from peelaudit.network.states import Rows
 
-__all__ = ["adam"]
+__all__ = ["Latent", "adam"]
 
 BATCH_TOKENS = 2048
 RELATIVE_STEP = 0.01
@@ -39,7 +41,7 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
         NonFiniteResult: naming the layer, if the loss becomes NaN or Inf.
     """
     block = start.block.copy()
-    latent = _Latent(block)
+    latent = Latent(block)
     groups = [{"params": [parameter], "lr": RELATIVE_STEP * _size(parameter)} for parameter in latent.parameters]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -66,17 +68,17 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
     return best
 
 
-class _Latent:
+class Latent:
     """The float weights behind a block that may be low-bit, and the scales that Adam trains with them.
 
-    The block's parameters become the latent weights.
+    The block's parameters become the latent weights; `parameters` are all that is trained.
     """
 
     def __init__(self, block: Block) -> None:
         self._block = block
         named = dict(block.module.named_parameters())
         self._matrices = {name: (held, named[name]) for name, held in block.held.items()}
-        self._scales = block.scales()
+        self._scales = _copied(block.scales())
         trained = [*block.trainable().values(), *(scales.scale for scales in self._scales.values())]
         self.parameters = [parameter.requires_grad_() for parameter in trained]
 
@@ -89,7 +91,12 @@ class _Latent:
 
     def rounded(self) -> Block:
         """A copy of the block as it is now, in its low-bit sets."""
-        return self._block.rounded(self._scales)
+        return self._block.rounded(_copied(self._scales))
+
+
+def _copied(scales: Mapping[str, Scales]) -> dict[str, Scales]:
+    """Scales that no other block has in its hands: in float16 and bfloat16 the copies of a block share theirs."""
+    return {name: Scales(each.scale.detach().clone(), each.zero) for name, each in scales.items()}
 
 
 def _size(parameter: Tensor) -> float:
