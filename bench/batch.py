@@ -25,7 +25,7 @@ FLAGS = ("--tokens", "4096", "--schedules", "direct;final")
 BARE = """
 import sys
 import peelaudit.fleet.warm
-from peelaudit.auditing import audit_config
+from peelaudit.auditing.run import audit_config
 from peelaudit.config import AuditConfig
 print("ready", flush=True)
 sys.stdin.readline()
