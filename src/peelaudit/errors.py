@@ -33,6 +33,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "GateFailed",
+    "ImplausibleWeights",
     "IncomparableReports",
     "MalformedCheckpoint",
     "MismatchedWeights",
@@ -132,6 +133,10 @@ class MismatchedWeights(CheckpointError):
 
 class NonFiniteWeights(CheckpointError):
     """A tensor holds NaN or Inf."""
+
+
+class ImplausibleWeights(CheckpointError):
+    """A tensor holds a value as no training leaves one: a flipped bit."""
 
 
 class UnsupportedCheckpoint(CheckpointError):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.errors import NonFiniteWeights
+from peelaudit.errors import ImplausibleWeights, NonFiniteWeights
 from peelaudit.network.weights import check_weights
 from tests.checkpoints import models
 from tests.places import FIXTURES
@@ -21,6 +21,20 @@ def test_a_weight_that_is_not_finite_is_refused_by_its_name(tmp_path: Path) -> N
     with (
         open_checkpoint(models.save(model, tmp_path / "model")) as checkpoint,
         pytest.raises(NonFiniteWeights, match=r"layers\.1\.mlp\.up_proj\.weight"),
+    ):
+        check_weights(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"])
+def test_a_flipped_bit_of_an_exponent_is_refused_by_its_place(name: str, tmp_path: Path) -> None:
+    model = models.model("llama")
+    with torch.no_grad():
+        weight = model.get_parameter(name)
+        weight[2, 3] = 0.02
+        weight.view(torch.int32)[2, 3] ^= 1 << 30
+    with (
+        open_checkpoint(models.save(model, tmp_path / "model")) as checkpoint,
+        pytest.raises(ImplausibleWeights, match=rf"{name}.*\[2, 3\]"),
     ):
         check_weights(checkpoint)
 

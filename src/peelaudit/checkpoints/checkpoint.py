@@ -14,11 +14,17 @@ import torch
 from peelaudit.checkpoints.files import Snapshot, quoted
 from peelaudit.checkpoints.matching import Matched, Origin, tied_names
 from peelaudit.checkpoints.store import Store
-from peelaudit.errors import MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
+from peelaudit.errors import ImplausibleWeights, MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, TensorInfo
 
 __all__ = ["Checkpoint", "gather_info"]
+
+IMPLAUSIBLE = 2.0**15
+"""How many times the root mean square of a tensor's other values one may be. In large networks some weights are a few
+hundred times the others; a flipped bit of a float's exponent makes one 2^16 times what it was, or more."""
+FEWEST_VALUES = 8
+"""In a tensor, for one to be compared with the others."""
 
 
 class Checkpoint:
@@ -94,6 +100,7 @@ class Checkpoint:
 
         Raises:
             NonFiniteWeights: a tensor holds NaN or Inf.
+            ImplausibleWeights: one of a tensor's values is so far from all others that a bit of it was flipped.
             MismatchedWeights: two tensors that the configuration ties are stored with different values.
             MalformedCheckpoint: the bytes are damaged.
         """
@@ -122,7 +129,22 @@ class Checkpoint:
                 f"{self._where}: the tensor {quoted(name)} holds {count} NaN or Inf among {tensor.numel()} values,"
                 f" the first at {first}"
             )
+        self._check_plausible(name, tensor)
         return tensor
+
+    def _check_plausible(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.numel() < FEWEST_VALUES or not tensor.is_floating_point():
+            return
+        sizes = tensor.double().abs().flatten()
+        largest, index = sizes.max(dim=0)
+        others = torch.cat([sizes[:index], sizes[index + 1 :]])
+        usual = float(others.square().mean().sqrt())
+        if float(largest) > IMPLAUSIBLE * usual > 0:
+            place = [int(at) for at in torch.unravel_index(index, tensor.shape)]
+            raise ImplausibleWeights(
+                f"{self._where}: the tensor {quoted(name)} holds {float(tensor.flatten()[index]):.3g} at {place}, where"
+                f" the others are of size {usual:.3g}: a flipped bit, as no training leaves a value"
+            )
 
     def check_unchanged(self) -> None:
         """Raise MalformedCheckpoint if the files aren't those any more that were hashed when they were opened."""

@@ -128,14 +128,23 @@ def apply_block(
     """Write `block(states)` into `output`, both [sequences, positions, d_model], and return it.
 
     Raises:
-        NonFiniteResult: naming `what`, if a value of the output is NaN or Inf.
+        NonFiniteResult: naming `what`, if a value of the output is NaN or Inf, or so large that a norm overflows.
     """
     for part in batches(slice(0, len(states)), states.shape[1]):
         result = block(states[part].to(device=device, dtype=dtype))
-        if not bool(torch.isfinite(result).all()):
-            raise NonFiniteResult(f"{what}: hidden states became NaN or Inf")
+        _check(result, what)
         output[part] = result.to(output.dtype)
     return output
+
+
+def _check(state: Tensor, what: str) -> None:
+    """Raise NonFiniteResult, naming `what`, where a state isn't finite, or the sum of its squares isn't: a norm divides
+    by it, so that what follows is 0, and the network's logits are dead.
+    """
+    if not bool(torch.isfinite(state).all()):
+        raise NonFiniteResult(f"{what}: hidden states became NaN or Inf")
+    if not bool(torch.isfinite(state.to(torch.promote_types(state.dtype, torch.float32)).square().sum(dim=-1)).all()):
+        raise NonFiniteResult(f"{what}: hidden states became so large that a norm of them overflows")
 
 
 def trained_states(
@@ -152,8 +161,7 @@ def trained_states(
     embedded = store.empty(*shape)
     for part in batches(slice(0, len(tokens)), tokens.shape[1]):
         embedded[part] = decoder.embed(tokens[part]).to(embedded.dtype)
-    if not bool(torch.isfinite(embedded).all()):
-        raise NonFiniteResult("the embedding's output holds NaN or Inf")
+    _check(embedded, "the embedding")
     states = [embedded]
     progress.advance()
     for layer in range(1, decoder.n_layers + 1):
