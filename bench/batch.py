@@ -20,8 +20,8 @@ from pathlib import Path
 from tests.fleet.support import COMMAND, ROOT, environ, write_model
 
 JOBS = 2
-SETTINGS = {"tokens": 4096, "schedules": ("direct", "final")}
-FLAGS = ("--tokens", "4096", "--schedules", "direct;final")
+SETTINGS = {"tokens": 4096, "effort": "quick"}
+FLAGS = ("--tokens", "4096", "--effort", "quick")
 BARE = """
 import sys
 import peelaudit.fleet.warm

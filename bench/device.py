@@ -118,6 +118,7 @@ def audit(folder: Path, tokens: Path, arguments: argparse.Namespace, progress: P
         device=arguments.device,
         dtype=arguments.dtype,
         schedules=schedules,
+        effort="quick",
         progress=progress,
     )
 

@@ -77,6 +77,7 @@ class Bench:
             NANOGPT / "calibration.txt",
             tokenizer=str(NANOGPT / "meta.pkl"),
             tokens=TOKENS,
+            effort="quick",
             schedules=("final",),
             readout="own",
             depth_readout="own",

@@ -13,14 +13,20 @@ import torch
 from bench.gpu.networks import FAMILIES, opened, save_model
 from bench.gpu.parts import Case, cases, relative
 from peelaudit.auditing.faults import damaged
-from peelaudit.method.refinement.files import load_repair, save_repair
+from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.refinement.files import load_block, load_head, save_block, save_head
 from peelaudit.records import FaultKind
 from tests.places import NANOGPT
 from tests.pretend import pretend
 
 CPU = torch.device("cpu")
-NAMES = [case.name for case in cases(dict.fromkeys(FAMILIES, Path()), Path())]
-SLOW = ("adam", "repair thorough", "refit, trained", "int4", "ridge, ternary", "repair cheap, ternary")
+NAMES = [
+    case.name
+    for case in cases(dict.fromkeys(FAMILIES, Path()), Path())
+    if not case.name.startswith("gaps by curvature")
+]
+"""All but the parts with forward-mode derivatives: torch crashes where one is of a tensor that stands for another."""
+SLOW = ("adam", "refit, trained", "int4", "ridge, ternary", "step, ternary", "refined, ternary")
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +95,17 @@ def test_a_fault_is_planted_there(kind: FaultKind, found: dict[str, Case]) -> No
         assert damaged(healthy, kind, heads=4, seed=0).digest() != healthy.digest()
 
 
-def test_a_repaired_block_is_saved_and_read_there(found: dict[str, Case], tmp_path: Path) -> None:
+def test_a_refined_block_and_its_head_are_saved_and_read_there(found: dict[str, Case], tmp_path: Path) -> None:
     path = found["states, llama"].path
     with opened(path, CPU, torch.float32) as network:
-        digest = network.decoder.block(1).digest()
+        digest, weight = network.decoder.block(1).digest(), network.decoder.head.weight.clone()
     with pretend() as device, opened(path, device, torch.float32) as network:
-        save_repair(tmp_path, network.decoder, network.decoder.block(1), 0.5)
-        loaded = load_repair(tmp_path, network.decoder, 1)
+        save_block(tmp_path, network.decoder, network.decoder.block(1), {"gap": "0.5"})
+        loaded = load_block(tmp_path, network.decoder, 1)
         assert next(loaded.module.parameters()).device.type == "pretend"
         assert loaded.digest() == digest
+        own = Readout("own", Unembedding.of(network.decoder))
+        save_head(tmp_path, network.decoder, own)
+        head = load_head(tmp_path, network.decoder, own).unembedding.weight
+        assert head.device.type == "pretend"
+        assert torch.equal(head.cpu(), weight)

@@ -64,7 +64,7 @@ def fixture_checks(fixtures: Path, device: torch.device) -> Iterator[Check]:
     """Each fixture's audit beside the CPU's; on the CPU beside float64's, for it would be held to itself."""
     for name, beside in FIXTURES.items():
         files = {setting: str(fixtures / path) for setting, path in beside.items()}
-        settings = {"tokens": 8192, "repair": "cheap", **files}
+        settings = {"tokens": 4096, **files}
         yield Check(f"audit of {name}", device.type, "float32", partial(_fixture, fixtures / name, settings, device))
 
 
@@ -111,7 +111,8 @@ def _share(found: Estimate, reference: Estimate) -> float:
 
 
 def _held_out(report: AuditReport) -> Iterator[tuple[str, Estimate]]:
-    yield from _estimates("network", (report.network.held_out, report.network.margin))
+    network = report.network
+    yield from _estimates("network", (network.held_out, network.margin, network.temperature_gain, network.refinement))
     for row in report.layers:
         yield from _estimates(f"layer {row.layer}", row.held_out)
         for key in quantities_of(LayerRow):
@@ -135,6 +136,7 @@ def _estimates(name: str, value: object) -> Iterator[tuple[str, Estimate]]:
 
 def _verdicts(report: AuditReport) -> Iterator[tuple[str, object]]:
     yield "the network's verdict", report.network.held_out.verdict
+    yield "the headline", report.headline.partition(":")[0]
     yield "the paper's verdict", report.network.paper_verdict
     yield "layers named", report.named
     for row in report.layers:

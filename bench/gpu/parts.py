@@ -32,7 +32,7 @@ from peelaudit.method.readout import ReadoutFactory
 from peelaudit.method.references.peel import Peeler, SolverSettings, projection_map, squared_deviation
 from peelaudit.method.references.schedules import prefix_tree, staircase
 from peelaudit.method.refinement.downstream import Downstream
-from peelaudit.method.refinement.refine import Repairer, RepairMode
+from peelaudit.method.refinement.refine import Reach, Refiner
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
 from peelaudit.network.states import StateStore
 from peelaudit.records import ScaleLayout
@@ -47,6 +47,7 @@ SETS: dict[str, Constraint] = {
     "ternary": Ternary(),
     "int4 in groups": Integer(ScaleLayout.GROUP, 16),
 }
+STEP, STEPS, CURVATURE = Reach(steps=1), Reach(steps=4), Reach(steps=0, products=3)
 
 Values = NDArray[np.float64]
 Part = Callable[[Network], Values]
@@ -87,10 +88,23 @@ def slopes(network: Network) -> Values:
     return np.array([(one.scale, one.bulk) for one in found if one is not None])
 
 
-def repair(network: Network, mode: RepairMode) -> Values:
-    """Each held-out sequence's loss with each block repaired."""
-    own = readout_of_last(network)
-    return np.array([one.losses for one in Repairer(_downstream(network), network.states, own).run(mode)])
+def alone(network: Network, reach: Reach) -> Values:
+    """Each held-out sequence's loss with each block refined alone, the last first."""
+    refiner = Refiner(_downstream(network), network.states, readout_of_last(network))
+    return np.array([refiner.losses(refined, network.data.rows.held_out) for refined in refiner.each(reach)])
+
+
+def together(network: Network, reach: Reach) -> Values:
+    """Each held-out sequence's loss with all blocks refined at once."""
+    refiner = Refiner(_downstream(network), network.states, readout_of_last(network))
+    return refiner.losses(refiner.all(reach), network.data.rows.held_out)
+
+
+def temperature(network: Network) -> Values:
+    """Each sequence's loss under the own head with the temperature that its logits want."""
+    state, tokens = network.states[-1], network.data.tokens
+    _, head = ReadoutFactory(network.decoder, network.data, state, seed=0).tempered(state, "the network")
+    return head.losses(state, tokens, torch.arange(len(tokens)), "the network")
 
 
 def looks(network: Network) -> Values:
@@ -172,15 +186,18 @@ def cases(models: dict[str, Path], trained: Path) -> Iterator[Case]:
         yield Case(f"peel map, {name}", path, peel_map)
         yield Case(f"slopes, {name}", path, slopes)
         yield Case(f"looks, {name}", path, looks)
-        yield Case(f"repair cheap, {name}", path, partial(repair, mode="cheap"))
+        yield Case(f"gaps by a step, {name}", path, partial(alone, reach=STEP))
+        yield Case(f"temperature, {name}", path, temperature)
     for name, bits in SETS.items():
         yield Case(f"ridge, {name}", llama, partial(solver, kind="ridge"), bits)
     for kind in ("adam", "ridge+adam"):
         yield Case(f"{kind}, llama", llama, partial(solver, kind=kind), trains=True)
         yield Case(f"{kind}, ternary", llama, partial(solver, kind=kind), SETS["ternary"], trains=True)
     yield Case("slopes, ternary", llama, slopes, SETS["ternary"])
-    yield Case("repair cheap, ternary", llama, partial(repair, mode="cheap"), SETS["ternary"])
-    yield Case("repair thorough, llama", llama, partial(repair, mode="thorough"))
+    yield Case("gaps by a step, ternary", llama, partial(alone, reach=STEP), SETS["ternary"])
+    yield Case("gaps by curvature, llama", llama, partial(alone, reach=CURVATURE))
+    yield Case("refined, llama", llama, partial(together, reach=STEPS))
+    yield Case("refined, ternary", llama, partial(together, reach=STEPS), SETS["ternary"])
 
 
 def part_checks(models: dict[str, Path], trained: Path, device: torch.device) -> Iterator[Check]:

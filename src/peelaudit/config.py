@@ -7,10 +7,10 @@ from peelaudit.settings.audit import (
     BitsOn,
     Device,
     Dtype,
+    Effort,
     Initial,
     ReadoutKind,
-    RepairKind,
     SolverKind,
 )
 
-__all__ = ["AuditConfig", "BitsOn", "Device", "Dtype", "Initial", "ReadoutKind", "RepairKind", "SolverKind"]
+__all__ = ["AuditConfig", "BitsOn", "Device", "Dtype", "Effort", "Initial", "ReadoutKind", "SolverKind"]

@@ -4,68 +4,129 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from peelaudit.auditing.advice import advise, calibration_warnings, read_layer
-from peelaudit.records import BaselineLosses, Estimate, LayerRow, NetworkRow, RepairInfo, Symptom, Verdict
-from tests.factories import make_data, make_estimate, make_figures, make_report, make_schedule
+from peelaudit.records import (
+    BaselineLosses,
+    Estimate,
+    LayerRefinement,
+    LayerRow,
+    NetworkRow,
+    Refinement,
+    Symptom,
+    Verdict,
+)
+from peelaudit.settings.audit import AuditConfig
+from tests.factories import make_data, make_estimate, make_figures, make_report
 
 BASELINES = BaselineLosses(10.8, make_estimate(7.2))
-BEST = make_schedule("via:2", (2, 2, 4, 4), (2,), 5.0)
+CONFIG = AuditConfig(checkpoint="runs/x.pt", data=("a.txt",), tokens=8192)
+RUN = "peelaudit run runs/x.pt --data a.txt"
+FLAT = Refinement(4, 6, 35.2, make_estimate(0.2, 0.02), make_estimate(0.2, 0.02))
 
 
 def network(
-    verdict: Verdict = Verdict.GREEN, *, trained: float = 5.0, gap: float = 0.2, head: float = 0.0
+    verdict: Verdict = Verdict.GREEN, *, trained: float = 5.0, gap: float = 0.2, head: float = 0.0, **changes: Any
 ) -> NetworkRow:
+    """Unless told, its temperature gains nothing, and half of the text would have found as much."""
+    plain = {"temperature": 1.0, "temperature_gain": make_estimate(0.0, 0.001), "refinement": FLAT, **changes}
     figures = make_figures(trained, gap, head=head, verdict=verdict)
-    return dataclasses.replace(make_report().network, held_out=figures)
+    return dataclasses.replace(make_report().network, held_out=figures, **plain)
+
+
+def rows(*gaps: float, symptoms: Mapping[int, tuple[Symptom, ...]] = {}) -> list[LayerRow]:
+    row = make_report().layers[0]
+    return [
+        dataclasses.replace(row, layer=k, gap=make_estimate(gap, 0.01), symptoms=symptoms.get(k, ()))
+        for k, gap in enumerate(gaps, 1)
+    ]
+
+
+def refined(*named: int, layers: int = 4, told: bool = True) -> LayerRefinement:
+    return LayerRefinement((1,) * layers, (0,) * layers, 9.5, named, told)
+
+
+HEALTHY = rows(0.1, 0.1, 0.1, 0.1)
+
+
+def advice(row: NetworkRow, layers: list[LayerRow] = HEALTHY, how: LayerRefinement | None = refined()) -> str:  # noqa: B008
+    return advise(row, BASELINES, layers, how, CONFIG)
 
 
 @pytest.mark.parametrize(
-    ("verdict", "words"),
+    ("verdict", "begins", "ends"),
     [
-        (Verdict.RED, "Train on"),
-        (Verdict.YELLOW, "The layers could do 0.2000 nats/token"),
-        (Verdict.GREEN, "No reference that was run beats"),
-        (Verdict.GREY, "this text can't tell"),
+        (Verdict.RED, "Look for what stopped its training", "peelaudit batch runs/x.pt NEXT"),
+        (Verdict.YELLOW, "No layer stands out", "peelaudit run runs/x.pt --data TEXT"),
+        (Verdict.GREEN, "Nothing to do that this text shows.", f"{RUN} --tokens 32768"),
+        (Verdict.GREY, "More text narrows the interval", f"{RUN} --tokens 32768"),
     ],
 )
-def test_each_verdict_has_its_advice(verdict: Verdict, words: str) -> None:
-    assert words in advise(network(verdict), BASELINES, BEST)
+def test_each_verdict_has_its_advice_which_ends_with_a_command(verdict: Verdict, begins: str, ends: str) -> None:
+    words = advice(network(verdict))
+    assert words.startswith(begins)
+    assert words.endswith(f": {ends}")
 
 
-def test_the_layer_where_the_better_reference_departs_is_named() -> None:
-    assert "at layer 1" in advise(network(Verdict.YELLOW), BASELINES, BEST)
-    late = make_schedule("prefix:2", (1, 2, 4, 4), (1, 2), 5.0)
-    assert "at layer 3" in advise(network(Verdict.YELLOW), BASELINES, late)
+def test_what_was_left_out_is_run_next() -> None:
+    words = advice(network(Verdict.GREY, refinement=None))
+    assert words == f"The strongest reference was left out: {RUN} --schedules refined"
+    alone = advice(network(Verdict.YELLOW), how=None)
+    assert alone == f"Whether one layer is at fault, it takes more to tell: {RUN} --effort default"
+    untold = advice(network(Verdict.YELLOW), how=refined(told=False))
+    assert untold == f"Whether one layer is at fault, it takes more to tell: {RUN} --effort thorough --tokens 32768"
+
+
+def test_a_command_without_a_text_has_none() -> None:
+    words = advise(network(), BASELINES, HEALTHY, refined(), dataclasses.replace(CONFIG, data=()))
+    assert words.endswith("peelaudit run runs/x.pt --tokens 32768")
 
 
 def test_a_model_worse_than_guessing_gets_no_other_advice() -> None:
-    words = advise(network(Verdict.GREEN, trained=11.5), BASELINES, BEST)
-    assert "broken" in words
-    assert "No reference" not in words
+    words = advice(network(trained=11.5, head=0.3), rows(0.9, 0.1, symptoms={1: (Symptom.UNTRAINED,)}), refined(1))
+    assert words.startswith("Check the file before anything else")
+    assert words.endswith("peelaudit inspect runs/x.pt --tensors")
+    assert "layer" not in words
 
 
 def test_a_model_worse_than_word_counts_is_told_apart_from_a_broken_one() -> None:
-    words = advise(network(Verdict.GREEN, trained=8.0), BASELINES, BEST)
-    assert "token frequencies" in words
-    assert "guessing all tokens alike" not in words
+    words = advice(network(trained=8.0, head=0.3))
+    assert words.startswith("It is untrained or damaged, or the tokenizer or the text isn't its own.")
+    assert words.endswith("peelaudit run runs/x.pt --data TEXT")
+    assert "head" not in words
 
 
-@pytest.mark.parametrize("trained", [11.5, 8.0])
-def test_a_layer_that_its_gap_names_is_named_however_high_the_loss(trained: float) -> None:
-    for named, told in (((3,), True), ((), False)):
-        repair = RepairInfo("cheap", (1,) * 4, 9.5, named)
-        words = advise(network(trained=trained), BASELINES, BEST, rows(0.1, 0.2, 0.9, 0.2), repair)
-        assert (" Look at layer 3, whose repair alone gains 0.9000" in words) == told
-        assert ("repair" in words) == told
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"head": 0.1}, "A refitted head alone gains"),
+        ({"head": 0.1, "readout": "lens"}, "The readout lens alone gains"),
+        ({"head": -0.1}, "The readout refit loses"),
+        (
+            {"temperature": 1.31, "temperature_gain": make_estimate(0.05, 0.01), "head": 0.1},
+            "Its logits want a temperature of 1.31",
+        ),
+        ({"temperature": 1.04, "temperature_gain": make_estimate(0.05, 0.01), "head": 0.1}, "A refitted head alone"),
+        ({"temperature": 1.31, "temperature_gain": make_estimate(0.005, 0.01), "head": 0.1}, "A refitted head alone"),
+    ],
+)
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_the_head_is_told_apart_from_the_layers(verdict: Verdict, changes: dict[str, Any], words: str) -> None:
+    assert advice(network(verdict, **changes)).startswith(words)
+    assert "head" not in advice(network(verdict))
+    assert "temperature" not in advice(network(verdict))
 
 
-def test_the_head_is_told_apart_from_the_layers() -> None:
-    assert "head alone gains 0.1000" in advise(network(head=0.1), BASELINES, BEST)
-    assert "loses 0.1000" in advise(network(head=-0.1), BASELINES, BEST)
-    assert "head" not in advise(network(head=0.0), BASELINES, BEST)
+@pytest.mark.parametrize(
+    ("gain", "half", "told"), [(0.3, 0.2, True), (0.3, 0.29, False), (0.015, 0.005, False), (0.3, None, False)]
+)
+def test_that_more_text_would_find_more_is_told(gain: float, half: float | None, told: bool) -> None:
+    how = Refinement(4, 6, 35.2, make_estimate(gain, 0.02), None if half is None else make_estimate(half, 0.02))
+    words = advice(network(Verdict.YELLOW, refinement=how))
+    assert ("would gain more" in words) == told
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
@@ -90,65 +151,40 @@ def test_too_little_text_is_warned_of_with_how_much_would_do() -> None:
     assert str(-(-10 * (data.fit.tokens // 5) * total // data.fit.tokens)) in words
 
 
-def test_a_green_says_how_far_behind_the_nearest_other_network_is() -> None:
-    assert "the nearest, every:2, is 0.1200" in advise(network(Verdict.GREEN), BASELINES, BEST)
-    alone = dataclasses.replace(network(Verdict.GREEN), rival=None, margin=None)
-    assert "nearest" not in advise(alone, BASELINES, BEST)
-
-
-def test_a_grey_whose_gap_is_sure_does_not_deny_it() -> None:
-    sure = network(Verdict.GREY, gap=0.2)
-    assert sure.held_out.gap_layers.low > 0
-    assert "The layers could do 0.2000" in advise(sure, BASELINES, BEST)
-    row = read_layer(3, sure.held_out, "via:2", 4, make_estimate(0.5, 0.01))
+def test_a_grey_row_whose_gap_is_sure_does_not_deny_it() -> None:
+    figures = make_figures(5.0, 0.2, verdict=Verdict.GREY)
+    assert figures.gap_layers.low > 0
+    row = read_layer(3, figures, "via:2", 4, make_estimate(0.5, 0.01))
     assert "predicts 0.2000" in row
     assert "can't tell the trained blocks from" not in row
 
 
-@pytest.mark.parametrize(
-    ("named", "gaps", "words"),
-    [
-        ((3,), (0.1, 0.2, 0.9, 0.2), "Look at layer 3, whose repair alone gains 0.9000"),
-        ((3, 1), (0.8, 0.2, 0.9, 0.2), "Look at layer 3, whose repair alone gains"),
-        ((3, 1), (0.8, 0.2, 0.9, 0.2), "and layer 1, whose"),
-        ((), (0.1, 0.2, 0.3, 0.2), "No layer stands out: repaired alone, they gain 0.1000 to 0.3000"),
-        ((), (0.0, 0.0, 0.0, 0.0), "No layer gains anything by its repair alone"),
-    ],
-)
-def test_the_layers_that_stand_out_are_named(named: tuple[int, ...], gaps: tuple[float, ...], words: str) -> None:
-    assert words in advise(network(), BASELINES, BEST, rows(*gaps), RepairInfo("cheap", (1,) * len(gaps), 9.5, named))
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_a_layer_that_stands_out_is_named_and_how_to_get_the_repair_is_told(verdict: Verdict) -> None:
+    words = advice(network(verdict, head=0.1), rows(0.1, 0.2, 0.9, 0.3), refined(3))
+    assert words.startswith("Look at layer 3: ")
+    assert words.endswith(f" What repairs it can be had: {RUN} --save-repairs DIR")
+    assert "head" not in words
 
 
-def test_one_step_of_low_bit_blocks_is_told_and_nothing_made_of_it() -> None:
-    repair = RepairInfo("cheap", (1, 1, 1), 9.5, (), judged=False)
-    words = advise(network(), BASELINES, BEST, rows(0.1, 0.2, 0.3), repair)
-    assert "Repaired alone, they gain 0.1000 to 0.3000 nats/token; that tells no layer from another" in words
-    assert "stands out" not in words
-
-
-def rows(*gaps: float, symptoms: Mapping[int, tuple[Symptom, ...]] = {}) -> list[LayerRow]:
-    row = make_report().layers[0]
-    return [
-        dataclasses.replace(row, layer=k, repair_gap=make_estimate(gap, 0.01), symptoms=symptoms.get(k, ()))
-        for k, gap in enumerate(gaps, 1)
-    ]
-
-
-def test_symptoms_are_told_whatever_the_verdict_and_not_again_by_their_gaps() -> None:
+def test_symptoms_are_told_whatever_the_verdict_and_the_loss() -> None:
     sick = rows(0.9, 0.2, 0.2, symptoms={1: (Symptom.UNTRAINED,), 3: (Symptom.UNTRAINED, Symptom.MLP_SILENT)})
-    for trained in (11.5, 8.0, 5.0):
-        words = advise(network(trained=trained), BASELINES, BEST, sick)
+    for trained in (8.0, 5.0):
+        words = advice(network(trained=trained), sick, None)
         assert "Look at layers 1, 3: matrices that can't be told from random ones" in words
         assert "Look at layer 3: an MLP that adds nothing" in words
-    words = advise(network(), BASELINES, BEST, sick, RepairInfo("cheap", (1, 1, 1), 9.5, ()))
-    assert "None of the others stands out: repaired alone, they gain 0.2000 to 0.2000" in words
-    assert "No layer stands out" not in words
+    assert words.endswith(f"What repairs it can be had: {RUN} --save-repairs DIR")
 
 
 def test_where_all_layers_are_untrained_none_is_singled_out() -> None:
-    words = advise(network(), BASELINES, BEST, rows(0.1, 0.1, symptoms=dict.fromkeys((1, 2), (Symptom.UNTRAINED,))))
+    words = advice(network(), rows(0.1, 0.1, symptoms=dict.fromkeys((1, 2), (Symptom.UNTRAINED,))))
     assert "All layers: matrices that can't be told from random ones" in words
     assert "Look at" not in words
+
+
+def test_of_many_sick_layers_a_few_are_listed() -> None:
+    sick = rows(*[0.1] * 9, symptoms=dict.fromkeys(range(1, 8), (Symptom.NOISY,)))
+    assert "Look at layers 1, 2, 3, 4, 5 and more: matrices whose bulk" in advice(network(), sick)
 
 
 def test_a_layers_reading_has_its_symptoms() -> None:

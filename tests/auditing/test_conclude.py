@@ -8,13 +8,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import torch
 
 from peelaudit.auditing.conclude import Findings, conclude
-from peelaudit.auditing.measure import Measurements, ReferenceLosses, ScheduleLosses, TrainedLosses
+from peelaudit.auditing.measure import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.diagnosis.examine import Examination, RepairLosses
+from peelaudit.method.diagnosis.examine import Examination, LayerGains
 from peelaudit.method.references.peel import ProjectionRow
 from peelaudit.method.references.schedules import Schedule
+from peelaudit.method.refinement.refine import Refined
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.records import BlockFit, Estimate, LayerSigns, ScheduleSearch, Verdict
 from peelaudit.settings.audit import AuditConfig
@@ -63,6 +65,8 @@ TRAINED = TrainedLosses(
     readout=(everywhere(4.6, DEPTHS), everywhere(4.1, DEPTHS), losses(2.8, 3.4, 3.4)),
     deviations=tuple(np.full(5, scale) for scale in (10.0, 20.0, 40.0)),
     unigram=everywhere(5.5),
+    temperature=1.25,
+    tempered=everywhere(3.4),
 )
 PEEL_MAP = tuple(
     ProjectionRow(np.array([[step * 2.0] * 5 for step in range(N - layer)]), np.zeros(N - layer), np.full(5, 3.0), 9)
@@ -70,22 +74,34 @@ PEEL_MAP = tuple(
 )
 EXAMINED = Examination(
     panel=PANEL,
-    own=TRAINED.own[-1],
+    losses=TRAINED.readout[-1],
     digests=("aa", "bb", "cc"),
     signs=(LayerSigns(1.0, 1.0, 99.0),) * N,
     slopes=(None,) * N,
     influences=tuple(np.full(5, turned) for turned in (0.1, 0.2, 0.3)),
-    repairs=None,
+    gains=None,
 )
 
 
 def measured(
-    whole: Mapping[Schedule, Losses] = WHOLE, nodes: Mapping[tuple[int, ...], Losses] = NODES, **changes: object
+    whole: Mapping[Schedule, Losses] = WHOLE,
+    nodes: Mapping[tuple[int, ...], Losses] = NODES,
+    refined: RefinedLosses | None = None,
+    **changes: object,
 ) -> Measurements:
     """`changes` are of the trained network's losses."""
     schedules = tuple(ran(schedule, readout) for schedule, readout in whole.items())
     references = ReferenceLosses(PEEL_MAP, schedules, 0, nodes, None)
-    return Measurements(dataclasses.replace(TRAINED, **changes), references, EXAMINED)  # type: ignore[arg-type]
+    return Measurements(dataclasses.replace(TRAINED, **changes), references, refined, EXAMINED)  # type: ignore[arg-type]
+
+
+def refined(select: float, held_out: float, half: float | None = None) -> RefinedLosses:
+    """The reference that knows the labels, of these losses."""
+    losses_of = losses(2.0, select, held_out)
+    halved = None if half is None else losses(0.0, 0.0, half)
+    return RefinedLosses(
+        losses_of + 1.0, losses_of, halved, Refined((1, N), {(1, "a"): torch.ones(1)}, 4, 6, 0.1), 9.5, held=False
+    )
 
 
 def concluded(found: Measurements | None = None) -> Findings:
@@ -102,7 +118,9 @@ def test_the_reference_is_chosen_on_select_and_its_loss_is_that_of_held_out() ->
     # `direct` would be lower: a bound that were chosen where it is reported would be.
     assert values(network.held_out, "trained_loss", "trained_readout_loss", "yes0", "bound") == [3.45, 3.4, 3.5, 3.6]
     assert values(network.held_out, "gap_total", "gap_head", "gap_layers") == [-0.15, 0.05, -0.2]
-    assert network.held_out.verdict is Verdict.GREEN
+    # No reference wins, but the strongest wasn't run.
+    assert network.held_out.verdict is Verdict.GREY
+    assert network.refinement is None
 
 
 def test_on_fit_the_bound_is_the_least_there() -> None:
@@ -116,7 +134,8 @@ def test_the_last_rows_figures_are_the_networks() -> None:
     found = concluded()
     last = found.layers[-1]
     assert (last.layer, last.readout) == (N, "refit")
-    assert (last.fit, last.held_out, last.gap) == (found.network.fit, found.network.held_out, last.held_out.gap_layers)
+    assert (last.fit, last.held_out) == (found.network.fit, found.network.held_out)
+    assert [row.depth_gap for row in found.layers] == [row.held_out.gap_layers for row in found.layers]
     assert (last.best_schedule, last.best_target) == (LATE.name, 3)
 
 
@@ -209,16 +228,77 @@ def test_a_float_reference_is_chosen_on_select_at_its_own_depth() -> None:
     assert concluded().layers[0].held_out.float_bound is None
 
 
-def test_what_repairs_gain_stands_with_their_layers() -> None:
-    assert [row.repair_gap for row in concluded().layers] == [None] * N
+def test_what_refined_blocks_gain_stands_with_their_layers() -> None:
+    assert [row.gap for row in concluded().layers] == [None] * N
+    assert concluded().naming.refinement is None
     gains = tuple(losses(0.0, 0.0, gain) for gain in (0.1, 0.4, 0.2))
-    examined = dataclasses.replace(EXAMINED, repairs=RepairLosses(gains, (1, 2, 3), 5.0, low_bit=False))
-    found = conclude(
-        dataclasses.replace(measured(), examined=examined), dataclasses.replace(CONFIG, repair="thorough"), 64
+    taken = LayerGains(gains, (1, 2, 3), (0, 4, 0), 5.0, low_bit=False, first_step=False)
+    found = concluded(dataclasses.replace(measured(), examined=dataclasses.replace(EXAMINED, gains=taken)))
+    assert [row.gap and row.gap.value for row in found.layers] == pytest.approx([0.1, 0.4, 0.2])
+    how = found.naming.refinement
+    assert how is not None
+    assert (how.steps, how.products, how.passes) == ((1, 2, 3), (0, 4, 0), 5.0)
+
+
+def test_refined_is_chosen_on_select_like_any_other_and_is_no_rival() -> None:
+    peeled = concluded().network
+    found = concluded(measured(refined=refined(2.95, 3.1, half=3.2)))
+    network = found.network
+    assert network.best_schedule == "refined"
+    assert (network.best_schedule_fit, network.fit) == (peeled.best_schedule_fit, peeled.fit)
+    assert values(network.held_out, "bound", "gap_layers") == [3.1, 0.3]
+    assert (network.rival, network.margin) == (peeled.rival, peeled.margin) == (LATE.name, peeled.margin)
+    assert (found.layers[-1].best_schedule, found.layers[-1].best_target) == ("refined", N)
+    assert found.layers[-1].held_out_sums.bound == PANEL.cluster_sums(everywhere(3.1), "held_out")
+    assert concluded(measured(refined=refined(3.05, 3.1))).network.best_schedule == LATE.name
+
+
+def test_the_papers_figures_know_nothing_of_refined() -> None:
+    """Its blocks are fitted to the fit tokens' labels, so that there it is ahead of any trained network."""
+    own = everywhere(2.85)
+    of_peeled, with_refined = (
+        concluded(measured(refined=extra, own=(*TRAINED.own[:2], own))).network for extra in (None, refined(2.95, 3.1))
     )
-    assert [row.repair_gap and row.repair_gap.value for row in found.layers] == pytest.approx([0.1, 0.4, 0.2])
-    assert found.naming.repair is not None
-    assert (found.naming.repair.mode, found.naming.repair.steps) == ("thorough", (1, 2, 3))
+    assert of_peeled.fit == with_refined.fit
+    assert with_refined.paper_verdict is of_peeled.paper_verdict is Verdict.GREEN
+
+
+def test_how_refined_was_made_is_in_the_networks_row() -> None:
+    how = concluded(measured(refined=refined(2.95, 3.1, half=3.2))).network.refinement
+    assert how is not None
+    assert (how.steps, how.products, how.passes) == (4, 6, 9.5)
+    assert (how.gain.value, how.half and how.half.value) == pytest.approx((0.3, 0.2))
+    without = concluded(measured(refined=refined(2.95, 3.1))).network.refinement
+    assert without is not None
+    assert without.half is None
+
+
+def test_refined_stands_first_among_the_schedules_and_in_no_yes_k() -> None:
+    found = concluded(measured(refined=refined(2.95, 3.1)))
+    first, *rest = found.schedules
+    assert (first.name, first.targets, first.waypoints, first.blocks) == ("refined", (1, 2, 3), None, ())
+    assert first.held_out.own.value == pytest.approx(first.held_out.bound.value + 0.1)
+    assert rest == list(concluded().schedules)
+    assert found.yes == concluded().yes
+    assert found.search.run == len(found.schedules)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "verdict"), [(0.0, Verdict.YELLOW), (0.29, Verdict.YELLOW), (0.31, Verdict.GREEN)]
+)
+def test_the_verdict_is_that_of_the_tolerance(tolerance: float, verdict: Verdict) -> None:
+    config = dataclasses.replace(CONFIG, tolerance=tolerance)
+    found = conclude(measured(refined=refined(2.95, 3.1)), config, vocabulary=64)
+    assert found.network.held_out.verdict is verdict
+    assert found.layers[-1].held_out.verdict is verdict
+    # Cut networks have no tolerance.
+    assert found.layers[0].held_out.verdict is concluded().layers[0].held_out.verdict
+
+
+def test_a_temperature_gains_on_held_out() -> None:
+    network = concluded(measured(tempered=losses(9.0, 9.0, 3.3))).network
+    assert network.temperature == 1.25
+    assert network.temperature_gain.value == pytest.approx(0.15)
 
 
 def test_a_network_of_one_layer_has_the_networks_row_alone() -> None:
@@ -227,10 +307,10 @@ def test_a_network_of_one_layer_has_the_networks_row_alone() -> None:
     )
     references = ReferenceLosses(PEEL_MAP[-1:], (ran(Schedule((1,)), TRAINED.readout[-1]),), 0, {}, None)
     examined = dataclasses.replace(EXAMINED, digests=("aa",), signs=EXAMINED.signs[:1], slopes=(None,))
-    found = concluded(Measurements(trained, references, examined))
+    found = concluded(Measurements(trained, references, None, examined))
     assert [row.layer for row in found.layers] == [1]
     assert found.network.best_schedule == "final"
-    assert found.layers[0].gap == Estimate(0.0, 0.0, 0.0)
+    assert found.layers[0].depth_gap == Estimate(0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -14,15 +14,17 @@ import torch
 
 from peelaudit.auditing.measure import LEAST_FIT, Measurer, ReferenceLosses, TrainedLosses
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.readout import Readout, Unembedding
 from peelaudit.method.references.peel import deviation
 from peelaudit.method.references.schedules import parse_schedules, staircase
+from peelaudit.method.refinement.refine import Reach, Refiner
 from peelaudit.network.lowbit.constraints import Ternary
-from peelaudit.network.states import StateStore
+from peelaudit.network.states import Rows, StateStore
 from peelaudit.progress import SILENT, Progress
 from peelaudit.settings.audit import AuditConfig
 from tests.auditing.support import calibration_of
 from tests.checkpoints import models
-from tests.method.refinement.support import own_losses
+from tests.method.refinement.support import downstream, own_losses
 from tests.networks import Network
 
 Opener = Callable[..., Network]
@@ -80,9 +82,10 @@ def test_depths_below_the_last_are_read_out_on_part_of_fit_and_on_all_of_the_oth
 @pytest.mark.parametrize("kind", ["own", "lens", "refit"])
 def test_a_rows_readout_is_its_own_setting(kind: str, deep: Network) -> None:
     depths, whole = measurer(deep, depth_readout=kind).trained(), measurer(deep, readout=kind).trained()
-    for trained, fitted in ((depths, (True, True, False)), (whole, (False, False, True))):
-        same = [own is readout for own, readout in zip(trained.own, trained.readout, strict=True)]
-        assert same == [kind == "own" or not changed for changed in fitted]
+    below, last = kind != "own", kind == "refit"  # a lens of the last state is the own head
+    for trained, fitted in ((depths, [below, below, False]), (whole, [False, False, last])):
+        found = [not np.array_equal(own, readout) for own, readout in zip(trained.own, trained.readout, strict=True)]
+        assert found == fitted
 
 
 def test_unigram_losses_are_those_of_counted_tokens(deep: Network) -> None:
@@ -173,17 +176,75 @@ def test_float_references_are_fitted_beside_low_bit_ones_where_they_are_asked_fo
     assert free.float_nodes is None
 
 
-def test_the_examiner_finds_the_losses_that_it_is_not_given(deep: Network) -> None:
-    made = measurer(deep)
+@pytest.mark.parametrize("kind", ["own", "refit"])
+def test_blocks_are_examined_and_refined_under_the_networks_readout(kind: str, deep: Network) -> None:
+    made = measurer(deep, readout=kind)
     trained = made.trained()
-    given, alone = made.examiner(trained).examination(), made.examiner().examination()
-    assert given.own is trained.own[-1]
-    np.testing.assert_array_equal(alone.own, given.own)
+    assert np.array_equal(made.own, trained.own[-1])
+    assert made.examiner().examination().losses is trained.readout[-1]
+    assert made.head.kind == kind
+    everything = slice(0, len(deep.tokens))
+    still = made.refiner.all(Reach(steps=0))
+    np.testing.assert_array_equal(made.refiner.losses(still, everything), trained.readout[-1])
 
 
-@pytest.mark.parametrize(("layers", "what"), [(2, "the trained network cut after layer 1"), (1, "the trained network")])
-def test_a_loss_that_is_not_finite_names_what_it_is_of(layers: int, what: str, network: Opener) -> None:
-    made = models.model("llama", num_hidden_layers=layers)
+@pytest.mark.parametrize("kind", ["own", "refit"])
+def test_refined_is_never_worse_on_select_and_its_losses_are_those_of_its_blocks(kind: str, deep: Network) -> None:
+    made = measurer(deep, readout=kind)
+    trained, rows = made.trained().readout[-1], deep.rows
+    found = made.refined(Reach(products=2), half=True)
+    assert found.refined.layers == (1, LAYERS)
+    assert found.refined.moved
+    predictions = (rows.select.stop - rows.select.start) * (deep.tokens.shape[1] - 1)
+    gain = (trained[rows.select] - found.readout[rows.select]).sum() / predictions
+    assert gain == pytest.approx(found.refined.select_gain)
+    assert gain > 0
+    decoder = deep.decoder
+    for block in made.refiner.blocks(found.refined):
+        decoder = decoder.replacing(block)
+    np.testing.assert_allclose(made.losses_of(decoder, made.head), found.readout[rows.held_out], rtol=1e-9)
+    own = Readout("own", Unembedding.of(deep.decoder))
+    np.testing.assert_allclose(made.losses_of(decoder, own), found.own[rows.held_out], rtol=1e-9)
+    assert (kind == "own") == np.array_equal(found.own, found.readout)
+    assert found.half is not None
+    assert not found.half[: rows.held_out.start].any()
+    assert not np.array_equal(found.half[rows.held_out], found.readout[rows.held_out])
+
+
+def test_half_of_the_text_is_the_first_half_of_fit(deep: Network) -> None:
+    found = measurer(deep).refined(Reach(steps=1), half=True)
+    rows = deep.rows
+    fewer = Network(
+        deep.decoder, deep.tokens, Rows(slice(0, rows.fit.stop // 2), rows.select, rows.held_out), deep.states
+    )
+    refiner = Refiner(downstream(fewer), deep.states, own_losses(deep))
+    expected = refiner.losses(refiner.all(Reach(steps=1)), rows.held_out)
+    assert found.half is not None
+    np.testing.assert_allclose(found.half[rows.held_out], expected, rtol=1e-12)
+
+
+def test_without_the_half_there_is_none_and_its_cost_is_not_counted(deep: Network) -> None:
+    alone, both = (measurer(deep).refined(Reach(steps=1), half=half) for half in (False, True))
+    assert alone.half is None
+    assert alone.passes == both.passes > 0
+
+
+def test_the_cost_of_refined_is_its_own(deep: Network) -> None:
+    """Blocks that were refined alone before it, by the same refiner, aren't in it."""
+    made, before = measurer(deep), measurer(deep).refined(Reach(steps=2), half=False)
+    assert len(list(made.examiner().gaps(made.refiner, Reach(products=2)))) == LAYERS
+    assert made.refined(Reach(steps=2), half=False).passes <= before.passes
+
+
+def test_a_temperature_is_that_of_the_own_head(deep: Network) -> None:
+    trained = measurer(deep, readout="refit").trained()
+    rows = deep.rows
+    assert trained.temperature > 1  # of random logits, none is worth anything
+    assert trained.tempered[rows.select].sum() < trained.own[-1][rows.select].sum()
+
+
+def test_a_loss_that_is_not_finite_names_what_it_is_of(network: Opener) -> None:
+    made = models.model("llama")
     torch.nn.init.constant_(made.lm_head.weight, math.nan)
-    with pytest.raises(NonFiniteResult, match=f"^{what}: the loss is NaN or Inf under the readout 'own'"):
-        measurer(network(made)).trained()
+    with pytest.raises(NonFiniteResult, match=r"^the trained network: the loss is NaN or Inf under the readout 'own'"):
+        measurer(network(made))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -13,14 +14,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 
 import peelaudit
-from peelaudit.auditing.run import audit_config
+from peelaudit.auditing.run import Save, audit_config, held_decoder, prepared
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, UnsupportedCheckpoint
+from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.refinement.files import load_block, load_head
 from peelaudit.network.decoder import Decoder
-from peelaudit.records import AuditReport, Estimate, Outcome, Verdict
+from peelaudit.network.states import StateStore, trained_states
+from peelaudit.network.weights import check_weights
+from peelaudit.records import AuditReport, Estimate, Outcome, ScheduleResult, Verdict
 from peelaudit.records import json as json_export
 from peelaudit.reports.gate import gate
 from peelaudit.reports.pairing import Pairing
@@ -40,6 +46,11 @@ def audited(checkpoint: str = "nanogpt/ckpt.pt", **settings: Any) -> AuditReport
     return peelaudit.audit(FIXTURES / checkpoint, **{**SMALL, **settings})
 
 
+def quick(checkpoint: str = "nanogpt/ckpt.pt", **settings: Any) -> AuditReport:
+    """Without refining, which most of a report doesn't depend on."""
+    return audited(checkpoint, effort="quick", **settings)
+
+
 def without_timings(report: AuditReport) -> str:
     return json_export.export(dataclasses.replace(report, timings=()))
 
@@ -57,7 +68,7 @@ def mean_loss(model: transformers.PreTrainedModel, tokens: torch.Tensor) -> floa
 
 
 def test_all_schedules_of_four_layers_are_the_eight_staircases() -> None:
-    report = audited(schedules=("all",))
+    report = quick(schedules=("all",))
     mappings = {schedule.targets for schedule in report.schedules}
     assert mappings == {
         (1, 2, 3, 4), (1, 2, 4, 4), (1, 3, 3, 4), (2, 2, 3, 4), (1, 4, 4, 4), (2, 2, 4, 4), (3, 3, 3, 4), (4, 4, 4, 4)
@@ -66,7 +77,7 @@ def test_all_schedules_of_four_layers_are_the_eight_staircases() -> None:
 
 
 def test_yes_k_never_rises_on_the_tokens_that_it_is_least_on() -> None:
-    yes = audited(schedules=("all",)).yes
+    yes = quick(schedules=("all",)).yes
     assert [bound.waypoints for bound in yes] == [0, 1, 2, 3]
     for tighter, looser in zip(yes[1:], yes, strict=False):
         assert tighter.fit <= looser.fit
@@ -75,14 +86,14 @@ def test_yes_k_never_rises_on_the_tokens_that_it_is_least_on() -> None:
 
 @pytest.mark.parametrize("solver", ["ridge", "adam", "ridge+adam"])
 def test_direct_gives_the_trained_loss_back(solver: str) -> None:
-    report = audited(schedules=("direct", "final"), solver=solver, readout="own", steps=8)
+    report = quick(schedules=("direct", "final"), solver=solver, readout="own", steps=8)
     direct = next(schedule for schedule in report.schedules if schedule.name == "direct")
     assert direct.held_out.own.value == pytest.approx(report.network.held_out.trained_loss.value, abs=1e-6)
     assert direct.fit.own.value == pytest.approx(report.network.fit.trained_loss.value, abs=1e-6)
 
 
 def test_trained_loss_is_that_of_transformers_on_the_same_tokens() -> None:
-    report = audited("llama")
+    report = quick("llama")
     model = transformers.AutoModelForCausalLM.from_pretrained(FIXTURES / "llama")
     config = AuditConfig(checkpoint=str(FIXTURES / "llama"), **SMALL)
     with open_checkpoint(FIXTURES / "llama") as checkpoint:
@@ -93,7 +104,7 @@ def test_trained_loss_is_that_of_transformers_on_the_same_tokens() -> None:
 
 
 def test_gaps_add_up_in_every_row() -> None:
-    report = audited()
+    report = quick()
     rows = [report.network.fit, report.network.held_out]
     rows += [figures for layer in report.layers for figures in (layer.fit, layer.held_out)]
     for row in rows:
@@ -102,7 +113,8 @@ def test_gaps_add_up_in_every_row() -> None:
         assert row.gap_head.value == pytest.approx(row.trained_loss.value - row.trained_readout_loss.value, abs=1e-9)
 
 
-def test_every_estimate_lies_in_its_interval() -> None:
+@pytest.mark.parametrize("report", [audited, quick])
+def test_every_estimate_lies_in_its_interval(report: Callable[[], AuditReport]) -> None:
     def walk(value: object) -> None:
         if isinstance(value, Estimate):
             assert value.low <= value.value <= value.high
@@ -111,7 +123,7 @@ def test_every_estimate_lies_in_its_interval() -> None:
             for part in parts:
                 walk(part)
 
-    walk(audited())
+    walk(report())
 
 
 def test_rows_agree_with_each_other() -> None:
@@ -121,7 +133,8 @@ def test_rows_agree_with_each_other() -> None:
     assert report.layers[-1].best_schedule == report.network.best_schedule
     names = {schedule.name for schedule in report.schedules}
     for row in report.layers:
-        assert row.gap == row.held_out.gap_layers
+        assert row.depth_gap == row.held_out.gap_layers
+        assert row.gap is not None
         assert row.best_schedule in names
         assert len(row.projection_error) == 4 - row.layer + 1
         assert row.projection_error[0] == Estimate(0.0, 0.0, 0.0)  # the trained block, on its own input
@@ -129,14 +142,14 @@ def test_rows_agree_with_each_other() -> None:
 
 
 def test_the_bound_on_fit_tokens_is_the_least_of_all_schedules() -> None:
-    report = audited(schedules=("all",))
+    report = quick(schedules=("all",))
     assert report.network.fit.bound.value == min(schedule.fit.bound.value for schedule in report.schedules)
     chosen = min(report.schedules, key=lambda schedule: schedule.select.bound.value)
     assert report.network.held_out.bound == chosen.held_out.bound
 
 
 def test_the_same_seed_gives_the_same_report_and_another_one_another() -> None:
-    settings = {**SMALL, "schedules": ("final",), "solver": "ridge+adam", "steps": 5}
+    settings = {**SMALL, "tokens": 1536, "schedules": ("final", "refined"), "solver": "ridge+adam", "steps": 5}
     first, again = (peelaudit.audit(FIXTURES / "nanogpt/ckpt.pt", **settings) for _ in range(2))
     other = peelaudit.audit(FIXTURES / "nanogpt/ckpt.pt", **settings, seed=1)
     assert without_timings(first) == without_timings(again)
@@ -151,12 +164,12 @@ def test_a_real_report_survives_json_and_can_be_drawn() -> None:
 
 
 def test_final_is_always_run_for_it_is_yes0() -> None:
-    report = audited(schedules=("prefix:2",))
+    report = quick(schedules=("prefix:2",))
     assert [schedule.name for schedule in report.schedules] == ["prefix:2", "final"]
 
 
 def test_a_search_runs_the_staircase_that_it_found() -> None:
-    report = audited(schedules=("search:1",))
+    report = quick(schedules=("search:1",))
     found = report.schedules[0]
     assert found.waypoints is not None
     assert len(found.waypoints) == 1
@@ -164,39 +177,39 @@ def test_a_search_runs_the_staircase_that_it_found() -> None:
 
 
 def test_an_explicit_mapping_that_goes_down_is_run() -> None:
-    report = audited(schedules=("4,1,3,4",))
+    report = quick(schedules=("4,1,3,4",))
     assert report.schedules[0].targets == (4, 1, 3, 4)
     assert report.schedules[0].waypoints is None
 
 
 def test_the_own_readout_leaves_no_gap_to_the_head() -> None:
-    report = audited(schedules=("final",), readout="own", depth_readout="own")
+    report = quick(schedules=("final",), readout="own", depth_readout="own")
     for row in report.layers:
         assert row.held_out.gap_head == Estimate(0.0, 0.0, 0.0)
 
 
 def test_readouts_are_never_worse_on_select_than_the_own_head() -> None:
-    report = audited(schedules=("all",))
+    report = quick(schedules=("all",))
     for schedule in report.schedules:
         assert schedule.select.bound.value <= schedule.select.own.value + 1e-9
 
 
 def test_adam_from_random_weights_is_no_trained_network() -> None:
-    report = audited(schedules=("direct",), solver="adam", init="random", steps=4)
+    report = quick(schedules=("direct",), solver="adam", init="random", steps=4)
     direct = report.schedules[0]
     assert direct.held_out.own.value > report.network.held_out.trained_loss.value + 0.1
 
 
 def test_warm_started_adam_projects_no_worse_than_ridge() -> None:
-    ridge = audited(schedules=("final",), solver="ridge").schedules[0]
-    both = audited(schedules=("final",), solver="ridge+adam", steps=20).schedules[0]
+    ridge = quick(schedules=("final",), solver="ridge").schedules[0]
+    both = quick(schedules=("final",), solver="ridge+adam", steps=20).schedules[0]
     assert both.blocks[0].select_error <= ridge.blocks[0].select_error
     assert both.blocks[0].method == "adam"
     assert ridge.blocks[0].select_error <= ridge.blocks[0].trained_error
 
 
 def test_settings_of_the_report_are_the_resolved_ones() -> None:
-    settings = dict(audited().settings)
+    settings = dict(quick().settings)
     assert settings["device"] in ("cpu", "cuda")
     assert settings["dtype"] == "float32"
     assert settings["seq_len"] == 64
@@ -204,21 +217,23 @@ def test_settings_of_the_report_are_the_resolved_ones() -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_other_dtypes_agree_within_their_precision(dtype: str) -> None:
-    reference = audited(schedules=("final",)).network.held_out
-    other = audited(schedules=("final",), dtype=dtype).network.held_out
+    reference = quick(schedules=("final",)).network.held_out
+    other = quick(schedules=("final",), dtype=dtype).network.held_out
     within = 0.1 if dtype == "bfloat16" else 1e-4
     assert other.trained_loss.value == pytest.approx(reference.trained_loss.value, abs=within)
     assert other.yes0.value == pytest.approx(reference.yes0.value, abs=4 * within)
 
 
-def test_an_untrained_network_loses_to_word_counts_and_the_advice_says_so() -> None:
-    report = audited("nanogpt/ckpt-000000.pt")
+def test_an_untrained_network_loses_to_word_counts_and_the_report_says_so() -> None:
+    report = quick("nanogpt/ckpt-000000.pt")
     assert report.network.held_out.trained_loss.value > report.baselines.unigram.value
-    assert "untrained" in report.advice
+    assert report.verdict is Verdict.RED
+    assert report.headline.startswith("broken, untrained, or not made for this tokenizer")
+    assert report.advice.startswith("Check the file before anything else")
 
 
 def test_a_trained_network_beats_the_baselines() -> None:
-    report = audited()
+    report = quick()
     assert report.network.held_out.trained_loss.high < report.baselines.unigram.low < report.baselines.uniform
     assert report.baselines.uniform == pytest.approx(np.log(59))
 
@@ -231,7 +246,7 @@ def test_a_scrambled_block_makes_the_references_win(tmp_path: Path) -> None:
             saved["model"][name] = torch.randn(tensor.shape, generator=generator) * tensor.std() * 3
     torch.save(saved, tmp_path / "ckpt.pt")
     data, meta = FIXTURES / "nanogpt/calibration.txt", FIXTURES / "nanogpt/meta.pkl"
-    report = peelaudit.audit(tmp_path / "ckpt.pt", data, tokenizer=str(meta), **SMALL)
+    report = peelaudit.audit(tmp_path / "ckpt.pt", data, tokenizer=str(meta), effort="quick", **SMALL)
     assert report.network.held_out.verdict in (Verdict.RED, Verdict.YELLOW)
     assert report.network.held_out.gap_layers.low > 0
 
@@ -244,7 +259,14 @@ def test_every_family_is_audited_and_its_loss_is_that_of_transformers(family: st
         checkpoint=str(directory), data=(str(save_tokens(tmp_path)),), tokens=1024, seq_len=24, resamples=100
     )
     report = peelaudit.audit(
-        directory, config.data, tokens=1024, seq_len=24, resamples=100, schedules=("all",), depth_readout="lens"
+        directory,
+        config.data,
+        tokens=1024,
+        seq_len=24,
+        resamples=100,
+        schedules=("all",),
+        depth_readout="lens",
+        effort="quick",
     )
     with open_checkpoint(directory) as checkpoint:
         calibration = load_calibration(config, checkpoint.info)
@@ -258,7 +280,10 @@ def test_any_depth_is_audited(layers: int, tmp_path: Path) -> None:
     directory = models.save(models.model("llama", num_hidden_layers=layers), tmp_path / "model")
     report = peelaudit.audit(directory, save_tokens(tmp_path), tokens=1024, seq_len=16, resamples=100)
     assert len(report.layers) == layers
-    assert len(report.schedules) == 2 ** (layers - 1)
+    assert len(report.schedules) == 2 ** (layers - 1) + 1
+    assert report.schedules[0].name == "refined"
+    assert report.network.refinement is not None
+    assert all(row.gap is not None for row in report.layers)
 
 
 def test_a_state_that_overflows_is_an_error_that_names_the_layer(tmp_path: Path) -> None:
@@ -272,9 +297,9 @@ def test_a_state_that_overflows_is_an_error_that_names_the_layer(tmp_path: Path)
 
 
 def test_too_few_fit_tokens_for_the_unknowns_are_warned_of() -> None:
-    warnings = " ".join(audited(tokens=1536).warnings)
+    warnings = " ".join(quick(tokens=1536).warnings)
     assert "320 unknowns" in warnings
-    assert "unknowns" not in " ".join(audited("llama", tokens=8192, schedules="final", repair="off").warnings)
+    assert "unknowns" not in " ".join(quick("llama", tokens=8192, schedules="final").warnings)
 
 
 def test_a_setting_that_there_is_not_is_refused() -> None:
@@ -306,7 +331,7 @@ def test_schedules_that_do_not_fit_the_depth_are_refused_before_any_work() -> No
 
 
 def test_json_names_are_those_of_the_method() -> None:
-    data = json.loads(json_export.export(audited()))
+    data = json.loads(json_export.export(quick()))
     names = {"trained_loss", "yes0", "bound", "gap_total", "gap_head", "gap_layers", "verdict"}
     for part in (data, *data["layers"]):
         for split in ("fit", "held_out"):
@@ -324,7 +349,7 @@ def test_references_get_no_biases_that_the_checkpoint_is_without() -> None:
 
 
 def test_held_out_sums_are_what_the_figures_were_taken_from() -> None:
-    report = audited()
+    report = quick()
     predictions = np.array(report.held_out_predictions)
     assert (predictions.sum(), len(predictions)) == (
         report.data.held_out.predicted_tokens,
@@ -343,7 +368,7 @@ def test_held_out_sums_are_what_the_figures_were_taken_from() -> None:
 
 
 def test_a_saved_report_draws_the_very_intervals_that_the_audit_drew() -> None:
-    report = audited()
+    report = quick()
     nothing = (0.0,) * len(report.held_out_predictions)
     for row in report.layers:
         zeroed = with_row(report, row.layer, held_out_sums=dataclasses.replace(row.held_out_sums, own=nothing))
@@ -362,39 +387,144 @@ def test_a_blocks_digest_tells_which_block_was_changed(tmp_path: Path) -> None:
             decoder = Decoder(checkpoint, seq_len=8, device=torch.device("cpu"), dtype=torch.float32)
             digests.append([decoder.block(layer).digest() for layer in range(1, 5)])
     assert [a == b for a, b in zip(*digests, strict=True)] == [True, True, False, True]
-    assert digests[0] == [row.weights_sha256 for row in audited().layers]
+    assert digests[0] == [row.weights_sha256 for row in quick().layers]
 
 
 def test_the_rival_is_another_network_and_the_margin_its_distance() -> None:
-    report = audited(schedules=("all",))
+    report = quick(schedules=("all",))
     assert report.network.best_schedule == "direct"  # the trained network itself: its gap is 0 by definition
     assert report.network.rival not in (None, "direct")
-    rival = next(schedule for schedule in report.schedules if schedule.name == report.network.rival)
+    rival = one(report, report.network.rival or "")
     assert report.network.margin is not None
     expected = rival.held_out.bound.value - report.network.held_out.trained_readout_loss.value
     assert report.network.margin.value == pytest.approx(expected, abs=1e-12)
 
 
-def test_repairs_are_measured_where_they_are_asked_for(tmp_path: Path) -> None:
-    plain = audited(schedules=("final",))
-    assert plain.repair is None
-    assert all(row.repair_gap is None for row in plain.layers)
-    config = AuditConfig(
-        checkpoint=str(FIXTURES / "nanogpt/ckpt-000250.pt"), repair="cheap", schedules=("final",), **SMALL
-    )
-    report = audit_config(config, save_repairs=tmp_path / "repairs")
+def test_each_effort_has_its_references_and_gaps() -> None:
+    fast = quick()
+    assert {schedule.name for schedule in fast.schedules} == {"direct", "final"}
+    assert (fast.refinement, fast.network.refinement) == (None, None)
+    assert {len(row.projection_error) for row in fast.layers} == {1, 2}
+    report = audited()
+    assert report.schedules[0].name == "refined"
+    assert len(report.schedules) == 1 + 8
+    assert report.refinement is not None
+    assert len(report.refinement.steps) == len(report.refinement.products) == 4
+    assert report.refinement.passes > 3
+    assert [len(row.projection_error) for row in report.layers] == [4, 3, 2, 1]
+
+
+def test_schedules_that_are_asked_for_leave_gaps_as_they_are() -> None:
+    report = audited(schedules=("final",))
+    assert [schedule.name for schedule in report.schedules] == ["final"]
+    assert report.network.refinement is None
+    assert [row.gap for row in report.layers] == [row.gap for row in audited().layers]
+
+
+def test_the_last_rows_verdict_is_the_networks_and_the_headline_says_it() -> None:
+    for report in (audited(), quick()):
+        assert report.verdict is report.network.held_out.verdict is report.layers[-1].held_out.verdict
+    assert quick().verdict is Verdict.GREY
+    assert quick().headline.startswith("inconclusive: no reference wins, but refined, the strongest, was not run")
+    assert quick().advice.endswith(f"peelaudit run {NANOGPT / 'ckpt.pt'} --schedules refined")
+
+
+def test_refined_is_no_worse_on_select_than_the_trained_network() -> None:
+    for report in (audited(), early()):
+        refined, direct = (one(report, name).select.bound.value for name in ("refined", "direct"))
+        assert refined <= direct
+    assert refined < direct - 0.1
+
+
+def one(report: AuditReport, name: str) -> ScheduleResult:
+    return next(schedule for schedule in report.schedules if schedule.name == name)
+
+
+@cache
+def early() -> AuditReport:
+    """A fixture that was trained a little."""
+    beside = {"data": str(NANOGPT / "calibration.txt"), "tokenizer": str(NANOGPT / "meta.pkl")}
+    return audited("nanogpt/ckpt-000100.pt", tokens=6144, **beside)
+
+
+def test_a_network_that_was_trained_a_little_can_do_better() -> None:
+    report = early()
+    assert report.verdict is Verdict.YELLOW
+    assert report.network.best_schedule == "refined"
+    assert report.network.held_out.gap_layers.low > report_tolerance(report)
+    assert report.headline.startswith("can do better: its layers by ")
+    refinement = report.network.refinement
+    assert refinement is not None
+    assert refinement.gain == report.network.held_out.gap_layers
+    assert refinement.half is not None
+    assert refinement.half.low > 0
+    assert refinement.steps > 0
+    for row in report.layers:
+        assert row.gap is not None
+        assert 0 < row.gap.value < refinement.gain.value
+
+
+def test_one_that_was_trained_to_the_end_is_not_told_to() -> None:
+    report = audited(tokens=6144)
+    assert report.verdict in (Verdict.GREEN, Verdict.GREY)
+    assert report.network.refinement is not None
+    assert report.network.refinement.half is not None
+    assert report.headline.startswith(("effective: ", "inconclusive: the gap of its layers"))
+
+
+def report_tolerance(report: AuditReport) -> float:
+    return float(dict(report.settings)["tolerance"])  # type: ignore[arg-type]
+
+
+def test_a_refined_network_is_saved_with_its_head_and_has_the_reported_loss(tmp_path: Path) -> None:
+    folder = tmp_path / "refined"
+    config = AuditConfig(checkpoint=str(NANOGPT / "ckpt-000250.pt"), schedules=("refined",), effort="quick", **SMALL)
+    report = audit_config(config, save=Save(refined=folder))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "head.safetensors", *(f"layer-{layer:03}.safetensors" for layer in range(1, 5))
+    ]  # fmt: skip
+    with prepared(config) as audit:
+        decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
+        for layer in range(1, 5):
+            block = load_block(folder, decoder, layer)
+            assert block.digest() != decoder.block(layer).digest()
+            decoder = decoder.replacing(block)
+        head = load_head(folder, decoder, Readout("refit", Unembedding.of(decoder)))
+        tokens = torch.from_numpy(audit.calibration.held_out.tokens)
+        final = trained_states(decoder, tokens, StateStore())[-1]
+        everything = torch.arange(len(tokens))
+        losses = head.losses(final, tokens, everything, "as saved").sum() / report.data.held_out.predicted_tokens
+        own = Readout("own", Unembedding.of(decoder)).losses(final, tokens, everything, "as saved").sum()
+    found = one(report, "refined").held_out
+    assert found.bound.value == pytest.approx(losses, rel=1e-6)
+    assert found.own.value == pytest.approx(own / report.data.held_out.predicted_tokens, rel=1e-6)
+    assert found.bound.value < report.network.held_out.trained_readout_loss.value - 0.05
+
+
+def test_without_refined_there_is_none_to_save(tmp_path: Path) -> None:
+    config = AuditConfig(checkpoint=str(NANOGPT / "ckpt.pt"), effort="quick", **SMALL)
+    audit_config(config, save=Save(refined=tmp_path / "refined", repairs=tmp_path / "repairs"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repairs_are_saved_with_the_gaps_that_are_reported(tmp_path: Path) -> None:
+    config = AuditConfig(checkpoint=str(NANOGPT / "ckpt-000250.pt"), schedules=("final",), **SMALL)
+    report = audit_config(config, save=Save(repairs=tmp_path / "repairs"))
     assert json_export.parse_report(json_export.export(report)) == report
-    assert report.repair is not None
-    assert report.repair.steps == (1, 1, 1, 1)
-    assert report.repair.passes > 3
-    assert all(row.repair_gap is not None and row.repair_gap.low > 0 for row in report.layers)
-    assert len(list((tmp_path / "repairs").glob("layer-*.safetensors"))) == 4
-    assert "repaired" in report.advice
+    assert any(row.gap is not None and row.gap.low > 0 for row in report.layers)
+    for row in report.layers:
+        with safe_open(tmp_path / f"repairs/layer-{row.layer:03}.safetensors", framework="pt") as file:
+            assert row.gap is not None
+            assert float(file.metadata()["gap"]) == pytest.approx(row.gap.value)
+            assert file.metadata()["layer"] == str(row.layer)
+    assert len(list((tmp_path / "repairs").iterdir())) == 4
 
 
 def test_a_fit_that_the_tokens_do_not_determine_reaches_the_report() -> None:
     """64 fit tokens can't determine the 320 unknowns of each output of the fixture's MLP."""
-    report = peelaudit.audit(NANOGPT / "ckpt.pt", tokens=128, seq_len=16, schedules=("final", "direct"), resamples=100)
+    report = peelaudit.audit(
+        NANOGPT / "ckpt.pt", tokens=128, seq_len=16, schedules=("final", "direct"), resamples=100, effort="quick"
+    )
     fits = [fit for schedule in report.schedules for fit in schedule.blocks if fit.rank is not None]
     assert fits
     for fit in fits:
@@ -403,7 +533,7 @@ def test_a_fit_that_the_tokens_do_not_determine_reaches_the_report() -> None:
         assert fit.condition is not None
         assert fit.condition >= 1
     assert any("undetermined" in warning for warning in report.warnings)
-    assert not any("undetermined" in warning for warning in audited().warnings)
+    assert not any("undetermined" in warning for warning in quick().warnings)
 
 
 class Told:
@@ -452,7 +582,7 @@ def test_what_else_a_run_needs_is_looked_for_before_the_checkpoint_is_opened(
 
 
 def test_the_influence_of_every_block_is_in_the_report_and_a_gate_may_limit_it() -> None:
-    report = audited()
+    report = quick()
     for row in report.layers:
         assert row.influence is not None
         assert 0 <= row.influence.low <= row.influence.value <= row.influence.high <= 2

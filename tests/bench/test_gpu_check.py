@@ -115,11 +115,13 @@ def every_case(models: dict[str, Path]) -> list[parts.Case]:
     return list(parts.cases(models, NANOGPT / "ckpt.pt"))
 
 
-def test_there_is_a_part_for_every_solver_readout_set_and_repair(models: dict[str, Path]) -> None:
+def test_there_is_a_part_for_every_solver_readout_set_and_refinement(models: dict[str, Path]) -> None:
     names = " ".join(case.name for case in every_case(models))
     for word in ("ridge,", "adam,", "ridge+adam", "own", "refit", "lens", "binary", "ternary", "int4", "slopes"):
         assert word in names
-    assert {"repair cheap", "repair thorough"} <= {case.name.partition(",")[0] for case in every_case(models)}
+    assert {"gaps by a step", "gaps by curvature", "refined", "temperature"} <= {
+        case.name.partition(",")[0] for case in every_case(models)
+    }
 
 
 @pytest.mark.parametrize("name", ["states, gpt2", "ridge, ternary", "readout lens, llama", "slopes, llama"])
@@ -259,7 +261,7 @@ def test_without_time_every_row_is_there_and_skipped(capsys: pytest.CaptureFixtu
     assert gpu_check.main(["--device", "cpu", "--budget", "0"]) == 0
     assert torch.get_num_threads() == threads
     out = capsys.readouterr().out
-    for words in ("float32 without TF32", "repair thorough", "audit of llama-binary", "real model", "26 layers"):
+    for words in ("float32 without TF32", "gaps by curvature", "audit of llama-binary", "real model", "26 layers"):
         assert words in out
     assert "0 passed, 0 failed, " in out
 

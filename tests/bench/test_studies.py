@@ -60,10 +60,10 @@ def test_the_table_holds_what_the_reports_say(out: Path) -> None:
     assert len({line.count(" | ") for line in written}) == 1
 
 
-def test_all_eight_staircases_are_run(out: Path) -> None:
+def test_all_eight_staircases_and_refined_are_run(out: Path) -> None:
     for folder in checkpoints(RUN, TINY, out).values():
         report = read_report(folder.with_name(f"{folder.name}.json"))
-        assert len(report.schedules) == 8
+        assert len(report.schedules) == 9
 
 
 def test_the_audit_knows_the_bits_without_being_told(out: Path) -> None:

@@ -6,7 +6,8 @@ import dataclasses
 import sys
 import time
 import types
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from peelaudit.cli import main
 from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, NothingToAudit, UnreadableCheckpoint
@@ -14,10 +15,18 @@ from peelaudit.records import AuditReport, Estimate
 from peelaudit.settings.audit import AuditConfig
 from tests.factories import make_report
 
+
+class Save(NamedTuple):
+    """Where the real one would write blocks."""
+
+    repairs: Path | None = None
+    refined: Path | None = None
+
+
 HOSTILE = "no file \x1b[31m[bold]x"
 
 
-def audit_config(config: AuditConfig, *, progress: Any, save_repairs: Any = None) -> AuditReport:
+def audit_config(config: AuditConfig, *, progress: Any, save: Save) -> AuditReport:
     """What `MODE` (the first argument) says."""
     progress.stage("fit", 10)
     progress.advance(3)
@@ -60,6 +69,6 @@ MODE = ""
 if __name__ == "__main__":
     MODE = sys.argv[1]
     stub = types.ModuleType("peelaudit.auditing.run")
-    stub.audit_config = audit_config  # type: ignore[attr-defined]
+    stub.audit_config, stub.Save = audit_config, Save  # type: ignore[attr-defined]
     sys.modules["peelaudit.auditing.run"] = stub
     sys.exit(main(sys.argv[2:]))

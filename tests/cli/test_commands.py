@@ -54,14 +54,21 @@ def test_all_mistakes_at_once() -> None:
 def test_nothing_but_the_table_on_stdout() -> None:
     done = stubbed("ok", "run", "ckpt.pt", env={"COLUMNS": "100"})
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("peelaudit 0.1.0, all losses and gaps in nats/token\n\ncheckpoint   ckpt.pt\n")
+    assert done.stdout.startswith("ckpt.pt, step 2,000\n4 layers × 128 wide")
+    assert done.stdout.endswith("\n! 2 warnings (--full)\n")
     assert "\x1b" not in done.stdout
+
+
+def test_in_full_the_page_is_followed_by_the_rest() -> None:
+    page, full = (stubbed("ok", "run", "ckpt.pt", *flags).stdout for flags in ((), ("--full",)))
+    assert full.startswith(page.removesuffix("! 2 warnings (--full)\n"))
+    assert "\nThe peel profile, " in full
 
 
 def test_ascii_terminal() -> None:
     done = stubbed("ok", "run", "ckpt.pt", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert done.returncode == 0
-    assert "red x ineffective" in done.stdout
+    assert "\nx red, can do better" in done.stdout
 
 
 def test_json_on_stdout_and_warnings_on_stderr() -> None:
@@ -85,7 +92,7 @@ def test_one_target_that_fails_keeps_no_other_back(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "/dev/full can't be written: No space left" in done.stderr
     assert (tmp_path / "b.csv").read_text().startswith("checkpoint,")
-    assert done.stdout.startswith("peelaudit")
+    assert done.stdout.startswith("c, step 2,000\n")
 
 
 def test_targets_are_checked_before_the_audit(tmp_path: Path) -> None:

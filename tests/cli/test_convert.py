@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from peelaudit.records import SCHEMA_VERSION
 from peelaudit.records.json import export
 from tests.cli.support import call, real
 from tests.factories import make_report
@@ -32,7 +33,7 @@ def test_one_report_in_every_format_at_once(saved: Path) -> None:
     assert (saved / "a.html").read_text().startswith("<!DOCTYPE html>")
     assert ET.parse(saved / "b.xml").getroot().tag == "testsuites"
     assert (saved / "f.json").read_text() == (saved / "0.json").read_text()
-    assert (saved / "g.out").read_text().startswith("::warning ")
+    assert (saved / "g.out").read_text().startswith("::error ")
     assert all((saved / name).exists() for name in ("c.md", "d.csv", "e.txt"))
 
 
@@ -48,8 +49,17 @@ def test_several_reports_are_one_series(saved: Path) -> None:
 def test_a_table_is_what_is_shown_without_a_format(saved: Path) -> None:
     done = real("convert", "0.json", "1.json", cwd=saved)
     assert done.returncode == 0
-    assert done.stdout.count("all losses and gaps in nats/token") == 2
+    assert done.stdout.count("\nNext: ") == 2
+    assert "\nThe peel profile" not in done.stdout
     assert "The YES cloud over 2 checkpoints" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_text_file_is_in_full_and_stdout_where_that_is_asked_for(saved: Path) -> None:
+    done = real("convert", "0.json", "-f", "table", "--full", "-o", "a.txt", cwd=saved)
+    assert done.returncode == 0
+    for text in (done.stdout, (saved / "a.txt").read_text()):
+        assert text.count("\nThe peel profile") == 1
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
@@ -92,4 +102,4 @@ def test_torch_stays_away(tmp_path: Path) -> None:
 def test_what_it_writes_is_the_same_every_time(saved: Path) -> None:
     first, second = (real("convert", "0.json", "1.json", "-f", "html", cwd=saved).stdout for _ in range(2))
     assert first == second
-    assert json.loads(first.split('id="report-1">')[1].split("</script>")[0])["schema_version"] == 1
+    assert json.loads(first.split('id="report-1">')[1].split("</script>")[0])["schema_version"] == SCHEMA_VERSION

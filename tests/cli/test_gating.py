@@ -21,6 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from peelaudit.cli import main
+from peelaudit.records import SCHEMA_VERSION
 from peelaudit.records.json import export
 from tests.cli import stub as cli_stub
 from tests.cli.support import environ, real, stubbed
@@ -50,7 +51,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = export(base)
     (folder / "nan.json").write_text(text.replace(f'"value": {GAP!r}', '"value": NaN'))
     (folder / "infinite.json").write_text(text.replace(f'"value": {GAP!r}', '"value": 1e999'))
-    (folder / "old.json").write_text(text.replace('"schema_version": 1', '"schema_version": 0'))
+    (folder / "old.json").write_text(text.replace('"schema_version": 2', '"schema_version": 1'))
     (folder / "none.json").write_text("{}")
     return folder
 
@@ -70,7 +71,7 @@ def command(saved: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     for variable in [name for name in os.environ if name.startswith("PEELAUDIT_")]:
         monkeypatch.delenv(variable)
     audit = types.ModuleType("peelaudit.auditing.run")
-    audit.audit_config = cli_stub.audit_config  # type: ignore[attr-defined]
+    audit.audit_config, audit.Save = cli_stub.audit_config, cli_stub.Save  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "peelaudit.auditing.run", audit)
 
     def call(*arguments: str, mode: str = "ok", cwd: Path = saved) -> Done:
@@ -108,7 +109,7 @@ def command(saved: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         ("check tokens.json --baseline base.json --fail-regression gap=1", 2, "calibration tokens"),
         (f"check nan.json --fail-over {PASSES}", 3, "it holds NaN"),
         (f"check infinite.json --fail-over {PASSES}", 3, "finite numbers only"),
-        (f"check old.json --fail-over {PASSES}", 3, "schema_version is 0"),
+        (f"check old.json --fail-over {PASSES}", 3, "schema_version is 1"),
         (f"check none.json --fail-over {PASSES}", 3, "not a report of peelaudit"),
         (f"check short.json --fail-over {PASSES}", 3, "don't fit its held-out clusters"),
         (f"check nowhere.json --fail-over {PASSES}", 3, "nowhere.json can't be read"),
@@ -166,8 +167,8 @@ def test_exit_codes_of_a_run(mode: str, arguments: str, code: int, words: str, c
 
 def test_the_table_ends_with_the_gate_and_other_formats_are_left_alone(command: Command) -> None:
     table = command("run", "ckpt.pt", "--fail-over", FAILS).out
-    assert table.startswith("peelaudit 0.1.0")
-    assert "Advice:" in table[: table.index("The gate")]
+    assert table.startswith("ckpt.pt, step ")
+    assert "Next: " in table[: table.index("The gate")]
     assert "✗ failed gap_layers=0.01" in table
     assert "The gate" not in command("run", "ckpt.pt").out
     assert json.loads(command("run", "ckpt.pt", "-f", "json", "--fail-over", FAILS).out)
@@ -176,7 +177,7 @@ def test_the_table_ends_with_the_gate_and_other_formats_are_left_alone(command: 
 def test_a_rule_that_fits_no_row_loses_no_report(command: Command, tmp_path: Path) -> None:
     done = command("run", "ckpt.pt", "--fail-over", "layer[7].gap=1", "-o", str(tmp_path / "r.json"))
     assert done.code == 2
-    assert json.loads((tmp_path / "r.json").read_text())["schema_version"] == 1
+    assert json.loads((tmp_path / "r.json").read_text())["schema_version"] == SCHEMA_VERSION
 
 
 def test_a_baseline_of_other_settings_is_found_before_the_audit(command: Command) -> None:
@@ -186,10 +187,10 @@ def test_a_baseline_of_other_settings_is_found_before_the_audit(command: Command
     assert "seed is 0 in the base, 4 in the new" in done.err
 
 
-def test_a_rule_about_repairs_without_any_is_found_before_the_audit(command: Command) -> None:
-    done = command("run", "c", "--fail-over", "layer.repair_gap=1", mode="bug")
+def test_a_rule_about_gaps_without_any_is_found_before_the_audit(command: Command) -> None:
+    done = command("run", "c", "--effort", "quick", "--fail-over", "layer.gap=1", mode="bug")
     assert (done.code, done.out) == (2, "")
-    assert "a rule is about layer.repair_gap: that needs --repair" in done.err
+    assert "a rule is about layer.gap: that needs --effort default or thorough" in done.err
 
 
 def test_the_file_demands_and_excuses(command: Command, saved: Path, tmp_path: Path) -> None:

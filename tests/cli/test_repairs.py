@@ -1,4 +1,4 @@
-"""`--repair` and `--save-repairs` on the command line."""
+"""`--effort`, `--save-repairs` and `--save-refined` on the command line."""
 
 from __future__ import annotations
 
@@ -11,30 +11,35 @@ from peelaudit.cli import main
 from tests.places import NANOGPT
 
 CHECKPOINT = str(NANOGPT / "ckpt-000250.pt")
-SMALL = ["--tokens", "3072", "--seq-len", "64", "--resamples", "200", "--schedules", "final", "-q"]
+SMALL = ["--tokens", "3072", "--seq-len", "64", "--resamples", "200", "-q"]
 
 
-def test_saving_repairs_needs_some(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["run", CHECKPOINT, "--save-repairs", str(tmp_path / "x")]) == 2
-    assert "--save-repairs needs --repair" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--save-repairs", "--save-refined"])
+def test_saving_blocks_needs_some(flag: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["run", CHECKPOINT, "--effort", "quick", flag, str(tmp_path / "x")]) == 2
+    assert f"{flag} needs --effort default or thorough" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
-def test_an_unknown_repair_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", CHECKPOINT, "--repair", "magic"]) == 2
-    assert "--repair is 'magic': expected off | cheap | thorough" in capsys.readouterr().err
+def test_an_unknown_effort_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", CHECKPOINT, "--effort", "magic"]) == 2
+    assert "effort is 'magic': expected quick | default | thorough" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_ends_in_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = str(tmp_path / "file" / "x")
-    assert main(["run", CHECKPOINT, "--repair", "cheap", "--save-repairs", folder, *SMALL]) == 3
+    assert main(["run", CHECKPOINT, "--schedules", "final", "--save-repairs", folder, *SMALL]) == 3
     assert "can't be written" in capsys.readouterr().err
 
 
 def test_a_run_writes_what_it_reports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["run", CHECKPOINT, "--repair", "cheap", "--save-repairs", str(tmp_path), "-f", "json", *SMALL]) == 0
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    wish = ["--schedules", "refined", "--save-repairs", str(alone), "--save-refined", str(together), "-f", "json"]
+    assert main(["run", CHECKPOINT, *wish, *SMALL]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["repair"]["mode"] == "cheap"
-    assert [row["repair_gap"]["value"] > 0 for row in report["layers"]] == [True] * 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"layer-00{layer}.safetensors" for layer in range(1, 5)]
+    assert [row["gap"]["value"] > 0 for row in report["layers"]] == [True] * 4
+    assert report["network_refinement"]["steps"] > 0
+    blocks = [f"layer-00{layer}.safetensors" for layer in range(1, 5)]
+    assert sorted(path.name for path in alone.iterdir()) == blocks
+    assert sorted(path.name for path in together.iterdir()) == ["head.safetensors", *blocks]

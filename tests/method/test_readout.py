@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.readout import ReadoutFactory, token_losses
+from peelaudit.method.readout import Readout, ReadoutFactory, Unembedding, token_losses
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import Rows, StateStore, TokenRows, trained_states
 from tests.places import FIXTURES
@@ -21,14 +22,26 @@ ROWS = Rows(slice(0, 24), slice(24, 32), slice(32, 44))
 
 
 @pytest.fixture(scope="module")
-def peeled() -> tuple[Decoder, TokenRows, tuple[Tensor, ...]]:
-    """The Llama fixture over 44 sequences that it writes itself: text that it knows."""
+def peeled() -> Iterator[tuple[Decoder, TokenRows, tuple[Tensor, ...]]]:
+    """The Llama fixture over 44 sequences of random tokens."""
     with open_checkpoint(FIXTURES / "llama") as checkpoint:
         decoder = Decoder(checkpoint, seq_len=32, device=torch.device("cpu"), dtype=torch.float32)
         torch.manual_seed(0)
         tokens = torch.randint(0, decoder.vocabulary, (44, 32))
         data = TokenRows(tokens, ROWS)
-        return decoder, data, trained_states(decoder, tokens, StateStore())
+        yield decoder, data, trained_states(decoder, tokens, StateStore())
+
+
+@pytest.fixture(scope="module")
+def drawn(peeled: tuple) -> tuple[Decoder, TokenRows, tuple[Tensor, ...]]:
+    """The same over text that the fixture writes token by token, from its own probabilities."""
+    decoder, data, _ = peeled
+    tokens, generator = data.tokens.clone(), torch.Generator().manual_seed(0)
+    for position in range(1, tokens.shape[1]):
+        final = trained_states(decoder, tokens, StateStore())[-1][:, position - 1]
+        chances = Unembedding.of(decoder).logits(final).softmax(dim=-1)
+        tokens[:, position] = torch.multinomial(chances, 1, generator=generator)[:, 0]
+    return decoder, TokenRows(tokens, ROWS), trained_states(decoder, tokens, StateStore())
 
 
 def select_loss(factory: ReadoutFactory, kind: str, state: Tensor, data: TokenRows) -> float:
@@ -116,3 +129,84 @@ def test_a_soft_cap_bounds_the_logits(peeled: tuple) -> None:
     capped = replace(unembedding, softcap=2.0).logits(states[-1])
     assert float(capped.abs().max()) <= 2.0
     torch.testing.assert_close(capped, 2.0 * torch.tanh(unembedding.logits(states[-1]) / 2.0))
+
+
+def test_a_scaled_head_has_scaled_logits(peeled: tuple) -> None:
+    decoder, data, states = peeled
+    own = ReadoutFactory(decoder, data, states[-1], seed=0).own.unembedding
+    biased = replace(own, bias=torch.ones(len(own.weight)))
+    for one in (own, biased):
+        torch.testing.assert_close(one.scaled(2.5).logits(states[-1]), 2.5 * one.logits(states[-1]))
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.7, 3.0])
+def test_logits_that_were_scaled_want_the_temperature_that_undoes_it(factor: float, drawn: tuple) -> None:
+    """Tokens drawn from the network's own probabilities want 1."""
+    decoder, data, states = drawn
+    plain = ReadoutFactory(decoder, data, states[-1], seed=0)
+    factory = ReadoutFactory(decoder, data, states[-1], seed=0)
+    factory.own = replace(plain.own, unembedding=plain.own.unembedding.scaled(factor))
+    once, _ = plain.tempered(states[-1], "a test")
+    temperature, head = factory.tempered(states[-1], "a test")
+    assert once == pytest.approx(1, rel=0.1)
+    assert temperature == pytest.approx(factor * once, rel=0.02)
+    expected = factory.own.unembedding.logits(states[-1]) / temperature
+    torch.testing.assert_close(head.unembedding.logits(states[-1]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_temperature_is_chosen_on_select(peeled: tuple) -> None:
+    decoder, data, states = peeled
+    changed = data.tokens.clone()
+    changed[:24], changed[32:] = 0, 0
+    found = [
+        ReadoutFactory(decoder, TokenRows(tokens, ROWS), states[-1], seed=0).tempered(states[-1], "a test")[0]
+        for tokens in (data.tokens, changed)
+    ]
+    assert found[0] == found[1] > 1  # random tokens want flat logits
+
+
+@pytest.mark.parametrize("kind", ["own", "lens"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_a_curvature_product_is_the_change_of_the_gradient_of_expected_losses(kind: str, softcap: float | None) -> None:
+    """J'(diag p - pp')J v from the whole Jacobian, and the loss's slope from differences."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    norm = torch.nn.RMSNorm(6, dtype=torch.float64)
+    readout = Readout(
+        "own",
+        Unembedding(norm, draw(9, 6), draw(9), softcap),
+        None if kind == "own" else (0.3 * draw(6, 6), draw(6)),
+    )
+    state, tangent, tokens = draw(2, 4, 6), draw(2, 4, 6), torch.randint(0, 9, (2, 4), generator=generator)
+
+    def logits(hidden: Tensor) -> Tensor:
+        moved = hidden if readout.map is None else hidden + hidden @ readout.map[0] + readout.map[1]
+        return readout.unembedding.logits(moved)
+
+    product, slope = readout.curvature(state, tangent, tokens)
+    expected = torch.zeros_like(state)
+    for sequence in range(2):
+        for position in range(3):
+            jacobian = torch.autograd.functional.jacobian(logits, state[sequence, position])
+            p = jacobian.new_tensor(logits(state[sequence, position]).softmax(dim=-1).tolist())
+            inner = torch.diag(p) - torch.outer(p, p)
+            expected[sequence, position] = jacobian.T @ inner @ jacobian @ tangent[sequence, position]
+    torch.testing.assert_close(product, expected)
+    step, every = 1e-6, torch.arange(2)
+    up, low = (readout.losses(state + e * tangent, tokens, every, "a test").sum() for e in (step, -step))
+    assert slope == pytest.approx((up - low) / (2 * step), rel=1e-6)
+    gradient = readout.gradient(state, tokens)
+    assert slope == pytest.approx(float((gradient * tangent).sum()), rel=1e-9)
+
+
+def test_curvature_leaves_what_it_is_given(peeled: tuple) -> None:
+    decoder, data, states = peeled
+    own = ReadoutFactory(decoder, data, states[-1], seed=0).own
+    state, tangent = states[-1][:2].clone(), torch.ones_like(states[-1][:2])
+    own.curvature(state, tangent, data.tokens[:2])
+    assert torch.equal(state, states[-1][:2])
+    assert torch.equal(tangent, torch.ones_like(tangent))
+    assert not state.requires_grad

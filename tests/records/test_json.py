@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peelaudit.errors import NonFiniteResult, ReportError
-from peelaudit.records import AuditReport, BaselineLosses, CheckpointInfo, Estimate
+from peelaudit.records import SCHEMA_VERSION, AuditReport, BaselineLosses, CheckpointInfo, Estimate
 from peelaudit.records.json import checkpoint_json, export, parse_report, read_report, schema, schema_json
 from peelaudit.records.shapes import shape_of
 from tests.factories import make_checkpoint, make_report
@@ -42,7 +42,7 @@ FEW = {
     for name, hint in typing.get_type_hints(AuditReport).items()
     if name in ("layers", "schedules", "yes", "warnings")
 }
-REPORTS = st.builds(AuditReport, schema_version=st.just(1), **SPECIAL, **FEW)
+REPORTS = st.builds(AuditReport, schema_version=st.just(SCHEMA_VERSION), **SPECIAL, **FEW)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -105,7 +105,7 @@ def test_schema_is_published_whole() -> None:
     objects = [part for part in published["$defs"].values() if part.get("type") == "object"]
     assert len(objects) > 10
     assert all(part["additionalProperties"] is False and part["description"] for part in objects)
-    assert published["$defs"]["AuditReport"]["properties"]["schema_version"] == {"const": 1}
+    assert published["$defs"]["AuditReport"]["properties"]["schema_version"] == {"const": SCHEMA_VERSION}
 
 
 def set_at(data: Any, *path: Any) -> None:
@@ -116,7 +116,8 @@ def set_at(data: Any, *path: Any) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Any], object], str]] = {
-    "newer version": (lambda d: set_at(d, "schema_version", 2), "schema_version is 2"),
+    "newer version": (lambda d: set_at(d, "schema_version", 3), "schema_version is 3: this peelaudit reads 2$"),
+    "earlier version": (lambda d: set_at(d, "schema_version", 1), "schema_version is 1: .* audit the checkpoint again"),
     "version as a flag": (lambda d: d.update(schema_version=True), "schema_version is True"),
     "no version": (lambda d: d.pop("schema_version"), "no schema_version"),
     "missing": (lambda d: d["layers"][1].pop("gap"), r"layers\[1\]\.gap is missing"),
@@ -136,16 +137,14 @@ DAMAGE: dict[str, tuple[Callable[[Any], object], str]] = {
 def test_a_report_from_before_a_field_was_added_is_read_with_its_default() -> None:
     report = make_report()
     data = json.loads(export(report))
-    for key in ("low_bit", "repair"):
-        assert data.pop(key) is None
+    assert data.pop("low_bit") is None
+    del data["network_refinement"]
     for row in data["layers"]:
-        del row["repair_gap"]
+        del row["influence"]
         for split in ("fit", "held_out"):
             del row[split]["float_bound"], row[split]["distortion"]
     read = parse_report(json.dumps(data))
-    assert read == dataclasses.replace(
-        report, layers=tuple(dataclasses.replace(r, repair_gap=None) for r in read.layers)
-    )
+    assert read == dataclasses.replace(report, network=dataclasses.replace(report.network, refinement=None))
     assert export(parse_report(export(read))) == export(read)
 
 
@@ -168,7 +167,7 @@ def test_reader_refuses_damage(name: str) -> None:
         ('{"schema_version": 1, "schema_version": 1}', "twice"),
         ('{"schema_version": ' + "1" * 5000 + "}", "not JSON"),
         ("\ufeff{}", "not JSON"),
-        ('{"schema_version": 1}', "missing"),
+        ('{"schema_version": 2}', "missing"),
     ],
 )
 def test_reader_refuses_what_is_no_report(text: str, message: str) -> None:
@@ -205,3 +204,9 @@ def test_tensors_only_where_asked_for() -> None:
 def test_an_annotation_without_a_shape_is_a_programming_error() -> None:
     with pytest.raises(TypeError, match="no JSON shape"):
         shape_of(set[int])
+
+
+def test_both_kinds_of_refinement_are_written() -> None:
+    data = json.loads(export(make_report()))
+    assert "gain" in data["network_refinement"]
+    assert "named" in data["refinement"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peelaudit.errors import ConfigError, IncomparableReports, NonFiniteResult, ReportError
-from peelaudit.records import AuditReport, Estimate, GateCheck, LayerSigns, Outcome, RepairInfo, Symptom, Verdict
+from peelaudit.records import AuditReport, Estimate, GateCheck, LayerRefinement, LayerSigns, Outcome, Symptom, Verdict
 from peelaudit.reports.gate import GateResult, gate, suppression_notes
 from peelaudit.settings.gate import GatePolicy, Suppression
 from peelaudit.settings.rules import NAMED, parse_rule, parse_selector
@@ -82,11 +82,13 @@ def test_rows_are_selected() -> None:
     assert result.checks[-1].figure == REPORT.layers[-1].gap
 
 
-def test_repair_gaps_are_limited_where_there_are_any() -> None:
-    with pytest.raises(ConfigError, match=r"'layer.repair_gap=0.1' needs an audit with --repair cheap or thorough"):
-        gated(REPORT, policy("layer.repair_gap=0.1"))
-    layers = tuple(dataclasses.replace(row, repair_gap=make_estimate(row.layer / 10, 0.01)) for row in REPORT.layers)
-    result = gated(dataclasses.replace(REPORT, layers=layers), policy("layer.repair_gap=0.25"))
+def test_layers_own_gaps_are_limited_where_there_are_any() -> None:
+    quick = dataclasses.replace(REPORT, layers=tuple(dataclasses.replace(row, gap=None) for row in REPORT.layers))
+    with pytest.raises(ConfigError, match=r"'layer.gap=0.1' needs an audit with --effort default or thorough"):
+        gated(quick, policy("layer.gap=0.1"))
+    assert only(gated(quick, policy("layer[4].depth_gap=9"))).figure == REPORT.layers[3].depth_gap
+    layers = tuple(dataclasses.replace(row, gap=make_estimate(row.layer / 10, 0.01)) for row in REPORT.layers)
+    result = gated(dataclasses.replace(REPORT, layers=layers), policy("layer.gap=0.25"))
     assert [(check.layer, check.outcome) for check in result.checks] == [
         (3, Outcome.FAILED),
         (4, Outcome.FAILED),
@@ -112,7 +114,9 @@ def test_a_rule_that_matches_no_row_is_no_pass(rule: str) -> None:
         Estimate(5.0, 0.0, 0.1),  # outside its own interval
     ],
 )
-@pytest.mark.parametrize("demands", [policy("gap_layers=9"), policy("layer.gap=9"), policy(fail_on=(Verdict.RED,))])
+@pytest.mark.parametrize(
+    "demands", [policy("gap_layers=9"), policy("layer.gap_layers=9"), policy(fail_on=(Verdict.RED,))]
+)
 def test_what_is_not_finite_is_an_error(figure: Estimate, demands: GatePolicy) -> None:
     with pytest.raises(NonFiniteResult, match="gap_layers of"):
         gated(with_figure(REPORT, 4, "gap_layers", figure), demands)
@@ -134,8 +138,7 @@ def grey(over_yes0: float, gap_low: float, spread: float = 0.0) -> AuditReport:
         (judged(REPORT, 4, Verdict.YELLOW), "passed", "failed", "passed"),
         (judged(REPORT, 4, Verdict.RED), "failed", "failed", "passed"),
         (grey(-0.2, -0.1), "passed", "inconclusive", "failed"),  # below YES-0 for sure, YES* is open
-        (grey(0.01, 0.01, spread=0.3), "inconclusive", "failed", "failed"),  # above YES* for sure, YES-0 is open
-        (grey(0.01, -0.1, spread=0.3), "inconclusive", "inconclusive", "failed"),
+        (grey(0.01, -0.1, spread=0.3), "inconclusive", "inconclusive", "failed"),  # both are open
     ],
 )
 def test_verdicts(report: AuditReport, red: str, yellow: str, grey_outcome: str) -> None:
@@ -145,22 +148,45 @@ def test_verdicts(report: AuditReport, red: str, yellow: str, grey_outcome: str)
         assert (check.figure, check.limit, check.metric) == (None, None, "verdict")
 
 
+def test_a_verdict_that_fails_is_told_with_the_headline() -> None:
+    report = dataclasses.replace(judged(REPORT, 4, Verdict.YELLOW), headline="can do better: the gap of layer 2")
+    check = only(gated(report, policy(fail_on=(Verdict.YELLOW,))))
+    words = "The network is yellow on held-out tokens, which yellow forbids: can do better: the gap of layer 2."
+    assert check.reason == words
+
+
+def test_a_network_is_grey_for_its_interval_or_for_the_reference_that_was_not_run() -> None:
+    straddling = only(gated(grey(-0.2, -0.1), policy(fail_on=(Verdict.YELLOW,))))
+    assert straddling.reason.endswith("its intervals don't tell whether it is yellow or worse.")
+    report = grey(-0.2, -0.1)
+    report = dataclasses.replace(report, network=dataclasses.replace(report.network, refinement=None))
+    unrun = only(gated(report, policy(fail_on=(Verdict.YELLOW,))))
+    assert unrun.outcome is Outcome.INCONCLUSIVE
+    assert unrun.reason.endswith("the reference refined wasn't run, which would tell whether it is yellow or worse.")
+    assert only(gated(report, policy(fail_on=(Verdict.RED,)))).outcome is Outcome.PASSED
+
+
 def test_a_layer_that_is_named_fails() -> None:
     signs, gap = LayerSigns(1.0, 1.0, 99.0), make_estimate(0.3, 0.01)
     slopes = dict.fromkeys(("scale_slope", "bulk_slope"), gap)
-    layers = [dataclasses.replace(row, signs=signs, repair_gap=gap, **slopes) for row in REPORT.layers]
+    layers = [dataclasses.replace(row, signs=signs, gap=gap, **slopes) for row in REPORT.layers]
     healthy = dataclasses.replace(REPORT, layers=tuple(layers))
     demands = policy(fail_on=(NAMED,))
     check = only(gated(healthy, demands))
     assert (check.layer, check.outcome, check.reason) == (None, Outcome.PASSED, "No layer is named.")
     layers[1] = dataclasses.replace(layers[1], symptoms=(Symptom.NOISY, Symptom.MLP_SILENT))
-    repair = RepairInfo("cheap", (1,) * len(layers), 5.0, (4,))
-    result = gated(dataclasses.replace(healthy, layers=tuple(layers), repair=repair), demands)
+    refinement = LayerRefinement((1,) * len(layers), (0,) * len(layers), 5.0, (4,))
+    result = gated(dataclasses.replace(healthy, layers=tuple(layers), refinement=refinement), demands)
     assert result.failed
     assert [(check.layer, check.rule, check.metric, check.reason) for check in result.checks] == [
         (2, "named", "named", "Layer 2 is named: noisy and MLP silent."),
-        (4, "named", "named", "Layer 4 is named: its repair gap stands out."),
+        (4, "named", "named", "Layer 4 is named: its gap stands out."),
     ]
+    unsure = dataclasses.replace(refinement, named=(), judged=False)
+    check = only(gated(dataclasses.replace(healthy, refinement=unsure), demands))
+    assert check.reason == "No layer is named for its looks or its slopes; by their gaps none can be told here."
+    check = only(gated(dataclasses.replace(healthy, refinement=None), demands))
+    assert check.reason == "No layer is named for its looks or its slopes; none was refined alone."
     layers[:2] = [healthy.layers[0], dataclasses.replace(healthy.layers[1], bulk_slope=None)]
     check = only(gated(dataclasses.replace(healthy, layers=tuple(layers)), demands))
     assert (check.outcome, check.reason) == (
@@ -168,7 +194,7 @@ def test_a_layer_that_is_named_fails() -> None:
         "No layer is named, but layer 2 has no slopes.",
     )
     with pytest.raises(ReportError, match="name a layer that it doesn't have"):
-        gated(dataclasses.replace(healthy, repair=dataclasses.replace(repair, named=(9,))), demands)
+        gated(dataclasses.replace(healthy, refinement=dataclasses.replace(refinement, named=(9,))), demands)
     with pytest.raises(ConfigError, match="'named' needs a report that looked at the layers"):
         gated(
             dataclasses.replace(REPORT, layers=tuple(dataclasses.replace(row, signs=None) for row in REPORT.layers)),
@@ -232,12 +258,16 @@ def test_a_regression_is_never_passed_over() -> None:
     with pytest.raises(IncomparableReports):
         gated(REPORT, demands, with_settings(REPORT, seed=5))
     with pytest.raises(ConfigError, match="can't be applied to layer 4"):
-        gated(REPORT, policy(regressions=("layer[4].gap=0.1",)), dataclasses.replace(REPORT, layers=REPORT.layers[:3]))
+        gated(
+            REPORT,
+            policy(regressions=("layer[4].gap_layers=0.1",)),
+            dataclasses.replace(REPORT, layers=REPORT.layers[:3]),
+        )
     own = {"readout": "own"}
     base, short = (with_row(report, len(report.layers), **own) for report in (REPORT, trimmed(REPORT)))
     short = with_row(short, 3, **own)
     with pytest.raises(ConfigError, match="can't be applied to layer 4"):
-        gated(short, policy(regressions=("layer.gap=0.1",)), with_row(base, 3, **own))
+        gated(short, policy(regressions=("layer.gap_layers=0.1",)), with_row(base, 3, **own))
     with pytest.raises(NonFiniteResult, match="the limit"):
         gated(REPORT, policy(regressions=("trained_loss=1e308%",)), enormous(REPORT))
     base = with_figure(REPORT, 4, "trained_loss", Estimate(math.nan, math.nan, math.nan))
@@ -282,6 +312,18 @@ def test_suppressions_excuse_what_is_inconclusive_too_but_leave_passes_alone() -
         (Outcome.PASSED, None),
     ]
     assert not result.failed
+
+
+def test_a_gap_that_is_excused_is_the_networks_or_a_layers_own() -> None:
+    rules = ("gap_layers=-9", "layer[2-3].gap=-9", "layer[2].depth_gap=-9", "layer[2].gap_layers=-9")
+
+    def excused(**changes: Any) -> list[tuple[int | None, str]]:
+        result = gated(REPORT, policy(*rules, suppressions=(excuse(metric="gap", **changes),)))
+        return [(check.layer, check.metric) for check in result.checks if check.outcome is Outcome.SUPPRESSED]
+
+    assert excused() == [(None, "gap_layers"), (2, "gap"), (3, "gap")]
+    assert excused(layers=parse_selector("2")) == [(2, "gap")]
+    assert excused(rule="gap_layers=-9") == [(None, "gap_layers")]
 
 
 def test_an_expired_suppression_does_not_count() -> None:

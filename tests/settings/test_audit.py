@@ -41,7 +41,7 @@ def test_the_public_names_are_the_settings_own() -> None:
 
 
 def test_the_least_of_every_number_are_those_that_make_sense() -> None:
-    assert NUMBERS == {"tokens": 1, "seq_len": 2, "steps": 1, "seed": 0, "resamples": 100}
+    assert NUMBERS == {"tokens": 1, "seq_len": 2, "steps": 1, "tolerance": 0, "seed": 0, "resamples": 100}
 
 
 @pytest.mark.parametrize(("name", "least"), NUMBERS.items())

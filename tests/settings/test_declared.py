@@ -16,7 +16,7 @@ from peelaudit.settings import GATE_SETTINGS, SETTINGS, resolve, resolve_gate
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.declared import Group, Setting, declared, in_groups, out_of_range, setting
 from peelaudit.settings.gate import GatePolicy
-from peelaudit.settings.kinds import PATH, TEXT, WHOLE
+from peelaudit.settings.kinds import NUMBER, PATH, TEXT, WHOLE
 
 COMMANDS = ("run", "batch", "selftest", "check", "compare")
 ALL = (*SETTINGS.values(), *GATE_SETTINGS.values())
@@ -37,7 +37,11 @@ def other(one: Setting) -> str:
     """A value of the setting that isn't its default."""
     if one.choices:
         return next(choice for choice in one.choices if choice != one.default)
-    return OTHERS[one.name] if one.name in OTHERS else {WHOLE: "123", TEXT: "other", PATH: "/other"}[one.kind]
+    return (
+        OTHERS[one.name]
+        if one.name in OTHERS
+        else {WHOLE: "123", NUMBER: "0.25", TEXT: "other", PATH: "/other"}[one.kind]
+    )
 
 
 def read(one: Setting, folder: Path, environ: dict[str, str], flags: dict[str, Any]) -> object:
@@ -69,7 +73,7 @@ def test_a_setting_is_read_from_flag_file_and_variable(one: Setting, tmp_path: P
     assert expected != one.default
     assert read(one, tmp_path, {}, {one.name: other(one)}) == expected
     assert read(one, tmp_path, {one.variable: other(one)}, {}) == expected
-    value = {"123": "123", "on": "true"}.get(other(one), f'"{other(one)}"')
+    value = {"123": "123", "0.25": "0.25", "on": "true"}.get(other(one), f'"{other(one)}"')
     table = "[gate]\n" if one.name in GATE_SETTINGS else ""
     (tmp_path / "peelaudit.toml").write_text(f"{table}{one.key} = {value}\n")
     assert read(one, tmp_path, {}, {}) == expected
@@ -92,7 +96,7 @@ def test_each_command_has_the_flags_of_its_groups(helps: dict[str, dict[str, str
         "batch": audit | gate,
         "selftest": audit,
         "check": gate,
-        "compare": {"--fail-regression", "--on-inconclusive"},
+        "compare": {"--fail-regression", "--on-inconclusive", "--tolerance"},  # its own, of what has changed
     }
 
 

@@ -175,4 +175,4 @@ def test_layers_of_a_suppression(layer: str, tmp_path: Path) -> None:
     (suppression,) = policy(tmp_path).suppressions
     assert suppression.layers is not None
     assert 2 in suppression.layers
-    assert suppression.metric == "gap_layers"
+    assert suppression.metric == "gap"

@@ -21,10 +21,11 @@ def covered(selector: str, layers: int = 12) -> list[int]:
         ("gap_total=1e-3", "gap_total", None, 1e-3),
         ("gap_head=-0.1", "gap_head", None, -0.1),
         ("trained_loss=3", "trained_loss", None, 3.0),
-        ("layer.gap=0.02", "gap_layers", [1, 2, 3, 4], 0.02),
+        ("layer.gap=0.02", "gap", [1, 2, 3, 4], 0.02),
         ("layer[*].redundancy=0.9", "redundancy", [1, 2, 3, 4], 0.9),
-        ("layer.repair_gap=0.1", "repair_gap", [1, 2, 3, 4], 0.1),
-        ("layer[2].gap=0.02", "gap_layers", [2], 0.02),
+        ("layer.depth_gap=0.1", "depth_gap", [1, 2, 3, 4], 0.1),
+        ("layer[2].gap=0.02", "gap", [2], 0.02),
+        ("layer[2].gap_layers=0.02", "gap_layers", [2], 0.02),
         ("layer[1-2,4].trained_loss=2", "trained_loss", [1, 2, 4], 2.0),
     ],
 )
@@ -78,6 +79,13 @@ def test_what_is_no_rule(text: str, words: str) -> None:
 def test_what_is_no_regression_rule(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_rule(text, regression=True)
+
+
+def test_a_layers_own_gap_is_not_compared_with_a_baseline() -> None:
+    with pytest.raises(ConfigError, match="can't be paired with the baseline's: limit gap_layers"):
+        parse_rule("layer[2].gap=0.1", regression=True)
+    assert parse_rule("layer[2].gap_layers=0.1", regression=True).metric == "gap_layers"
+    assert parse_rule("gap=0.1", regression=True).metric == "gap_layers"
 
 
 def test_selectors() -> None:

@@ -10,18 +10,30 @@ from peelaudit.records import (
     BaselineLosses,
     DataInfo,
     Estimate,
+    LayerRefinement,
     LayerRow,
     LowBit,
     NetworkRow,
-    RepairInfo,
     ScheduleResult,
     SplitFigures,
     Symptom,
     Verdict,
 )
+from peelaudit.settings.audit import AuditConfig
 
-__all__ = ["TOKENS_PER_UNKNOWN", "advise", "bits_warnings", "calibration_warnings", "rank_warnings", "read_layer"]
+__all__ = [
+    "OVERCONFIDENT",
+    "TOKENS_PER_UNKNOWN",
+    "advise",
+    "bits_warnings",
+    "calibration_warnings",
+    "numbered",
+    "rank_warnings",
+    "read_layer",
+]
 
+OVERCONFIDENT = 1.05
+"""A temperature from which on a network is called over-confident, where it gains."""
 TOKENS_PER_UNKNOWN = 10
 """Fit tokens that a block's closed form wants for each unknown of an output."""
 
@@ -86,34 +98,37 @@ def read_layer(
 def advise(
     network: NetworkRow,
     baselines: BaselineLosses,
-    best: ScheduleResult,
-    layers: Sequence[LayerRow] = (),
-    repair: RepairInfo | None = None,
+    layers: Sequence[LayerRow],
+    refinement: LayerRefinement | None,
+    config: AuditConfig,
 ) -> str:
-    """What to make of the audit, in plain words.
+    """What to do next, in plain words; the last of them are a command or an experiment. The report has the figures.
 
     Args:
-        network: the network's row.
+        network: the network's row, with its verdict.
         baselines: what needs no model.
-        best: the schedule behind the held-out bound.
         layers: all of its layers' rows.
-        repair: how blocks were repaired, if they were.
+        refinement: how blocks were refined alone, if they were.
+        config: the settings of the audit.
     """
-    looks, on_repair = _on_looks(layers), "" if repair is None else _on_repair(repair, layers)
-    told = f" {on_repair}" if repair is not None and repair.named else ""
-    trained, uniform, unigram = network.held_out.trained_loss, baselines.uniform, baselines.unigram
-    if trained.low > uniform:
+    checkpoint, trained = config.checkpoint, network.held_out.trained_loss
+    if trained.low > baselines.uniform:
         return (
-            f"This checkpoint is broken or untrained, or not made for this tokenizer: its loss of {trained.value:.2f} "
-            f"is worse than guessing all tokens alike ({uniform:.2f}). Check the file before anything else."
-            f"{looks}{told}"
+            "Check the file before anything else: whether it is complete, its tokenizer its own, and its weights those "
+            f"that were saved. Then: peelaudit inspect {checkpoint} --tensors"
         )
-    if trained.low > unigram.high:
+    looks = _on_looks(layers)
+    named = [] if refinement is None else list(refinement.named)
+    if trained.low > baselines.unigram.high:
         return (
-            f"The network predicts this text worse ({trained.value:.2f}) than token frequencies alone do "
-            f"({unigram.value:.2f}): it is untrained, damaged, or the tokenizer or text isn't its own.{looks}{told}"
+            "It is untrained or damaged, or the tokenizer or the text isn't its own."
+            f"{looks} Audit it on a text that it must know: peelaudit run {checkpoint} --data TEXT"
         )
-    return " ".join(filter(None, (_on_layers(network, best) + looks, *_on_head(network), on_repair)))
+    if looks or named:
+        if named:
+            looks += f" Look at {numbered(named)}: what refining alone gains there stands out."
+        return " ".join((looks.strip(), "What repairs it can be had:", _run(config, "--save-repairs DIR")))
+    return " ".join((*_on_growth(network, config), *_on_head(network), *_last(network, refinement, config)))
 
 
 def _on_looks(layers: Sequence[LayerRow]) -> str:
@@ -124,84 +139,87 @@ def _on_looks(layers: Sequence[LayerRow]) -> str:
         if found and len(found) == len(layers):
             words.append(f" All layers: {says}.")
         elif found:
-            numbers = ", ".join(map(str, found[:_MOST_LISTED])) + (" and more" if len(found) > _MOST_LISTED else "")
-            words.append(f" Look at layer{'s' if len(found) > 1 else ''} {numbers}: {says}.")
+            words.append(f" Look at {numbered(found)}: {says}.")
     return "".join(words)
 
 
-def _on_repair(repair: RepairInfo, layers: Sequence[LayerRow]) -> str:
-    """Which layers' gaps to look at, at most three, or that none stands out; those with a symptom were told of."""
-    gaps = {row.layer: row.repair_gap for row in layers if row.repair_gap is not None and not row.symptoms}
-    rest = [gap.value for layer, gap in gaps.items() if layer not in repair.named]
-    if not rest:
-        return ""
-    if not repair.named:
-        none = "None of the others" if len(gaps) < len(layers) else "No layer"
-        if all(gap.low <= RESOLUTION for gap in gaps.values()):
-            return f"{none} gains anything by its repair alone that this text can tell."
-        gains = f"repaired alone, they gain {min(rest):.4f} to {max(rest):.4f} nats/token"
-        if not repair.judged:
-            return (
-                f"{gains.capitalize()}; that tells no layer from another where low-bit blocks take one step "
-                "(--repair thorough may tell), or where little text is held out."
-            )
-        return f"{none} stands out: {gains}."
-    words = " and ".join(f"layer {layer}, whose repair alone gains {_nats(gaps[layer])}" for layer in repair.named)
-    return f"Look at {words}; that of the others gains {min(rest):.4f} to {max(rest):.4f}."
+def numbered(layers: Sequence[int]) -> str:
+    """`layer 3`, or `layers 3, 7`, of many the first few."""
+    more = " and more" if len(layers) > _MOST_LISTED else ""
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers[:_MOST_LISTED]))}{more}"
 
 
-def _on_layers(network: NetworkRow, best: ScheduleResult) -> str:
-    figures, gap = network.held_out, network.held_out.gap_layers
-    match figures.verdict:
-        case Verdict.RED:
-            over_yes0 = figures.trained_readout_loss.value - figures.yes0.value
-            return (
-                "Train on, or look for what stopped training: blocks that were each fitted alone to the last state "
-                f"beat the trained ones by {over_yes0:.4f} nats/token on held-out text, the head held equal."
-            )
-        case Verdict.YELLOW:
-            return (
-                f"The layers could do {_nats(gap)} better on held-out text, the head held equal: the reference "
-                f"{best.name} does. It leaves the trained blocks at layer {_departure(best.targets)}."
-            )
-        case Verdict.GREEN:
-            return f"No reference that was run beats the trained layers on held-out text{_margin(network)}."
-        case Verdict.GREY if gap.low > RESOLUTION:
-            return (
-                f"The layers could do {_nats(gap)} better on held-out text, the head held equal: the reference "
-                f"{best.name} does. Whether they even lose to YES-0, this text can't tell; more would."
-            )
-        case Verdict.GREY:
-            return (
-                f"The held-out text can't tell whether the layers fall short: their gap is {gap.value:+.4f} "
-                f"nats/token, anywhere in {_interval(gap)}. More text would tell."
-            )
-
-
-def _margin(network: NetworkRow) -> str:
-    """How far behind the nearest reference is that isn't the trained network itself."""
-    if network.margin is None:
-        return ""
-    return f"; the nearest, {network.rival}, is {_nats(network.margin)} behind"
+def _on_growth(network: NetworkRow, config: AuditConfig) -> Iterator[str]:
+    """Whether more text would find more."""
+    refinement, tolerance = network.refinement, config.tolerance
+    if refinement is None or refinement.half is None:
+        return
+    gain, half = refinement.gain, refinement.half
+    if gain.low > tolerance and gain.value > 1.1 * half.value:
+        yield "With more text refining would gain more."
 
 
 def _on_head(network: NetworkRow) -> Iterator[str]:
     head = network.held_out.gap_head
-    if head.low > RESOLUTION:
-        name = "A refitted head" if network.readout == "refit" else f"The readout {network.readout}"
+    if network.temperature_gain.low > RESOLUTION and network.temperature >= OVERCONFIDENT:
         yield (
-            f"{name} alone gains {_nats(head)}: that is the head, or a text unlike that of training, not the layers."
+            f"Its logits want a temperature of {network.temperature:.2f}: it is over-fitted, or the text is unlike "
+            "that of training."
         )
+    elif head.low > RESOLUTION:
+        name = "A refitted head" if network.readout == "refit" else f"The readout {network.readout}"
+        yield f"{name} alone gains: that is the head, or a text unlike that of training, not the layers."
     elif head.high < -RESOLUTION:
         yield (
-            f"The readout {network.readout} loses {-head.value:.4f} nats/token against the own head on held-out text: "
-            "there was too little text to fit it; compare with --readout own."
+            f"The readout {network.readout} loses against the own head on held-out text: there was too little text to "
+            "fit it; compare with --readout own."
         )
 
 
-def _departure(targets: Sequence[int]) -> int:
-    """The first layer that isn't fitted to its own output; the last where all are."""
-    return next((layer for layer, target in enumerate(targets, 1) if target != layer), len(targets))
+def _last(network: NetworkRow, refinement: LayerRefinement | None, config: AuditConfig) -> Iterator[str]:
+    """The command or the experiment that the advice ends with."""
+    match network.held_out.verdict:
+        case Verdict.RED:
+            yield (
+                "Look for what stopped its training (learning rate, data, a frozen layer), train on, and audit the "
+                f"next checkpoint beside this one: peelaudit batch {config.checkpoint} NEXT"
+            )
+        case Verdict.YELLOW if (missing := _untold(refinement, config)) is not None:
+            yield f"Whether one layer is at fault, it takes more to tell: {_run(config, missing)}"
+        case Verdict.YELLOW if network.held_out.gap_head.low > config.tolerance:
+            yield (
+                "No layer stands out. First rule out the text, with one of its training, and then train it on: "
+                f"peelaudit run {config.checkpoint} --data TEXT"
+            )
+        case Verdict.YELLOW:
+            yield (
+                "No layer stands out: train it on, longer or at a higher rate, or audit it on text of its training: "
+                f"peelaudit run {config.checkpoint} --data TEXT"
+            )
+        case Verdict.GREEN if network.held_out.gap_head.low > config.tolerance:
+            yield f"Its layers leave nothing to do that this text shows. More text is a harder test: {_more(config)}"
+        case Verdict.GREEN:
+            yield f"Nothing to do that this text shows. More text is a harder test: {_more(config)}"
+        case Verdict.GREY if network.refinement is None:
+            yield f"The strongest reference was left out: {_run(config, '--schedules refined')}"
+        case Verdict.GREY:
+            yield f"More text narrows the interval: {_more(config)}"
+
+
+def _untold(refinement: LayerRefinement | None, config: AuditConfig) -> str | None:
+    """The flags that it takes to tell one layer's gap from another's; None where that was done."""
+    if refinement is None:
+        return "--effort default"
+    return None if refinement.judged else f"--effort thorough --tokens {4 * config.tokens}"
+
+
+def _more(config: AuditConfig) -> str:
+    return _run(config, f"--tokens {4 * config.tokens}")
+
+
+def _run(config: AuditConfig, flags: str) -> str:
+    data = "".join(f" --data {path}" for path in config.data)
+    return f"peelaudit run {config.checkpoint}{data} {flags}"
 
 
 def _nats(gap: Estimate) -> str:

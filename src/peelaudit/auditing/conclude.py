@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from peelaudit.auditing.advice import advise, read_layer
-from peelaudit.auditing.measure import Measurements, ReferenceLosses, ScheduleLosses, TrainedLosses
+from peelaudit.auditing.headline import judge
+from peelaudit.auditing.measure import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.naming import Naming, name_layers
-from peelaudit.method.references.schedules import staircase
+from peelaudit.method.references.schedules import REFINED, staircase
 from peelaudit.method.statistics.bounds import Reference, best, figures, paper_verdict, yes_bounds
 from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.records import (
@@ -20,6 +21,7 @@ from peelaudit.records import (
     Estimate,
     LayerRow,
     NetworkRow,
+    Refinement,
     ScheduleBounds,
     ScheduleResult,
     ScheduleSearch,
@@ -43,6 +45,7 @@ class Findings:
     schedules: tuple[ScheduleResult, ...]
     yes: tuple[YesBound, ...]
     search: ScheduleSearch
+    headline: str
     advice: str
     naming: Naming
 
@@ -55,10 +58,15 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     """
     trained, references = measured.trained, measured.references
     n_layers = len(trained.own)
-    naming = name_layers(measured.examined, config.repair)
+    naming = name_layers(measured.examined)
     network, sums = _network(measured, config)
     schedules = tuple(_schedule(trained, result) for result in references.schedules)
+    if measured.refined is not None:
+        schedules = (_refined_schedule(trained, measured.refined), *schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), trained.panel.estimate(trained.unigram, "held_out"))
+    over_unigram = trained.panel.estimate(trained.own[-1] - trained.unigram, "held_out")
+    verdict, headline = judge(network, baselines, over_unigram, naming, config.tolerance)
+    network = replace(network, held_out=replace(network.held_out, verdict=verdict))
     chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
     whole = _Cut(network.readout, network.fit, network.held_out, chosen.name, chosen.targets[-1], sums)
     cuts = (*(_cut(measured, config, depth) for depth in range(1, n_layers)), whole)
@@ -75,7 +83,8 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
             [result.readout for result in references.schedules],
         ),
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), references.searched, len(schedules)),
-        advice=advise(network, baselines, chosen, rows, naming.repair),
+        headline=headline,
+        advice=advise(network, baselines, rows, naming.refinement, config),
         naming=naming,
     )
 
@@ -85,12 +94,15 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
     panel, n_layers = measured.trained.panel, len(measured.trained.own)
     own, trained = measured.trained.own[-1], measured.trained.readout[-1]
     references = [Reference(r.schedule.name, r.schedule.targets, r.readout) for r in measured.references.schedules]
-    yes0 = next(reference for reference in references if reference.targets == (n_layers,) * n_layers)
-    on_select, on_fit = best(panel, references, "select"), best(panel, references, "fit")
-    floats = _float_references(measured.references, n_layers)
+    on_fit = best(panel, references, "fit")  # the paper's figures: of peeled references alone
     others = [reference for reference in references if not np.array_equal(reference.losses, trained)]
+    if (refined := measured.refined) is not None:
+        references.append(Reference(REFINED, tuple(range(1, n_layers + 1)), refined.readout))
+    yes0 = next(reference for reference in references if reference.targets == (n_layers,) * n_layers)
+    on_select = best(panel, references, "select")
+    floats = _float_references(measured.references, n_layers)
     rival = best(panel, others, "select") if others else None
-    of = partial(figures, panel, own=own, trained=trained, yes0=yes0.losses)
+    of = partial(figures, panel, own=own, trained=trained, yes0=yes0.losses, tolerance=config.tolerance)
     row = NetworkRow(
         readout=config.readout,
         fit=of(split="fit", bound=on_fit.losses, float_bound=_least(panel, floats, "fit")),
@@ -100,8 +112,23 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
         paper_verdict=paper_verdict(*(panel.mean(losses, "fit") for losses in (own, yes0.losses, on_fit.losses))),
         rival=rival.name if rival else None,
         margin=panel.estimate(rival.losses - trained, "held_out") if rival else None,
+        temperature=measured.trained.temperature,
+        temperature_gain=panel.estimate(own - measured.trained.tempered, "held_out"),
+        refinement=None if refined is None else _refinement(panel, trained, refined),
+        estimated_gain=None if measured.estimated is None else panel.estimate(measured.estimated, "held_out"),
     )
     return row, _sums(panel, own=own, trained=trained, yes0=yes0.losses, bound=on_select.losses)
+
+
+def _refinement(panel: Panel, trained: Losses, refined: RefinedLosses) -> Refinement:
+    return Refinement(
+        steps=refined.refined.steps,
+        products=refined.refined.products,
+        passes=refined.passes,
+        gain=panel.estimate(trained - refined.readout, "held_out"),
+        half=None if refined.half is None else panel.estimate(trained - refined.half, "held_out"),
+        held=refined.held,
+    )
 
 
 def _sums(panel: Panel, *, own: Losses, trained: Losses, yes0: Losses, bound: Losses) -> ClusterSums:
@@ -172,7 +199,8 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
         readout=cut.readout,
         fit=cut.fit,
         held_out=cut.held_out,
-        gap=cut.held_out.gap_layers,
+        gap=naming.gaps[depth - 1],
+        depth_gap=cut.held_out.gap_layers,
         best_schedule=cut.best_schedule,
         best_target=cut.best_target,
         redundancy=redundancy,
@@ -180,7 +208,6 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
         reading=read_layer(depth, cut.held_out, cut.best_schedule, cut.best_target, redundancy, looks, slopes),
         held_out_sums=cut.sums,
         weights_sha256=measured.examined.digests[depth - 1],
-        repair_gap=naming.repair_gaps[depth - 1],
         scale_slope=slopes.get(Symptom.MISSCALED),
         bulk_slope=slopes.get(Symptom.NOISY),
         influence=_ratio(
@@ -217,3 +244,13 @@ def _schedule(trained: TrainedLosses, result: ScheduleLosses) -> ScheduleResult:
         for split in ("fit", "select", "held_out")
     )
     return ScheduleResult(schedule.name, schedule.targets, schedule.waypoints, fit, select, held_out, result.blocks)
+
+
+def _refined_schedule(trained: TrainedLosses, refined: RefinedLosses) -> ScheduleResult:
+    """The reference that knows the labels, as a schedule: its targets are the blocks' own states, corrected."""
+    panel = trained.panel
+    fit, select, held_out = (
+        ScheduleBounds(panel.estimate(refined.own, split), panel.estimate(refined.readout, split))
+        for split in ("fit", "select", "held_out")
+    )
+    return ScheduleResult(REFINED, tuple(range(1, len(trained.own) + 1)), None, fit, select, held_out, ())

@@ -20,19 +20,20 @@ from torch import Tensor
 
 from peelaudit.calibration import Calibration
 from peelaudit.method.diagnosis.examine import Examination, Examiner
-from peelaudit.method.readout import ReadoutFactory
+from peelaudit.method.readout import Readout, ReadoutFactory
 from peelaudit.method.references.peel import Peeler, ProjectionRow, deviation, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 from peelaudit.method.references.solvers import SolverSettings
 from peelaudit.method.refinement.downstream import Downstream
+from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import StateStore, TokenRows, trained_states
+from peelaudit.network.states import Rows, StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import BlockFit
 from peelaudit.settings.audit import AuditConfig, ReadoutKind
 
-__all__ = ["Measurements", "Measurer", "ReferenceLosses", "ScheduleLosses", "TrainedLosses"]
+__all__ = ["Measurements", "Measurer", "ReferenceLosses", "RefinedLosses", "ScheduleLosses", "TrainedLosses"]
 
 LEAST_FIT = 8
 """Sequences of *fit* on which the depths below the last are read out at least; half as many as *select* has otherwise.
@@ -62,6 +63,8 @@ class TrainedLosses:
         readout: [L] the same under the depths' readout, the last under the network's.
         deviations: [L] ‖h_k - mean(h_k)‖² of each held-out sequence.
         unigram: on `panel`, the losses of guessing by the fit tokens' frequencies.
+        temperature: that the own head's logits want.
+        tempered: on `panel`, the losses under the own head with it.
     """
 
     panel: Panel
@@ -70,6 +73,30 @@ class TrainedLosses:
     readout: tuple[Losses, ...]
     deviations: tuple[Losses, ...]
     unigram: Losses
+    temperature: float
+    tempered: Losses
+
+
+@dataclass(frozen=True, slots=True)
+class RefinedLosses:
+    """The reference `refined`.
+
+    Attributes:
+        own: on the whole panel, its losses under the own head.
+        readout: the same under the network's readout.
+        half: on the panel, zero but for *held-out*, its losses under that readout if half of *fit* is used; None where
+            that wasn't asked for.
+        refined: how its blocks were moved.
+        passes: the cost, in forward passes.
+        held: whether its weights were held to low-bit sets.
+    """
+
+    own: Losses
+    readout: Losses
+    half: Losses | None
+    refined: Refined
+    passes: float
+    held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +125,10 @@ class Measurements:
 
     trained: TrainedLosses
     references: ReferenceLosses
+    refined: RefinedLosses | None
     examined: Examination
+    estimated: Losses | None = None
+    """On the panel, zero but for *held-out*: what refining all blocks is estimated to gain."""
 
 
 class Measurer:
@@ -136,6 +166,40 @@ class Measurer:
         self._depth_panel = draw(fit_sequences=max(LEAST_FIT, len(calibration.select.clusters) // 2))
         self._states = trained_states(decoder, self._data.tokens, store, progress=progress)
         self._readouts = ReadoutFactory(decoder, self._data, self._states[-1], seed=config.seed)
+        self._head = self._readouts.fit(config.readout, self._states[-1], "the trained network")
+        self._down = Downstream(decoder, self._data, self._head, store)
+        self._base = self._read(self._head, self._states[-1], "the trained network")
+        self.refiner = Refiner(self._down, self._states, self._base)
+
+    @property
+    def own(self) -> Losses:
+        """[sequences] the network's losses in nats, under its own head."""
+        return self._read(self._readouts.own, self._states[-1], "the trained network")
+
+    @property
+    def panel(self) -> Panel:
+        """The sequences of the network's losses: all."""
+        return self._panel
+
+    @property
+    def rows(self) -> Rows:
+        """Which sequences belong to which split."""
+        return self._data.rows
+
+    def losses_of(self, decoder: Decoder, head: Readout) -> Losses:
+        """[sequences] nats of *held-out* of another network of the same shape.
+
+        Raises:
+            NonFiniteResult: a state or a loss became NaN or Inf.
+        """
+        tokens = self._data.tokens[self._data.rows.held_out]
+        final = trained_states(decoder, tokens, self._store)[-1]
+        return head.losses(final, tokens, torch.arange(len(final)), "the reference refined, as saved")
+
+    @property
+    def head(self) -> Readout:
+        """The readout of the network and of its references, as fitted to the trained states."""
+        return self._head
 
     def trained(self) -> TrainedLosses:
         """The trained states' losses at every depth, under the own head and under the row's readout."""
@@ -146,8 +210,12 @@ class Measurer:
             kind, panel = self._at(depth)
             what = f"the trained network cut after layer {depth}" if depth < n_layers else "the trained network"
             own.append(self._losses("own", self._states[depth], panel, what))
-            readout.append(own[-1] if kind == "own" else self._losses(kind, self._states[depth], panel, what))
+            if depth == n_layers:
+                readout.append(self._base)
+            else:
+                readout.append(own[-1] if kind == "own" else self._losses(kind, self._states[depth], panel, what))
             self._progress.advance()
+        temperature, tempered = self._readouts.tempered(self._states[-1], "the trained network")
         return TrainedLosses(
             panel=self._panel,
             depth_panel=self._depth_panel,
@@ -155,7 +223,47 @@ class Measurer:
             readout=tuple(readout),
             deviations=tuple(deviation(state, rows.held_out) for state in self._states[1:]),
             unigram=_unigram(self._data.tokens, rows.fit, self._decoder.vocabulary),
+            temperature=temperature,
+            tempered=self._read(tempered, self._states[-1], "the trained network"),
         )
+
+    def refined(self, reach: Reach, *, half: bool) -> RefinedLosses:
+        """The reference that knows the labels.
+
+        Args:
+            reach: how far its blocks are moved.
+            half: whether to make another one with the first half of the fit tokens.
+        """
+        before, rows = self.refiner.passes, self._data.rows
+        refined = self.refiner.all(reach, progress=self._progress)
+        final = self.refiner.final(refined, slice(0, len(self._data.tokens))) if refined.moved else self._states[-1]
+        passes = self.refiner.passes - before
+        return RefinedLosses(
+            own=self._read(self._readouts.own, final, "the reference refined"),
+            readout=self._read(self._head, final, "the reference refined"),
+            half=self._refined_by_half(reach, rows) if half and rows.fit.stop > 1 else None,
+            refined=refined,
+            passes=passes,
+            held=self._decoder.low_bit,
+        )
+
+    def estimated(self) -> Losses | None:
+        """On the panel, zero but for *held-out*: what a step of all blocks is estimated to gain, see `Refiner`."""
+        found = self.refiner.estimated()
+        if found is None:
+            return None
+        gains = np.zeros_like(self._base)
+        gains[self._data.rows.held_out] = found
+        return gains
+
+    def _refined_by_half(self, reach: Reach, rows: Rows) -> Losses:
+        """On the panel, zero but for *held-out*: the losses of blocks refined with half of *fit*."""
+        fewer = TokenRows(self._data.tokens, Rows(slice(0, rows.fit.stop // 2), rows.select, rows.held_out))
+        down = Downstream(self._decoder, fewer, self._head, self._store)
+        refiner = Refiner(down, self._states, self._base)
+        losses = np.zeros_like(self._base)
+        losses[rows.held_out] = refiner.losses(refiner.all(reach), rows.held_out)
+        return losses
 
     def references(
         self, trained: TrainedLosses, plan: SchedulePlan, *, map_reach: int | None = None
@@ -184,14 +292,9 @@ class Measurer:
             float_nodes=float_nodes,
         )
 
-    def examiner(self, trained: TrainedLosses | None = None) -> Examiner:
-        """What looks at every block, in the network under its own head; `trained` are its losses, where known."""
-        downstream = Downstream(self._decoder, self._data, self._readouts.own, self._store)
-        if trained is None:
-            own = self._losses("own", self._states[-1], self._panel, "the trained network")
-        else:
-            own = trained.own[-1]
-        return Examiner(downstream, self._states, self._panel, own, self._progress)
+    def examiner(self) -> Examiner:
+        """What looks at every block, in the network under the readout."""
+        return Examiner(self._down, self._states, self._panel, self._base, self._progress)
 
     def _at(self, depth: int) -> tuple[ReadoutKind, Panel]:
         if depth == self._decoder.n_layers:
@@ -201,6 +304,9 @@ class Measurer:
     def _losses(self, kind: ReadoutKind, state: Tensor, panel: Panel, what: str) -> Losses:
         fitted = self._readouts.fit(kind, state, what)
         return fitted.losses(state, self._data.tokens, torch.from_numpy(panel.index), what)
+
+    def _read(self, readout: Readout, state: Tensor, what: str) -> Losses:
+        return readout.losses(state, self._data.tokens, torch.arange(len(state)), what)
 
     def _schedules(self, plan: SchedulePlan, peel_map: Sequence[ProjectionRow]) -> tuple[tuple[Schedule, ...], int]:
         """The schedules to run, and how many staircases the search has compared. `final` is always among them."""

@@ -15,16 +15,16 @@ import torch
 
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, rank_warnings
 from peelaudit.auditing.conclude import conclude
-from peelaudit.auditing.measure import Measurements, Measurer
+from peelaudit.auditing.effort import Extent, extent
+from peelaudit.auditing.measure import Measurements, Measurer, RefinedLosses
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.calibration import Calibration, check_given, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError, OutputError
-from peelaudit.method.diagnosis.examine import Examiner
 from peelaudit.method.diagnosis.naming import naming_warnings
 from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
-from peelaudit.method.refinement.files import load_repair, repair_path, save_repair
-from peelaudit.method.refinement.refine import Repair
+from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
+from peelaudit.method.refinement.refine import Refined
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import family_of, find_family
 from peelaudit.network.lowbit import Grids
@@ -36,7 +36,7 @@ from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits
 from peelaudit.version import __version__
 
-__all__ = ["Prepared", "audit_config", "audit_prepared", "held_decoder", "prepared", "tool_version"]
+__all__ = ["Prepared", "Save", "audit_config", "audit_prepared", "held_decoder", "prepared", "tool_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +50,35 @@ class Prepared:
     config: AuditConfig
     checkpoint: Checkpoint
     plan: SchedulePlan
+    extent: Extent
     calibration: Calibration
     clock: Clock
 
 
-def audit_config(config: AuditConfig, *, save_repairs: Path | None = None, progress: Progress = SILENT) -> AuditReport:
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Directories for blocks that were refined: each alone, and all together with the head that they are read by."""
+
+    repairs: Path | None = None
+    refined: Path | None = None
+
+
+NOTHING = Save()
+
+
+def audit_config(config: AuditConfig, *, save: Save = NOTHING, progress: Progress = SILENT) -> AuditReport:
     """Audit one checkpoint.
 
     Args:
         config: the settings.
-        save_repairs: a directory for the repaired blocks, which `config.repair` has to ask for.
+        save: where refined blocks are written.
         progress: told of each stage.
 
     Raises:
         PeelauditError: see `peelaudit.errors` for what can go wrong.
     """
     with prepared(config, progress=progress) as audit:
-        return audit_prepared(audit, save_repairs=save_repairs)
+        return audit_prepared(audit, save=save)
 
 
 @contextlib.contextmanager
@@ -84,13 +96,14 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
         exact_float32(),
         open_checkpoint(path, config=config.config, admit=find_family, progress=clock) as checkpoint,
     ):
-        plan = parse_schedules(config.schedules, checkpoint.info.layers)
+        wanted = extent(config, checkpoint.info.layers)
+        plan = parse_schedules(wanted.schedules, checkpoint.info.layers)
         calibration = load_calibration(config, checkpoint.info, progress=clock)
         resolved = dataclasses.replace(config, seq_len=calibration.info.seq_len)
-        yield Prepared(resolved, checkpoint, plan, calibration, clock)
+        yield Prepared(resolved, checkpoint, plan, wanted, calibration, clock)
 
 
-def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> AuditReport:
+def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
     """The rest of the audit.
 
     Raises:
@@ -100,13 +113,18 @@ def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> Audi
     grids = check_weights(checkpoint, clock)
     decoder, low_bit = held_decoder(audit, grids)
     measurer = Measurer(decoder, calibration, config, store=StateStore(dtype=decoder.dtype), progress=clock)
-    trained = measurer.trained()
-    references = measurer.references(trained, audit.plan)
-    examiner = measurer.examiner(trained)
-    for repair, gap in examiner.repairs(config.repair):
-        if save_repairs is not None:
-            _save_repair(save_repairs, decoder, examiner, repair, gap)
-    measured = Measurements(trained, references, examiner.examination())
+    trained, wanted = measurer.trained(), audit.extent
+    references = measurer.references(trained, audit.plan, map_reach=wanted.map_reach)
+    refined = measurer.refined(wanted.whole, half=wanted.half) if audit.plan.refined else None
+    if refined is not None and save.refined is not None:
+        _save_refined(save.refined, decoder, measurer, refined)
+    examiner = measurer.examiner()
+    if wanted.alone is not None:
+        for one, gap in examiner.gaps(measurer.refiner, wanted.alone):
+            if save.repairs is not None:
+                _save_repair(save.repairs, decoder, measurer, one, gap)
+    estimated = measurer.estimated() if wanted.estimate else None
+    measured = Measurements(trained, references, refined, examiner.examination(), estimated)
     checkpoint.check_unchanged()
     clock.stage("intervals", 1)
     findings = conclude(measured, config, checkpoint.info.vocabulary)
@@ -132,9 +150,10 @@ def audit_prepared(audit: Prepared, *, save_repairs: Path | None = None) -> Audi
             *checkpoint.notes,
             *bits_warnings(low_bit),
         ),
+        headline=findings.headline,
         advice=findings.advice,
         timings=clock.seconds(),
-        repair=findings.naming.repair,
+        refinement=findings.naming.refinement,
     )
 
 
@@ -164,16 +183,35 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
     return decoder, holding.low_bit
 
 
-def _save_repair(directory: Path, decoder: Decoder, examiner: Examiner, repair: Repair, gap: float) -> None:
-    """Save a repaired block, and hold the file to the loss that is reported.
+def _save_repair(directory: Path, decoder: Decoder, measurer: Measurer, refined: Refined, gap: float) -> None:
+    """Save a block that was refined alone, and hold the file to the loss that is reported.
 
     Raises:
         OutputError: it couldn't be written, or the block that is read back has another loss.
     """
-    save_repair(directory, decoder, repair.block, gap)
-    loaded = load_repair(directory, decoder, repair.layer)
-    if not np.allclose(examiner.losses_with(loaded, f"layer {repair.layer} as saved"), repair.losses, rtol=1e-6):
-        raise OutputError(f"{repair_path(directory, repair.layer)}, read back, has another loss than was measured")
+    (block,) = measurer.refiner.blocks(refined)
+    save_block(directory, decoder, block, {"gap": repr(gap)})
+    loaded = load_block(directory, decoder, block.layer)
+    losses = measurer.examiner().losses_with(loaded, f"layer {block.layer} as saved")
+    if not np.allclose(losses, measurer.refiner.losses(refined, measurer.rows.held_out), rtol=1e-6):
+        raise OutputError(f"{block_path(directory, block.layer)}, read back, has another loss than was measured")
+
+
+def _save_refined(directory: Path, decoder: Decoder, measurer: Measurer, found: RefinedLosses) -> None:
+    """Save the reference `refined`: a file for each block, and the head that it is read by.
+
+    Raises:
+        OutputError: it couldn't be written, or what is read back has another loss.
+    """
+    for block in measurer.refiner.blocks(found.refined):
+        save_block(directory, decoder, block, {})
+    save_head(directory, decoder, measurer.head)
+    saved = decoder
+    for layer in range(1, decoder.n_layers + 1):
+        saved = saved.replacing(load_block(directory, decoder, layer))
+    head = load_head(directory, decoder, measurer.head)
+    if not np.allclose(measurer.losses_of(saved, head), found.readout[measurer.rows.held_out], rtol=1e-6):
+        raise OutputError(f"{directory}, read back, has another loss than was measured")
 
 
 def _device(config: AuditConfig) -> Device:

@@ -36,7 +36,7 @@ from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Progress
-from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom
+from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom, Verdict
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.rules import Selector
 
@@ -71,13 +71,13 @@ class Plan:
 def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) -> Selftest:
     """Audit the checkpoint with one fault after another.
 
-    The references are those of the schedule `final` alone, and the readout is the model's own: the other figures need
-    no more.
+    The references are `refined` and those of the schedule `final` alone: the other figures need no more.
 
     Raises:
         PeelauditError: as `audit_config`.
     """
-    config = dataclasses.replace(config, schedules=("final",), readout="own")
+    schedules = ("final",) if config.effort == "quick" else ("refined", "final")
+    config = dataclasses.replace(config, schedules=schedules)
     with prepared(config) as audit, ExitStack() as stack:
         bench = _Bench(audit)
         n_layers = bench.decoder.n_layers
@@ -109,11 +109,14 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
 
 
 class _Audit(NamedTuple):
-    """A network's: its held-out loss, what is said of its layers, and their rows if references were fitted."""
+    """A network's: its held-out loss, what is said of its layers, and if references were fitted their rows and the
+    verdict.
+    """
 
     loss: float
     naming: Naming
-    rows: tuple[LayerRow, ...]
+    rows: tuple[LayerRow, ...] = ()
+    verdict: Verdict | None = None
 
 
 class _Bench:
@@ -146,21 +149,24 @@ class _Bench:
         layer, decoder = block.layer, self.decoder.replacing(block)
         audit = self.audit(decoder, references=references)
         ranks = tuple((str(score), _rank(values, layer)) for score, values in self._scores(decoder, audit).items())
-        return FaultResult(kind, layer, audit.loss - loss, ranks, audit.naming.named)
+        return FaultResult(kind, layer, audit.loss - loss, ranks, audit.naming.named, audit.verdict)
 
     def audit(self, decoder: Decoder, *, references: bool = False) -> _Audit:
         """The figures of this network."""
         config = self._config
         measurer = Measurer(decoder, self._calibration, config, store=StateStore(dtype=self._dtype))
-        examiner = measurer.examiner()
-        deque(examiner.repairs(config.repair), maxlen=0)
+        examiner, wanted = measurer.examiner(), self._audit.extent
+        if wanted.alone is not None:
+            deque(examiner.gaps(measurer.refiner, wanted.alone), maxlen=0)
         examined = examiner.examination()
         if not references:
-            return _Audit(examined.panel.mean(examined.own, "held_out"), name_layers(examined, config.repair), ())
+            return _Audit(measurer.panel.mean(measurer.own, "held_out"), name_layers(examined))
         trained, plan = measurer.trained(), parse_schedules(config.schedules, decoder.n_layers)
-        measured = Measurements(trained, measurer.references(trained, plan, map_reach=1), examined)
+        refined = measurer.refined(wanted.whole, half=False) if plan.refined else None
+        measured = Measurements(trained, measurer.references(trained, plan, map_reach=1), refined, examined)
         findings = conclude(measured, config, self._info.vocabulary)
-        return _Audit(findings.network.held_out.trained_loss.value, findings.naming, findings.layers)
+        held_out = findings.network.held_out
+        return _Audit(held_out.trained_loss.value, findings.naming, findings.layers, held_out.verdict)
 
     def _scores(self, decoder: Decoder, audit: _Audit) -> Scores:
         """Of each layer, what is largest where damage is thought to be."""
@@ -170,10 +176,10 @@ class _Bench:
         errors = [row.projection_error[1].value if len(row.projection_error) > 1 else 0.0 for row in audit.rows]
         scores = {
             Score.AUDIT: naming.suspicion,
-            Score.REPAIR: np.array([gap.value for gap in naming.repair_gaps if gap]),
+            Score.GAP: np.array([gap.value for gap in naming.gaps if gap]),
             Score.SCALE_SLOPE: np.abs([found[Symptom.MISSCALED].value for found in slopes]),
             Score.BULK_SLOPE: np.array([found[Symptom.NOISY].value for found in slopes]),
-            Score.DEPTH_GAP: np.array([row.gap.value for row in audit.rows]),
+            Score.DEPTH_GAP: np.array([row.depth_gap.value for row in audit.rows]),
             Score.PROJECTION: np.array(errors),
             Score.REDUNDANCY: _oddity(redundancies),
             Score.INFLUENCE: _oddity(influences),

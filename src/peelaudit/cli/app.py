@@ -22,6 +22,9 @@ Output = Annotated[
     ),
 ]
 
+Full = Annotated[
+    bool, typer.Option("--full", help="The table in full: every figure, and the warnings.", rich_help_panel=OUTPUT)
+]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,13 +72,23 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = "table",
+    full: Full = False,
     output: Output = None,
     save_repairs: Annotated[
         str | None,
         typer.Option(
             "--save-repairs",
             metavar="DIR",
-            help="Write each repaired block as safetensors; --repair has to be cheap or thorough.",
+            help="Write each block, refined alone, as safetensors.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    save_refined: Annotated[
+        str | None,
+        typer.Option(
+            "--save-refined",
+            metavar="DIR",
+            help="Write the reference refined: a safetensors file for each block, and its head.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -97,7 +110,9 @@ def run(
         format_name=format_name,
         outputs=output or (),
         save_repairs=save_repairs,
+        save_refined=save_refined,
         quiet=quiet,
+        full=full,
     )
 
 
@@ -273,6 +288,7 @@ def convert(
             help="On stdout: table, csv, markdown, html, junit, github or json. Default: table, or nothing with -o.",
         ),
     ] = None,
+    full: Full = False,
     output: Output = None,
 ) -> None:
     """Write saved reports in other formats, without the checkpoint.
@@ -281,7 +297,7 @@ def convert(
     """
     from peelaudit.cli.commands import convert_reports
 
-    convert_reports(reports, format_name=format_name, outputs=output or ())
+    convert_reports(reports, format_name=format_name, outputs=output or (), full=full)
 
 
 @app.command(cls=GroupedCommand)
@@ -321,8 +337,8 @@ def selftest(
 ) -> None:
     """Damage copies of a checkpoint, layer by layer, and say which figures of an audit would have told.
 
-    It says what the audit has the power to see on this model with this text. --repair is thorough if not given; off
-    goes by symptoms alone. For a deep network, --no-references --repair off is quick: nothing is named by a reference.
+    It says what the audit has the power to see on this model with this text. For a deep network, --no-references
+    --effort quick is quick: looks and slopes alone.
     """
     from peelaudit.cli.selftest import SelftestFlags, run_selftest
 

@@ -35,7 +35,9 @@ def run_audit(
     format_name: str,
     outputs: Sequence[str],
     save_repairs: str | None,
+    save_refined: str | None,
     quiet: bool,
+    full: bool,
 ) -> None:
     """`peelaudit run`."""
     problems: list[str] = []
@@ -47,8 +49,9 @@ def run_audit(
         config = resolve(checkpoint, audit_flags(flags), environ=os.environ, directory=Path.cwd())
     with collecting(problems):
         policy = resolve_policy(gate_flags(flags))
-    if save_repairs is not None and not problems and config.repair == "off":
-        problems.append("--save-repairs needs --repair cheap or thorough")
+    for flag, given in (("--save-repairs", save_repairs), ("--save-refined", save_refined)):
+        if given is not None and not problems and config.effort == "quick":
+            problems.append(f"{flag} needs --effort default or thorough")
     if problems:
         raise ConfigError(*problems)
     gate = Gate(policy, quiet=quiet)
@@ -57,10 +60,10 @@ def run_audit(
         check_writable(target.path)
     with progress_on(sys.stderr, quiet=quiet) as progress, suggesting_batch(checkpoint):
         progress.stage("starting", 1)
-        from peelaudit.auditing.run import audit_config
+        from peelaudit.auditing.run import Save, audit_config
 
-        folder = None if save_repairs is None else Path(save_repairs)
-        report = audit_config(config, save_repairs=folder, progress=progress)
+        folders = (None if given is None else Path(given) for given in (save_repairs, save_refined))
+        report = audit_config(config, save=Save(*folders), progress=progress)
     if form is not Format.TABLE and not quiet:
         for warning in report.warnings:
             say(f"warning: {warning}")
@@ -71,7 +74,7 @@ def run_audit(
             checks = gate.apply(report, config.checkpoint)
         except PeelauditError as error:
             failure = error  # an hour's audit is delivered all the same
-    deliver((report,), form, targets, checks=checks)
+    deliver((report,), form, targets, checks=checks, full=full)
     if failure is not None:
         raise failure
     gate.finish()
@@ -147,7 +150,7 @@ def _show_checkpoint(info: CheckpointInfo, form: Format, *, tensors: bool) -> No
     write_out(text, encoding=sheet.encoding)
 
 
-def convert_reports(paths: Sequence[str], *, format_name: str | None, outputs: Sequence[str]) -> None:
+def convert_reports(paths: Sequence[str], *, format_name: str | None, outputs: Sequence[str], full: bool) -> None:
     """`peelaudit convert`."""
     problems: list[str] = []
     with collecting(problems):
@@ -160,7 +163,7 @@ def convert_reports(paths: Sequence[str], *, format_name: str | None, outputs: S
         check_writable(target.path)
     from peelaudit.records.json import read_report
 
-    deliver([read_report(path) for path in report_paths(paths)], form, targets)
+    deliver([read_report(path) for path in report_paths(paths)], form, targets, full=full)
 
 
 def print_schema() -> None:

@@ -66,11 +66,11 @@ class Gate:
         """Say now rather than after an hour's audit what can't be judged then.
 
         Raises:
-            ConfigError: a rule is about repair gaps, and no block is to be repaired.
+            ConfigError: a rule is about layers' gaps, and no block is to be refined.
             IncomparableReports: the baseline has other settings.
         """
-        if config.repair == "off" and any(rule.metric == "repair_gap" for rule in self.policy.fail_over):
-            raise ConfigError("a rule is about layer.repair_gap: that needs --repair cheap or thorough")
+        if config.effort == "quick" and any(rule.metric == "gap" for rule in self.policy.fail_over):
+            raise ConfigError("a rule is about layer.gap: that needs --effort default or thorough")
         if self._baseline is None:
             return
         from peelaudit.reports.pairing import check_settings

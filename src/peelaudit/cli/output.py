@@ -110,6 +110,7 @@ def deliver(
     *,
     checks: Sequence[GateCheck] = (),
     failures: Sequence[Unaudited] = (),
+    full: bool = False,
 ) -> None:
     """Write the reports to every target and to stdout; one that fails doesn't keep it from the others.
 
@@ -119,6 +120,7 @@ def deliver(
         targets: the files.
         checks: what a gate said of the reports.
         failures: the checkpoints of the same batch that have no report.
+        full: whether the table on stdout shows all that a report holds; in a file it does.
 
     Raises:
         NonFiniteResult: a figure is NaN or infinite; nothing was written then.
@@ -127,7 +129,7 @@ def deliver(
     content = Content(tuple(reports), tuple(checks), tuple(failures))
     texts = [(target.path, export(reports, target.format, checks=checks, failures=failures)) for target in targets]
     sheet = paper() if form is Format.TABLE else Paper(width=80, colour=False, encoding="utf-8")
-    shown = None if form is None else _shown(content, form, sheet)
+    shown = None if form is None else _shown(content, form, sheet, full=full)
     problems: list[str] = []
     for path, text in texts:
         try:
@@ -143,10 +145,10 @@ def deliver(
         raise OutputError("; ".join(problems))
 
 
-def _shown(content: Content, form: Format, sheet: Paper) -> str:
+def _shown(content: Content, form: Format, sheet: Paper, *, full: bool) -> str:
     """What stdout gets. A table is as wide and as colourful as the terminal."""
     if form is not Format.TABLE:
         return export(content.reports, form, checks=content.checks, failures=content.failures)
     from peelaudit.reports.formats import table
 
-    return table.export(content, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+    return table.export(content, full=full, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)

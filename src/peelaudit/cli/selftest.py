@@ -66,8 +66,7 @@ def run_selftest(checkpoint: str, flags: Flags, own: SelftestFlags, *, format_na
     with collecting(problems):
         form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
     with collecting(problems):
-        defaults = {"repair": "thorough"}
-        config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd(), defaults=defaults)
+        config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd())
     with collecting(problems):
         kinds = own.kinds()
     with collecting(problems):

@@ -85,7 +85,7 @@ def _perform(task: Task) -> TaskRow:
 
 
 def _row(task: Task, state: TaskState, entry: Entry) -> TaskRow:
-    path, report, figures = task.config.checkpoint, entry.report, entry.report.network.held_out
+    path, report, network = task.config.checkpoint, entry.report, entry.report.network
     elsewhere = os.path.abspath(report.checkpoint.path) != os.path.abspath(path)  # noqa: PTH100  # not resolved
     return TaskRow(
         checkpoint=path,
@@ -95,10 +95,12 @@ def _row(task: Task, state: TaskState, entry: Entry) -> TaskRow:
         report=entry.file,
         figures=TaskFigures(
             report.checkpoint.training_step,
-            figures.trained_loss,
-            figures.bound,
-            figures.gap_layers,
-            figures.verdict,
+            network.held_out.trained_loss,
+            network.held_out.bound,
+            network.held_out.gap_layers,
+            report.verdict,
+            network.margin,
+            report.named,
         ),
     )
 

@@ -1,7 +1,7 @@
 """Readouts: what turns hidden states into next-token losses (docs/method.md, Read-outs).
 
     own     the model's final norm and head, frozen
-    refit   the model's final norm, and a linear head trained with cross-entropy from the model's own
+    refit   the model's final norm, and a linear head trained with cross-entropy from the model's own, tempered
     lens    a ridge map from the state to h_L, then the model's own norm and head
 
 Trained states and reference states go through the same procedure: same tokens, same batches in the same order.
@@ -9,6 +9,7 @@ Trained states and reference states go through the same procedure: same tokens, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.linalg.forward import jvp
 from peelaudit.method.linalg.moments import Moments, accumulation_dtype
 from peelaudit.method.linalg.ridge import best_penalty, factorise
 from peelaudit.network.decoder import Decoder
@@ -29,6 +31,12 @@ __all__ = ["Readout", "ReadoutFactory", "Unembedding", "token_losses"]
 
 LOGIT_BYTES = 64 << 20
 """About as much memory as the logits of one batch may take. More is no faster."""
+
+TEMPERATURE_REACH = math.log(4)
+"""How far from 1 a temperature is looked for, as a logarithm."""
+TEMPERATURE_LOOKS = 9
+"""Looks at *select* after the first two: to 1 %."""
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 REFIT_BATCH_TOKENS = 512
 REFIT_STEP = 0.003
@@ -60,6 +68,10 @@ class Unembedding:
         logits = F.linear(normed.to(self.weight.dtype), self.weight, self.bias)
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def scaled(self, factor: float) -> Unembedding:
+        """With logits (before a soft cap) times `factor`."""
+        return replace(self, weight=self.weight * factor, bias=None if self.bias is None else self.bias * factor)
 
     @property
     def _norm_weight(self) -> Tensor:
@@ -118,6 +130,45 @@ class Readout:
             loss = token_losses(logits, tokens[:, 1:].to(logits.device)).sum()
             return torch.autograd.grad(loss, hidden)[0]
 
+    def curvature(self, state: Tensor, tangent: Tensor, tokens: Tensor) -> tuple[Tensor, float]:
+        """The Gauss-Newton product J'(diag p - pp')J of the summed cross-entropy at a state with a change of it.
+
+        Args:
+            state: [sequences, positions, d_model]
+            tangent: how the state changes, of that shape.
+            tokens: [sequences, positions]
+
+        Returns:
+            the product, of that shape, and the loss's derivative along the change, nats.
+        """
+        hidden, along = (t.detach().to(self.unembedding.weight.device) for t in (state, tangent))
+        targets = tokens[:, 1:].to(hidden.device)
+        with torch.no_grad():
+            logits, moved = jvp(self._logits, (hidden[:, :-1],), (along[:, :-1],))
+            p = logits.softmax(dim=-1)
+            moved = moved - (p * moved).sum(dim=-1, keepdim=True)
+            slope = -float(moved.gather(-1, targets[..., None]).double().sum())
+            moved = p * moved
+        hidden = hidden.requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(self._logits(hidden[:, :-1]), hidden, moved)[0], slope
+
+    @torch.no_grad()
+    def along(self, state: Tensor, tangent: Tensor, tokens: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How each sequence's cross-entropy changes along a change of a state: to first order, and its Gauss-Newton
+        curvature, both [sequences], in nats summed over the predictions; for arguments see `curvature`.
+        """
+        slopes, bends = np.empty(len(state)), np.empty(len(state))
+        for part in batches(slice(0, len(state)), tokens.shape[1], self.batch_tokens):
+            hidden, turn = (t[part].to(self.unembedding.weight.device)[:, :-1] for t in (state, tangent))
+            logits, moved = jvp(self._logits, (hidden,), (turn,))
+            p = logits.softmax(dim=-1)
+            mean = (p * moved).sum(dim=-1)
+            chosen = moved.gather(-1, tokens[part, 1:, None].to(moved.device))[..., 0]
+            bend = (p * (moved - mean[..., None]).square()).sum(dim=-1)
+            slopes[part], bends[part] = (t.cpu().double().sum(dim=1).numpy() for t in (mean - chosen, bend))
+        return slopes, bends
+
     def _logits(self, hidden: Tensor) -> Tensor:
         hidden = hidden.to(self.unembedding.weight.device)
         if self.map is not None:
@@ -160,6 +211,34 @@ class ReadoutFactory:
         }
         return fitters[kind]()
 
+    def tempered(self, state: Tensor, what: str) -> tuple[float, Readout]:
+        """The temperature that the own head's logits want at a state, least loss on *select*, and the head with it.
+
+        Above 1 the network is over-confident, as one that is over-fitted is.
+
+        Raises:
+            NonFiniteResult: naming `what`.
+        """
+
+        def head(exponent: float) -> Readout:
+            return replace(self.own, unembedding=self.own.unembedding.scaled(math.exp(-exponent)))
+
+        def loss(exponent: float) -> float:
+            return self._select_loss(head(exponent), state, what)
+
+        low, high = -TEMPERATURE_REACH, TEMPERATURE_REACH
+        at = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)]
+        found = [loss(point) for point in at]
+        for _ in range(TEMPERATURE_LOOKS):
+            if found[0] <= found[1]:
+                high, at = at[1], [at[1] - GOLDEN * (at[1] - low), at[0]]
+                found = [loss(at[0]), found[0]]
+            else:
+                low, at = at[0], [at[1], at[0] + GOLDEN * (high - at[0])]
+                found = [found[1], loss(at[1])]
+        best = at[0] if found[0] <= found[1] else at[1]
+        return math.exp(best), head(best)
+
     @torch.no_grad()
     def _lens(self, state: Tensor) -> Readout:
         """The ridge map of the residual h_L - z from z, both less their means; no map where none helps on *select*."""
@@ -194,15 +273,19 @@ class ReadoutFactory:
     def _refit(self, state: Tensor, what: str) -> Readout:
         """A head by Adam on the cross-entropy from the model's own, the best on *select* of those after each round.
 
-        It stops at the first round that gains less than `REFIT_LEAST_GAIN`.
+        It starts at the temperature that the own head wants there: Adam's steps, relative to the weights, are slow to
+        scale all of them. It stops at the first round that gains less than `REFIT_LEAST_GAIN`.
         """
         tokens = self._data.tokens
-        best = replace(self.own, kind="refit")
-        least = self._select_loss(best, state, what)
-        weights = [w for w in (best.unembedding.weight, best.unembedding.bias) if w is not None]
+        starts = [replace(head, kind="refit") for head in (self.own, self.tempered(state, what)[1])]
+        losses = [self._select_loss(start, state, what) for start in starts]
+        least = min(losses)
+        best = starts[losses.index(least)]
+        heads = [[w for w in (h.unembedding.weight, h.unembedding.bias) if w is not None] for h in (best, self.own)]
+        weights, own = heads
         weights = [w.detach().to(torch.promote_types(w.dtype, torch.float32), copy=True) for w in weights]
         optimizer = torch.optim.Adam(
-            [{"params": [w.requires_grad_()], "lr": REFIT_STEP * _size(w)} for w in weights],
+            [{"params": [w.requires_grad_()], "lr": REFIT_STEP * _size(o)} for w, o in zip(weights, own, strict=True)],
             betas=(0.9, 0.95),
             fused=True,  # a head is large: one pass over it instead of ten
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from peelaudit.records.checkpoints import CheckpointInfo, LowBit
 from peelaudit.records.figures import Estimate, SplitFigures, Verdict
@@ -15,8 +16,9 @@ __all__ = [
     "BaselineLosses",
     "BlockFit",
     "DataInfo",
+    "LayerRefinement",
     "NetworkRow",
-    "RepairInfo",
+    "Refinement",
     "ScheduleBounds",
     "ScheduleResult",
     "ScheduleSearch",
@@ -25,7 +27,7 @@ __all__ = [
     "named_layers",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a field of the JSON report is removed, renamed, or changes its meaning. A new field has a default,
 which is what a report of an earlier version is taken to say.
 """
@@ -33,14 +35,20 @@ which is what a report of an earlier version is taken to say.
 
 @dataclass(frozen=True, slots=True)
 class NetworkRow:
-    """The whole network. `paper_verdict` is the paper's: point values on fit tokens, own head against refitted heads.
+    """The whole network. `paper_verdict` is the paper's: point values on fit tokens, own head against refitted heads,
+    and peeled references alone.
 
     `best_schedule`, the one behind `bound`, was chosen on *select* for `held_out` and is the least on fit tokens
-    (`best_schedule_fit`) for `fit`, as in the paper.
+    (`best_schedule_fit`) for `fit`, as in the paper: of peeled references, for `refined` is fitted to those tokens.
 
     The schedule `direct`, from trained weights, is the trained network itself, so that a gap can be 0 by definition.
     `rival` is the best on *select* of the references that are another network, and `margin` its held-out loss minus
     the trained states' (same readout, nats/token): how far behind it is. Both are None where there is no other.
+
+    `refinement` is how the reference `refined` was made, None where it wasn't run. `temperature` is what the trained
+    head's logits want to be divided by, by *select*, and `temperature_gain` what that gains on *held-out*.
+    `estimated_gain` is what a step of all blocks is estimated to gain on *held-out*, where `refined` isn't run with
+    little effort: no network that has it was built.
     """
 
     readout: str
@@ -51,6 +59,28 @@ class NetworkRow:
     paper_verdict: Verdict
     rival: str | None
     margin: Estimate | None
+    temperature: float
+    temperature_gain: Estimate
+    refinement: Refinement | None = None
+    estimated_gain: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """How the reference `refined` was made: all blocks moved along the loss's own gradient.
+
+    `steps` are natural-gradient steps, `products` those with the exact curvature, `passes` the cost in forward passes
+    over the calibration tokens. `gain` is by how much held-out loss it is below the trained states' (same readout,
+    nats/token), `half` the same with the first half of the fit tokens: where the first is clearly above the second,
+    more text would find more. `held` says whether its weights were held to low-bit sets.
+    """
+
+    steps: int
+    products: int
+    passes: float
+    gain: Estimate
+    half: Estimate | None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +207,8 @@ class DataInfo:
 class AuditReport:
     """A finished audit. `settings` are the resolved ones, `versions` those of the tool and the libraries that computed,
     `timings` are seconds by stage (the one part that differs between equal runs). `held_out_predictions` is the number
-    of predicted tokens of each held-out cluster. `low_bit` is None where all blocks are float.
+    of predicted tokens of each held-out cluster. `headline` is the verdict in words. `low_bit` is None where all blocks
+    are float.
     """
 
     schema_version: int
@@ -193,44 +224,51 @@ class AuditReport:
     yes: tuple[YesBound, ...]
     search: ScheduleSearch
     warnings: tuple[str, ...]
+    headline: str
     advice: str
     timings: tuple[tuple[str, float], ...]
-    repair: RepairInfo | None = None
+    refinement: LayerRefinement | None = None
     low_bit: LowBit | None = None
+
+    def __repr__(self) -> str:
+        """The verdict in words: the figures fill pages."""
+        name = repr(PurePath(self.checkpoint.path).name)[1:-1]  # without control characters
+        return f"<AuditReport {name}: {self.verdict}, {self.headline}>"
+
+    @property
+    def verdict(self) -> Verdict:
+        """The network's, on *held-out*."""
+        return self.network.held_out.verdict
 
     @property
     def named(self) -> tuple[int, ...]:
         """See `named_layers`."""
-        return named_layers([row.symptoms for row in self.layers], self.repair)
-
-    @property
-    def has_slopes(self) -> bool:
-        """Whether any layer has one: reports of before they were taken have none."""
-        return any(row.scale_slope is not None for row in self.layers)
+        return named_layers([row.symptoms for row in self.layers], self.refinement)
 
 
 @dataclass(frozen=True, slots=True)
-class RepairInfo:
-    """How blocks were repaired for `LayerRow.repair_gap`, and which of them stand out.
+class LayerRefinement:
+    """How each block was refined alone for `LayerRow.gap`, and which of them stand out.
 
-    `steps` are those that each block's repair took, `passes` the cost of all in forward passes over the calibration
-    tokens. `named` are the layers whose gap stands out from the others', the largest first. `judged` says whether any
-    could be: one step doesn't tell low-bit layers apart, and little text none.
+    `steps` are the natural-gradient steps that each block took, `products` those with the exact curvature, `passes` the
+    cost of all in forward passes over the calibration tokens. `named` are the layers whose gap stands out from the
+    others', the largest first. `judged` says whether any could be: one step doesn't tell low-bit layers apart, and
+    little text none.
     """
 
-    mode: str
     steps: tuple[int, ...]
+    products: tuple[int, ...]
     passes: float
     named: tuple[int, ...]
     judged: bool = True
 
 
-def named_layers(symptoms: Sequence[Sequence[Symptom]], repair: RepairInfo | None) -> tuple[int, ...]:
-    """The layers to look at, 1 … L: those with a symptom, then those whose repair gap stands out.
+def named_layers(symptoms: Sequence[Sequence[Symptom]], refinement: LayerRefinement | None) -> tuple[int, ...]:
+    """The layers to look at, 1 … L: those with a symptom, then those whose gap stands out.
 
     Args:
         symptoms: [L] of each layer.
-        repair: how blocks were repaired, if they were.
+        refinement: how blocks were refined, if they were.
     """
     sick = tuple(layer for layer, found in enumerate(symptoms, 1) if found)
-    return (*sick, *(repair.named if repair else ()))
+    return (*sick, *(refinement.named if refinement else ()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from peelaudit.records.figures import Verdict
+
 __all__ = ["FaultKind", "FaultResult", "Score", "Selftest"]
 
 
@@ -30,12 +32,12 @@ class FaultKind(StrEnum):
 class Score(StrEnum):
     """What might tell which layer is damaged: a figure of each, or what the audit makes of them.
 
-    AUDIT is the order of suspicion: layers that look untrained or silent before all others, then by how far the repair
-    gap or a slope stands out, whichever does furthest.
+    AUDIT is the order of suspicion: layers that look untrained or silent before all others, then by how far the gap
+    or a slope stands out, whichever does furthest.
     """
 
     AUDIT = "audit"
-    REPAIR = "repair gap"
+    GAP = "gap"
     SCALE_SLOPE = "scale slope"
     BULK_SLOPE = "bulk slope"
     DEPTH_GAP = "depth gap"
@@ -51,7 +53,7 @@ class FaultResult:
 
     `rise` is by how much the held-out loss rose with it, nats/token. `ranks` are the damaged layer's, 1 the first, by
     score; there is none by what wasn't measured: repairs, references, slopes that no gradient reaches. `named` are the
-    layers that the audit named.
+    layers that the audit named, and `verdict` is the one on the network, None without references.
     """
 
     kind: FaultKind
@@ -59,6 +61,7 @@ class FaultResult:
     rise: float
     ranks: tuple[tuple[str, int], ...]
     named: tuple[int, ...]
+    verdict: Verdict | None = None
 
     @property
     def found(self) -> bool:

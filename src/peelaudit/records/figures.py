@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from peelaudit.records.quantities import Form, Quantity, Room
+from peelaudit.records.quantities import Form, Quantity
 
 __all__ = ["ClusterSums", "Estimate", "SplitFigures", "Verdict"]
 
@@ -15,13 +15,14 @@ class Verdict(StrEnum):
     """The trained network (or its first k layers) against the bounds, same tokens and same readout kind."""
 
     RED = "red"
-    """Ineffective: the trained loss is above YES-0."""
+    """Ineffective: the trained loss is above YES-0, or that of token frequencies, or a layer is untrained or silent."""
     YELLOW = "yellow"
-    """Caution: between YES* and YES-0."""
+    """Can do better: a reference is better by more than the tolerance."""
     GREEN = "green"
-    """Effective: at or below YES*. A certificate against these baselines, not a proof of optimality."""
+    """Effective: no reference is better by more than the tolerance. A certificate against these baselines, not a proof
+    of optimality."""
     GREY = "grey"
-    """Inconclusive: the interval straddles a line."""
+    """Inconclusive: the interval straddles the tolerance, or `refined` wasn't among the references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,6 @@ class SplitFigures:
             "what the bits cost the best reference",
             Form.GAP,
             column="distort.",
-            room=Room.WIDE,
         ),
     ] = None
 

@@ -36,13 +36,19 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures:
-    """What a table of many audits shows of one: the network's held-out figures, nats/token."""
+    """What a table of many audits shows of one: the network's held-out figures, nats/token.
+
+    `margin` is how far the nearest peeled reference is behind, None where there is none; `named` are the layers to look
+    at.
+    """
 
     training_step: int | None
     trained_loss: Estimate
     bound: Estimate
     gap_layers: Estimate
     verdict: Verdict
+    margin: Estimate | None = None
+    named: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,9 @@ def parse_report(text: str) -> AuditReport:
         raise ReportError("not a report of peelaudit: it has no schema_version")
     version = data["schema_version"]
     if type(version) is not int or version != SCHEMA_VERSION:
-        raise ReportError(f"schema_version is {version!r}: this peelaudit reads {SCHEMA_VERSION}")
+        earlier = type(version) is int and 0 < version < SCHEMA_VERSION
+        hint = ", and an earlier one's figures mean something else: audit the checkpoint again" if earlier else ""
+        raise ReportError(f"schema_version is {version!r}: this peelaudit reads {SCHEMA_VERSION}{hint}")
     report: AuditReport = shape_of(AuditReport).decode(data, "")
     return report
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from peelaudit.records.figures import ClusterSums, Estimate, SplitFigures
-from peelaudit.records.quantities import Form, Quantity, Room
+from peelaudit.records.quantities import Form, Quantity
 
 __all__ = ["LayerRow", "LayerSigns", "Symptom"]
 
@@ -48,7 +48,9 @@ class LayerRow:
     """The audit's row for peel depth `layer`: blocks 1 to `layer` alone, read out directly. The last is the
     network's own.
 
-    `gap` is `held_out.gap_layers`: trained states minus best reference states, same tokens, same readout.
+    `gap` is the layer's own: by how much the whole network's held-out loss falls when block `layer` alone is refined,
+    every other left as it is, under the network's readout; None where no block was. `depth_gap` is
+    `held_out.gap_layers`: trained states minus best reference states, same tokens, same readout.
     `best_schedule` was chosen on *select*; `best_target` is what it fits this block to. `redundancy` is the
     normalised mean squared error (held-out) of skipping the block, `projection_error[i]` that of the best block
     `layer` from the trained input to the trained state after block `layer + i`: the row of the peel map. Errors are
@@ -61,7 +63,19 @@ class LayerRow:
     readout: str
     fit: SplitFigures
     held_out: SplitFigures
-    gap: Annotated[Estimate, Quantity("gap", "trained states less the best reference's", Form.GAP)]
+    gap: Annotated[
+        Estimate | None,
+        Quantity(
+            "gap",
+            "by how much the network's loss falls when the block alone is refined",
+            Form.GAP,
+            gated=True,
+            needs="an audit with --effort default or thorough",
+        ),
+    ]
+    depth_gap: Annotated[
+        Estimate, Quantity("depth gap", "trained states less the best reference's", Form.GAP, gated=True)
+    ]
     best_schedule: str
     best_target: int
     redundancy: Annotated[
@@ -81,25 +95,12 @@ class LayerRow:
             "the error of this block, refitted, at the next block's job; near 0, the next block is redundant",
             Form.RATIO,
             column="next",
-            room=Room.WIDE,
             item=1,
         ),
     ]
     reading: str
     held_out_sums: ClusterSums
     weights_sha256: str
-    repair_gap: Annotated[
-        Estimate | None,
-        Quantity(
-            "repair gap",
-            "by how much the network's loss falls when the block alone is repaired",
-            Form.GAP,
-            gated=True,
-            room=Room.NONE,
-            needs="an audit with --repair cheap or thorough",
-        ),
-    ] = None
-    """None where no repair was asked for."""
     scale_slope: Annotated[
         Estimate | None,
         Quantity(
@@ -108,7 +109,6 @@ class LayerRow:
             "has settled it",
             Form.GAP,
             column="slope",
-            room=Room.WIDEST,
         ),
     ] = None
     """None where no finite gradient reaches it, and in reports of before it was taken."""
@@ -119,7 +119,6 @@ class LayerRow:
             "the same of a scale of the matrices without their leading directions, a sixteenth of all; noise raises it",
             Form.GAP,
             column="bulk",
-            room=Room.WIDEST,
         ),
     ] = None
     influence: Annotated[
@@ -130,7 +129,6 @@ class LayerRow:
             Form.RATIO,
             column="infl.",
             gated=True,
-            room=Room.WIDEST,
         ),
     ] = None
     """None in reports of before it was taken."""

@@ -12,10 +12,10 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Any
 
-__all__ = ["Form", "Quantity", "Room", "quantities_of"]
+__all__ = ["Form", "Quantity", "quantities_of"]
 
 
 class Form(StrEnum):
@@ -34,16 +34,6 @@ class Form(StrEnum):
         return "" if self is Form.RATIO else "nats/token"
 
 
-class Room(IntEnum):
-    """How wide a terminal has to be for a figure's column."""
-
-    ANY = 0
-    WIDE = 1
-    WIDEST = 2
-    NONE = 3
-    """It has a table of its own there."""
-
-
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """One figure.
@@ -55,7 +45,6 @@ class Quantity:
         column: its header in a table of layers, the label if empty; None where it has no column.
         part: whether it is a part of the figure above it.
         gated: whether a gate's rule may limit it.
-        room: the terminal that it is shown in.
         needs: what a report without it would have had to be.
         item: which entry it is, where the field holds several.
         key: the field's name, that in JSON, and the metric's in a gate's rule; `quantities_of` knows it.
@@ -67,7 +56,6 @@ class Quantity:
     column: str | None = ""
     part: bool = False
     gated: bool = False
-    room: Room = Room.ANY
     needs: str = "a report that has it"
     item: int | None = None
     key: str = ""

@@ -217,11 +217,13 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of an object. `inside` names the flattened record that holds it, if one does. An `optional` one has a
-    default, and may be missing in a report of an earlier version: it is always written. `words` describes it.
+    """One field of an object, `name` in JSON and `attribute` of the record. `inside` names the flattened record that
+    holds it, if one does. An `optional` one has a default, and may be missing in a report of an earlier version: it is
+    always written. `words` describes it.
     """
 
     name: str
+    attribute: str
     shape: Shape
     inside: str | None = None
     optional: bool = False
@@ -244,7 +246,8 @@ class Record:
         """See `Shape`."""
         return {
             field.name: field.shape.encode(
-                getattr(getattr(value, field.inside) if field.inside else value, field.name), _under(where, field.name)
+                getattr(getattr(value, field.inside) if field.inside else value, field.attribute),
+                _under(where, field.name),
             )
             for field in self.fields
         }
@@ -261,7 +264,7 @@ class Record:
         values: dict[str | None, dict[str, Any]] = {None: {}}
         for field in (field for field in self.fields if field.name in data):
             decoded = field.shape.decode(data[field.name], _under(where, field.name))
-            values.setdefault(field.inside, {})[field.name] = decoded
+            values.setdefault(field.inside, {})[field.attribute] = decoded
         inner = {name: _FLATTENED[self.kind, name](**parts) for name, parts in values.items() if name is not None}
         return self.kind(**values[None], **inner)
 
@@ -285,16 +288,21 @@ def _under(where: str, name: str) -> str:
 
 
 def _fields(kind: type[Any]) -> tuple[Field, ...]:
-    """The fields of the object that stands for a record, in order."""
+    """The fields of the object that stands for a record, in order.
+
+    A flattened record's field whose name the outer one has too goes by both names: `network_refinement`.
+    """
     hints, quantities = typing.get_type_hints(kind), quantities_of(kind)
     fields: list[Field] = []
     for field in dataclasses.fields(kind):
         name = field.name
         if (kind, name) in _FLATTENED:
-            fields += [replace(inner, inside=name) for inner in _fields(hints[name])]
+            for inner in _fields(hints[name]):
+                taken = inner.name in hints
+                fields.append(replace(inner, inside=name, name=f"{name}_{inner.name}" if taken else inner.name))
         else:
             optional, words = field.default is not dataclasses.MISSING, _description(quantities.get(name))
-            fields.append(Field(name, shape_of(hints[name]), optional=optional, words=words))
+            fields.append(Field(name, name, shape_of(hints[name]), optional=optional, words=words))
     return tuple(fields)
 
 

@@ -75,6 +75,10 @@ class Comparison:
 
     base: str
     new: str
+    base_verdict: Verdict
+    base_headline: str
+    new_verdict: Verdict
+    new_headline: str
     tolerance: float
     rows: tuple[ComparisonRow, ...]
     origin: Origin
@@ -94,6 +98,10 @@ def compare(base: AuditReport, new: AuditReport, *, tolerance: float = TOLERANCE
     return Comparison(
         base=base.checkpoint.path,
         new=new.checkpoint.path,
+        base_verdict=base.verdict,
+        base_headline=base.headline,
+        new_verdict=new.verdict,
+        new_headline=new.headline,
         tolerance=tolerance,
         rows=tuple(_row(pairing, layer, tolerance) for layer in pairing.layers()),
         origin=find_origin(pairing),

@@ -125,13 +125,13 @@ def check_settings(base: AuditReport, settings: Mapping[str, object]) -> None:
 
 def check_rows(report: AuditReport) -> None:
     """Raise ReportError unless the rows are layers 1 to L, each with a sum for each held-out cluster, and what the
-    repairs name is among them.
+    gaps name is among them.
     """
     rows, predictions = report.layers, report.held_out_predictions
     if not rows or [row.layer for row in rows] != list(range(1, len(rows) + 1)):
         raise ReportError(f"{report.checkpoint.path}: the report's rows aren't those of layers 1 to L")
-    if report.repair is not None and not set(report.repair.named) <= {row.layer for row in rows}:
-        raise ReportError(f"{report.checkpoint.path}: the report's repairs name a layer that it doesn't have")
+    if report.refinement is not None and not set(report.refinement.named) <= {row.layer for row in rows}:
+        raise ReportError(f"{report.checkpoint.path}: the report's gaps name a layer that it doesn't have")
     sums = [losses for row in rows for losses in _all(row.held_out_sums)]
     counted = len(predictions) > 1 and all(1 <= count <= _MOST_PREDICTIONS for count in predictions)
     if not counted or any(len(losses) != len(predictions) for losses in sums):

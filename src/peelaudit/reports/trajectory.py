@@ -1,15 +1,17 @@
-"""The checkpoints of one training run, in step order: the YES cloud, and from when each layer is green.
+"""The checkpoints of one training run, in step order: the YES cloud, and from when the network is green.
 
     order      reports of one run, by step; anything else is refused, with what differs
     trace      what the run shows: two clouds (held-out, and the paper's on fit tokens), gaps per layer over steps
 
 The cloud is the paper's (arXiv 2605.02853, and 2410.10984 before it): the least YES-0 and the least YES* so far are
 carried forward, so both are staircases that never rise. The regions compare point values: losses of two checkpoints
-are not paired, so there is no interval to give. A checkpoint's own verdict, from intervals, stays beside them.
+are not paired, so there is no interval to give. A checkpoint's own verdict, from intervals, stays beside them. On
+held-out tokens a loss meets a bound that it is above by at most the audits' tolerance, as for the verdict.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,6 @@ from typing import Literal
 
 from peelaudit.errors import ConfigError
 from peelaudit.method.statistics.bootstrap import RESOLUTION
-from peelaudit.method.statistics.bounds import paper_verdict
 from peelaudit.records import AuditReport, Estimate, Verdict
 from peelaudit.reports.pairing import INDIFFERENT
 
@@ -59,22 +60,24 @@ class Cloud:
 
 @dataclass(frozen=True, slots=True)
 class LayerHistory:
-    """One layer over the steps. `green_from` is the first step from which its verdict is green *and stays so*."""
+    """One layer over the steps: its own gaps, None where no block was refined, and at which steps it is named."""
 
     layer: int
-    gaps: tuple[Estimate, ...]
-    verdicts: tuple[Verdict, ...]
-    green_from: int | None
+    gaps: tuple[Estimate | None, ...]
+    named: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """What one training run shows. `reports` and `steps` belong together, the first step first.
 
-    `green_from` is of the whole network, by its own held-out verdicts. `met_so_far` and `met` are the steps of the
-    first checkpoints whose own verdict, from intervals, is green, and whose held-out loss is at or below the least
-    YES*: of the steps up to its own, which can be known while the training goes on, and of the whole series. The
-    second is the checkpoint that already met the tightest bound.
+    `green_from` is the first step from which the network's held-out verdict is green *and stays so*. A green is against
+    the references of its own step, and early in a training run these may find little: `unbeaten_from` is the first step
+    from which no later checkpoint's held-out loss is below a checkpoint's YES* by more than the tolerance.
+
+    `met_so_far` and `met` are the steps of the first checkpoints whose own verdict, from intervals, is green, and whose
+    held-out loss meets the least YES*: of the steps up to its own, which can be known while the training goes on, and
+    of the whole series. The second is the checkpoint that already met the tightest bound.
     """
 
     reports: tuple[AuditReport, ...]
@@ -83,6 +86,7 @@ class Trajectory:
     fit: Cloud
     layers: tuple[LayerHistory, ...]
     green_from: int | None
+    unbeaten_from: int
     met_so_far: int | None
     met: int | None
 
@@ -117,16 +121,18 @@ def trace(reports: Iterable[AuditReport]) -> Trajectory:
     ordered = order(reports)
     steps, found = tuple(step for step, _ in ordered), tuple(report for _, report in ordered)
     verdicts = [report.network.held_out.verdict for report in found]
-    cloud = _cloud(steps, found, "held_out")
+    tolerance = _tolerance(found[0])
+    cloud = _cloud(steps, found, "held_out", tolerance)
     return Trajectory(
         reports=found,
         steps=steps,
         held_out=cloud,
-        fit=_cloud(steps, found, "fit"),
-        layers=tuple(_layer(steps, found, index) for index in range(len(found[0].layers))),
+        fit=_cloud(steps, found, "fit", RESOLUTION),
+        layers=tuple(_layer(found, index) for index in range(len(found[0].layers))),
         green_from=steady_from(steps, verdicts),
-        met_so_far=_first_met(cloud, verdicts, [point.least_yes_star for point in cloud.points]),
-        met=_first_met(cloud, verdicts, [cloud.points[-1].least_yes_star] * len(steps)),
+        unbeaten_from=_unbeaten_from(cloud, tolerance),
+        met_so_far=_first_met(cloud, verdicts, [point.least_yes_star for point in cloud.points], tolerance),
+        met=_first_met(cloud, verdicts, [cloud.points[-1].least_yes_star] * len(steps), tolerance),
     )
 
 
@@ -140,7 +146,13 @@ def steady_from(steps: Sequence[int], verdicts: Sequence[Verdict]) -> int | None
     return first
 
 
-def _cloud(steps: Sequence[int], reports: Sequence[AuditReport], split: CloudSplit) -> Cloud:
+def _tolerance(report: AuditReport) -> float:
+    """nats/token by which a loss may be above a bound and yet meet it."""
+    setting = dict(report.settings).get("tolerance")
+    return max(float(setting), RESOLUTION) if isinstance(setting, int | float) else RESOLUTION
+
+
+def _cloud(steps: Sequence[int], reports: Sequence[AuditReport], split: CloudSplit, tolerance: float) -> Cloud:
     figures = [report.network.held_out if split == "held_out" else report.network.fit for report in reports]
     trained = [(f.trained_readout_loss if split == "held_out" else f.trained_loss).value for f in figures]
     yes0, yes_star = [f.yes0.value for f in figures], [f.bound.value for f in figures]
@@ -148,7 +160,7 @@ def _cloud(steps: Sequence[int], reports: Sequence[AuditReport], split: CloudSpl
     return Cloud(
         split,
         tuple(
-            CloudPoint(step, loss, own0, own_star, low0, low_star, paper_verdict(loss, low0, low_star))
+            CloudPoint(step, loss, own0, own_star, low0, low_star, _region(loss, low0, low_star, tolerance))
             for step, loss, own0, own_star, low0, low_star in zip(
                 steps, trained, yes0, yes_star, least0, least_star, strict=True
             )
@@ -156,16 +168,32 @@ def _cloud(steps: Sequence[int], reports: Sequence[AuditReport], split: CloudSpl
     )
 
 
-def _layer(steps: Sequence[int], reports: Sequence[AuditReport], index: int) -> LayerHistory:
+def _region(trained: float, yes0: float, yes_star: float, tolerance: float) -> Verdict:
+    if trained - yes0 > RESOLUTION:
+        return Verdict.RED
+    return Verdict.GREEN if trained - yes_star <= tolerance else Verdict.YELLOW
+
+
+def _layer(reports: Sequence[AuditReport], index: int) -> LayerHistory:
     rows = [report.layers[index] for report in reports]
-    verdicts = tuple(row.held_out.verdict for row in rows)
-    return LayerHistory(rows[0].layer, tuple(row.gap for row in rows), verdicts, steady_from(steps, verdicts))
+    layer = rows[0].layer
+    return LayerHistory(layer, tuple(row.gap for row in rows), tuple(layer in report.named for report in reports))
 
 
-def _first_met(cloud: Cloud, verdicts: Sequence[Verdict], bounds: Sequence[float]) -> int | None:
-    """The first step with a green verdict of its own and a loss at or below its bound."""
+def _unbeaten_from(cloud: Cloud, tolerance: float) -> int:
+    """See `Trajectory`; at the latest the last step, which no later one can beat."""
+    first, least_later = cloud.points[-1].step, math.inf
+    for point in reversed(cloud.points):
+        if point.yes_star - least_later > tolerance:
+            break
+        first, least_later = point.step, min(least_later, point.trained)
+    return first
+
+
+def _first_met(cloud: Cloud, verdicts: Sequence[Verdict], bounds: Sequence[float], tolerance: float) -> int | None:
+    """The first step with a green verdict of its own and a loss that meets its bound."""
     for point, verdict, bound in zip(cloud.points, verdicts, bounds, strict=True):
-        if verdict is Verdict.GREEN and point.trained - bound <= RESOLUTION:
+        if verdict is Verdict.GREEN and point.trained - bound <= tolerance:
             return point.step
     return None
 

@@ -10,13 +10,13 @@ from typing import Literal, get_args
 from peelaudit.errors import ConfigError
 from peelaudit.settings.bits import parse_bits
 from peelaudit.settings.declared import Group, declared, out_of_range, setting
-from peelaudit.settings.kinds import PATH, PATHS, SCHEDULES, SPLIT, SWITCH, TEXT, WHOLE
+from peelaudit.settings.kinds import NUMBER, PATH, PATHS, SCHEDULES, SPLIT, SWITCH, TEXT, WHOLE
 
-__all__ = ["SETTINGS", "AuditConfig", "BitsOn", "Device", "Dtype", "Initial", "ReadoutKind", "RepairKind", "SolverKind"]
+__all__ = ["SETTINGS", "AuditConfig", "BitsOn", "Device", "Dtype", "Effort", "Initial", "ReadoutKind", "SolverKind"]
 
 SolverKind = Literal["ridge", "adam", "ridge+adam"]
 ReadoutKind = Literal["own", "refit", "lens"]
-RepairKind = Literal["off", "cheap", "thorough"]
+Effort = Literal["quick", "default", "thorough"]
 Initial = Literal["trained", "random"]
 BitsOn = Literal["all", "mlp-and-output"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -49,7 +49,9 @@ class AuditConfig:
         float_reference: fit float references too, beside low-bit ones, to tell what the bits cost.
         readout: the network row's readout.
         depth_readout: the readout of peel depths below the network's own.
-        repair: whether each block is repaired alone as well: one step, or until *select* stops improving.
+        effort: how much is computed: `quick` fits the fewest references and refines nothing, `thorough` goes on until
+            nothing improves.
+        tolerance: nats/token of gap_layers that count as none.
         device: where it runs.
         dtype: what the blocks compute in; `auto` is float32.
         seed: of the splits, the minibatches and the bootstrap.
@@ -82,8 +84,8 @@ class AuditConfig:
         SCHEDULES,
         Group.METHOD,
         "SPEC",
-        "Which references to fit: direct, final, prefix:m, every:m, via:a,b, without:a,b, yes:k, search:k, all, "
-        "default, or one target a layer such as 1,1,1,4. Several are separated by ; or blanks. Repeatable.",
+        "Which references to fit: refined, direct, final, prefix:m, every:m, via:a,b, without:a,b, yes:k, search:k, "
+        "all, default, or one target a layer such as 1,1,1,4. Several are separated by ; or blanks. Repeatable.",
     )
     solver: SolverKind = setting(
         "ridge",
@@ -128,13 +130,16 @@ class AuditConfig:
     depth_readout: ReadoutKind = setting(
         "lens", TEXT, Group.METHOD, "NAME", "The same, for the layers below the last.", choices=get_args(ReadoutKind)
     )
-    repair: RepairKind = setting(
-        "off",
+    effort: Effort = setting(
+        "default",
         TEXT,
         Group.METHOD,
         "NAME",
-        "off, cheap (one step) or thorough: how far each block alone is repaired, to name the layers that gain most.",
-        choices=get_args(RepairKind),
+        "quick, default or thorough: how many references are fitted, and how far blocks are refined.",
+        choices=get_args(Effort),
+    )
+    tolerance: float = setting(
+        0.01, NUMBER, Group.METHOD, "NATS", "The gap of the layers, in nats/token, that counts as none.", least=0
     )
     device: Device = setting("auto", TEXT, Group.COMPUTING, "NAME", "auto, cpu, cuda or mps.", choices=get_args(Device))
     dtype: Dtype = setting(

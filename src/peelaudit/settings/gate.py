@@ -11,7 +11,7 @@ from peelaudit.errors import ConfigError
 from peelaudit.records import GateCheck
 from peelaudit.settings.declared import Group, declared, out_of_range, setting
 from peelaudit.settings.kinds import FORBIDDEN_NAMES, PATH, REGRESSION_RULES, RULES, TEXT
-from peelaudit.settings.rules import Forbidden, Rule, Selector
+from peelaudit.settings.rules import Forbidden, Rule, Selector, metric_of
 
 __all__ = ["GATE_SETTINGS", "GatePolicy", "OnInconclusive", "Suppression"]
 
@@ -25,7 +25,7 @@ class Suppression:
     Attributes:
         checkpoint: a glob for the report's path of the checkpoint, or for the last parts of it.
         layers: which rows; None for all, the network's too.
-        metric: of which field; None for all.
+        metric: of which field; None for all. `gap` is gap_layers of the network, and a layer's own of a layer.
         rule: of which rule, as it was written; None for all.
         reason: why.
         expires: the last day on which it counts.
@@ -47,7 +47,7 @@ class Suppression:
         return (
             self.covers(check.checkpoint)
             and (self.layers is None or check.layer in self.layers)
-            and self.metric in (None, check.metric)
+            and (self.metric is None or metric_of(self.metric, check.layer) == check.metric)
             and self.rule in (None, check.rule)
         )
 
@@ -79,7 +79,7 @@ class GatePolicy:
         Group.GATE,
         "WHAT",
         "Fail where the held-out verdict is red, yellow (or worse) or grey, or where a layer is named for its "
-        "looks, its slopes or its repair gap. Repeatable.",
+        "looks, its slopes or its gap. Repeatable.",
     )
     fail_regression: tuple[Rule, ...] = setting(
         (),

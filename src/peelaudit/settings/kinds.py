@@ -14,6 +14,7 @@ from peelaudit.settings.rules import FORBIDDEN, Forbidden, Rule, parse_rule
 
 __all__ = [
     "FORBIDDEN_NAMES",
+    "NUMBER",
     "PATH",
     "PATHS",
     "REGRESSION_RULES",
@@ -35,6 +36,19 @@ def _whole_toml(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError
     return value
+
+
+def _number(texts: Sequence[str]) -> float:
+    value = float(texts[-1])
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _number_toml(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
 
 
 def _text(texts: Sequence[str]) -> str:
@@ -177,6 +191,7 @@ class Kind:
 
 SWITCH = Kind("true or false", _switch, _switch_toml, shown=_on_or_off)
 WHOLE = Kind("a whole number", _whole, _whole_toml)
+NUMBER = Kind("a number", _number, _number_toml)
 TEXT = Kind("a text", _text, _text_toml)
 PATH = Kind("a path", _path, _path_toml)
 PATHS = Kind(

@@ -1,14 +1,15 @@
 """A rule of the gate, and how it is written.
 
     gap_layers=0.05             the network's held-out gap_layers must not be above 0.05 nats/token
-    layer.gap=0.02              the gap of any layer, the last (the network's own) included
+    layer.gap=0.02              the gap of any layer: what refining it alone gains
     layer[2].gap=0.02           of layer 2, numbered from 1
     layer[1-3,7].gap=0.02       of layers 1 to 3 and 7
     layer[*].redundancy=0.9     of any layer: the same as `layer.redundancy`
-    layer.repair_gap=0.1        what a layer's repair alone gains, in an audit with --repair
+    layer.depth_gap=0.1         the peel profile's: what references gain on the network cut after it
     trained_loss=5%             in a regression rule: 5 % above the baseline's figure; without `%`, nats/token above it
 
-`gap` is short for `gap_layers`. A row that a selector names has to be there.
+Of the network, `gap` is short for `gap_layers`; of a layer it is the layer's own, which a regression rule can't limit:
+two reports' can't be paired. A row that a selector names has to be there.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "Forbidden",
     "Rule",
     "Selector",
+    "metric_of",
     "parse_metric",
     "parse_rule",
     "parse_selector",
@@ -43,7 +45,7 @@ OWN_LAYER_FIGURES = {key: one for key, one in quantities_of(LayerRow).items() if
 """A layer's figures that aren't of what the blocks below and it predict."""
 LAYER_FIGURES = (*FIGURES, *OWN_LAYER_FIGURES)
 NAMED: Final = "named"
-"""What `fail-on` forbids where no layer is to be named for its looks, its slopes or its repair gap, and the metric of
+"""What `fail-on` forbids where no layer is to be named for its looks, its slopes or its gap, and the metric of
 such a check."""
 Forbidden = Verdict | Literal["named"]
 FORBIDDEN: tuple[Forbidden, ...] = (Verdict.RED, Verdict.YELLOW, Verdict.GREY, NAMED)
@@ -114,6 +116,8 @@ def parse_rule(text: str, *, regression: bool = False) -> Rule:
         layers = None
         if found["layer"]:
             layers = ALL_LAYERS if found["selector"] is None else parse_selector(found["selector"])
+        if regression and layers and found["metric"] == "gap":
+            raise ConfigError("a layer's own gap can't be paired with the baseline's: limit gap_layers, its depth's")
         metric = parse_metric(found["metric"], LAYER_FIGURES if layers and not regression else FIGURES)
         limit, relative = _limit(found["limit"], regression=regression)
     return Rule(text, metric, layers, limit, relative)
@@ -134,13 +138,18 @@ def parse_selector(text: str) -> Selector:
 
 
 def parse_metric(name: str, known: tuple[str, ...] = (*LAYER_FIGURES, VERDICT, NAMED)) -> str:
-    """The field that `name` stands for. Raises ConfigError where it is none of `known`."""
-    metric = _SHORT.get(name, name)
+    """The field that `name` stands for, where `known` lacks it. Raises ConfigError where that is none of `known`."""
+    metric = name if name in known else _SHORT.get(name, name)
     if metric in known:
         return metric
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
     raise ConfigError(f"there is no {name!r} to look at here; {hint}")
+
+
+def metric_of(metric: str, layer: int | None) -> str:
+    """What a metric that may be of any row is on this one: `gap` is the network's `gap_layers`, a layer's own gap."""
+    return _SHORT.get(metric, metric) if layer is None else metric
 
 
 def _limit(written: str, *, regression: bool) -> tuple[float, bool]:

@@ -4,7 +4,7 @@ pyproject.toml.
     [[suppress]]
     checkpoint = "runs/*/ckpt.pt"       # a glob for the path as reported, or for its last parts; required
     layer = "2-3"                       # a number, or numbers and ranges; all rows if not given
-    metric = "gap_layers"               # a field, or
+    metric = "gap"                      # a field, of a layer or, as gap_layers, of the network; or
     rule = "layer.gap=0.02"             # a rule as it is written; all if neither is given
     reason = "known since #12"          # required
     expires = 2026-12-31                # a date, the last day on which it counts; required

@@ -1,4 +1,4 @@
-"""What is measured of each block: repairs' gains on held-out, slopes, looks, and losses with another block."""
+"""What is measured of each block: gains on held-out, slopes, looks, and losses with another block."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import pytest
 from torch import nn
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.diagnosis.examine import Examiner
+from peelaudit.method.diagnosis.examine import Examiner, LayerGains
 from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
-from peelaudit.method.refinement.refine import RepairMode
+from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.lowbit.constraints import Ternary
 from tests.method.refinement.support import downstream, loss_with, own_losses
 from tests.networks import Network
 
 Opener = Callable[..., Network]
+CHEAP, FAR = Reach(steps=1), Reach(products=4, rounds=2)
 
 
 def panel_of(network: Network) -> Panel:
@@ -35,39 +36,60 @@ def examiner(network: Network) -> Examiner:
     return Examiner(downstream(network), network.states, panel_of(network), own_losses(network))
 
 
-@pytest.mark.parametrize("mode", ["cheap", "thorough"])
-def test_a_gain_is_the_own_loss_less_the_repaired_on_held_out_and_nothing_elsewhere(
-    mode: RepairMode, network: Opener
+def gaps(network: Network, reach: Reach) -> tuple[Refiner, list[tuple[Refined, float]], LayerGains]:
+    """Every block refined alone, and what an examination then holds of it."""
+    down, own = downstream(network), own_losses(network)
+    refiner = Refiner(down, network.states, own)
+    looks = Examiner(down, network.states, panel_of(network), own)
+    found = list(looks.gaps(refiner, reach))
+    gains = looks.examination().gains
+    assert gains is not None
+    return refiner, found, gains
+
+
+@pytest.mark.parametrize("reach", [CHEAP, FAR])
+def test_a_gain_is_the_own_loss_less_the_refined_on_held_out_and_nothing_elsewhere(
+    reach: Reach, network: Opener
 ) -> None:
     made = network("llama")
-    own, rows, looks = own_losses(made), made.rows.held_out, examiner(made)
-    found = list(looks.repairs(mode))
-    assert [repair.layer for repair, _ in found] == [2, 1]
-    repairs = looks.examination().repairs
-    assert repairs is not None
-    assert not repairs.low_bit
-    assert repairs.passes > 0
-    for repair, gap in found:
-        gain = repairs.gains[repair.layer - 1]
-        np.testing.assert_allclose(gain[rows], own[rows] - repair.losses, rtol=1e-12)
+    own, rows = own_losses(made), made.rows.held_out
+    refiner, found, gains = gaps(made, reach)
+    assert [refined.layers for refined, _ in found] == [(2, 2), (1, 1)]
+    assert not gains.low_bit
+    assert gains.first_step == (reach == CHEAP)
+    assert gains.passes > 0
+    for refined, gap in found:
+        index = refined.layers[0] - 1
+        gain = gains.gains[index]
+        np.testing.assert_allclose(gain[rows], own[rows] - refiner.losses(refined, rows), rtol=1e-12)
         assert not gain[: rows.start].any()
         assert gap == pytest.approx(gain[rows].mean() / (made.tokens.shape[1] - 1))
-        assert repairs.steps[repair.layer - 1] == repair.steps
-    assert any(repairs.steps)
+        assert (gains.steps[index], gains.products[index]) == (refined.steps, refined.products)
+    assert any(gains.steps)
+    assert any(gains.products) == (reach == FAR)
 
 
-def test_without_a_repair_there_is_none(network: Opener) -> None:
-    looks = examiner(network("llama"))
-    assert list(looks.repairs("off")) == []
-    assert looks.examination().repairs is None
+def test_the_cost_of_gaps_is_theirs_alone(network: Opener) -> None:
+    made = network("llama")
+    down, own = downstream(made), own_losses(made)
+    refiner = Refiner(down, made.states, own)
+    refiner.all(FAR)
+    before = refiner.passes
+    looks = Examiner(down, made.states, panel_of(made), own)
+    assert len(list(looks.gaps(refiner, CHEAP))) == 2
+    gains = looks.examination().gains
+    assert gains is not None
+    assert 0 < gains.passes < refiner.passes - before + 1e-9
 
 
-def test_repairs_of_a_low_bit_network_say_so(network: Opener) -> None:
-    looks = examiner(network("llama", bits=Ternary()))
-    assert len(list(looks.repairs("cheap"))) == 2
-    repairs = looks.examination().repairs
-    assert repairs is not None
-    assert repairs.low_bit
+def test_where_no_block_is_refined_there_is_no_gain(network: Opener) -> None:
+    assert examiner(network("llama")).examination().gains is None
+
+
+def test_gains_of_a_low_bit_network_say_so(network: Opener) -> None:
+    _, found, gains = gaps(network("llama", bits=Ternary()), CHEAP)
+    assert len(found) == 2
+    assert gains.low_bit
 
 
 def test_with_the_trained_block_the_losses_are_the_networks_own(network: Opener) -> None:
@@ -92,7 +114,7 @@ def test_with_another_block_they_are_those_of_the_network_that_has_it(network: O
 def test_every_block_is_looked_at_on_held_out(network: Opener) -> None:
     made = network("llama")
     rows, found = made.rows.held_out, examiner(made).examination()
-    np.testing.assert_array_equal(found.own, own_losses(made))
+    np.testing.assert_array_equal(found.losses, own_losses(made))
     blocks = [made.decoder.block(layer) for layer in (1, 2)]
     assert found.digests == tuple(block.digest() for block in blocks)
     assert len(set(found.digests)) == 2

@@ -1,4 +1,4 @@
-"""Looks, slopes and repair gaps put together: who is named, and who isn't for another's sake."""
+"""Looks, slopes and gaps put together: who is named, and who isn't for another's sake."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from peelaudit.method.diagnosis.examine import Examination, RepairLosses
+from peelaudit.method.diagnosis.examine import Examination, LayerGains
 from peelaudit.method.diagnosis.naming import name_layers
 from peelaudit.method.refinement.downstream import BlockSlopes
 from peelaudit.method.statistics.panel import Losses, Panel
-from peelaudit.records import LayerSigns, Symptom
+from peelaudit.records import LayerRefinement, LayerSigns, Symptom
 
 PANEL = Panel.of(
     {"fit": np.arange(3), "select": np.arange(3), "held_out": np.arange(40)}, positions=11, resamples=500, seed=0
@@ -26,7 +26,7 @@ def losses(mean: float, seed: int) -> Losses:
 
 
 def examined(bulk: dict[int, float], scale: dict[int, float], n_layers: int = N) -> Examination:
-    """Of healthy looks, without repairs; the slopes of the other layers are 0."""
+    """Of healthy looks, no block refined; the slopes of the other layers are 0."""
     slopes = tuple(
         BlockSlopes(losses(scale.get(layer, 0.0), layer), losses(bulk.get(layer, 0.0), 100 + layer))
         for layer in range(1, n_layers + 1)
@@ -53,49 +53,60 @@ def sick(found: tuple[tuple[Symptom, ...], ...]) -> dict[int, tuple[Symptom, ...
     ],
 )
 def test_slopes_name_layers(bulk: dict[int, float], scale: dict[int, float], named: dict[int, Symptom]) -> None:
-    naming = name_layers(examined(bulk, scale), "off")
+    naming = name_layers(examined(bulk, scale))
     assert sick(naming.symptoms) == {layer: (symptom,) for layer, symptom in named.items()}
     assert naming.named == tuple(named)
-    assert naming.repair is None
-    assert naming.repair_gaps == (None,) * N
+    assert naming.refinement is None
+    assert naming.gaps == (None,) * N
 
 
 def test_a_look_comes_before_all_slopes() -> None:
     signs = (*(HEALTHY,) * (N - 1), dataclasses.replace(HEALTHY, spectral_excess=1.0))
-    naming = name_layers(dataclasses.replace(examined({3: 0.8}, {3: 0.8}), signs=signs), "off")
+    naming = name_layers(dataclasses.replace(examined({3: 0.8}, {3: 0.8}), signs=signs))
     assert sick(naming.symptoms) == {N: (Symptom.UNTRAINED,)}
     assert list(np.argsort(-naming.suspicion)[:2] + 1) == [N, 3]
 
 
-def test_what_has_no_slope_is_judged_by_repairs_alone() -> None:
-    found = examined({3: 0.8}, {})
-    gains = tuple(losses(0.5 if layer == 6 else 0.0, layer) for layer in range(1, N + 1))
-    repairs = RepairLosses(gains, (1,) * N, 5.0, low_bit=False)
-    naming = name_layers(dataclasses.replace(found, slopes=(None, *found.slopes[1:]), repairs=repairs), "cheap")
+def gained(gaps: dict[int, float], rest: float = 0.0, *, low_bit: bool = False, first_step: bool = False) -> LayerGains:
+    """Of these layers; the others gain `rest`."""
+    gains = tuple(losses(gaps.get(layer, rest), layer) for layer in range(1, N + 1))
+    return LayerGains(gains, (1,) * N, (0,) * N, 5.0, low_bit, first_step)
+
+
+def test_what_has_no_slope_is_judged_by_gaps_alone() -> None:
+    found = dataclasses.replace(examined({3: 0.8}, {}), gains=gained({6: 0.5}))
+    naming = name_layers(dataclasses.replace(found, slopes=(None, *found.slopes[1:])))
     assert sick(naming.symptoms) == {}
     assert naming.slopes[0] == {}
     assert set(naming.slopes[2]) == {Symptom.NOISY, Symptom.MISSCALED}
     assert naming.named == (6,)
-    assert naming.repair is not None
-    assert naming.repair.mode == "cheap"
+    assert naming.refinement == LayerRefinement((1,) * N, (0,) * N, 5.0, (6,))
     assert int(np.argmax(naming.suspicion)) == 5
-    both = name_layers(dataclasses.replace(found, repairs=repairs), "cheap")
-    assert both.named == (3, 6)
+    assert name_layers(found).named == (3, 6)
 
 
-@pytest.mark.parametrize(("mode", "named"), [("cheap", ()), ("thorough", (6,))])
-def test_low_bit_layers_are_named_for_whole_repairs_alone(mode: str, named: tuple[int, ...]) -> None:
-    gains = tuple(losses(0.5 if layer == 6 else 0.0, layer) for layer in range(1, N + 1))
-    repairs = RepairLosses(gains, (1,) * N, 5.0, low_bit=True)
-    naming = name_layers(dataclasses.replace(examined({}, {}), repairs=repairs), mode)
+def test_gaps_are_estimates_on_held_out() -> None:
+    gains = gained({6: 0.5})
+    naming = name_layers(dataclasses.replace(examined({}, {}), gains=gains))
+    assert naming.gaps == tuple(PANEL.estimate(gain, "held_out") for gain in gains.gains)
+
+
+@pytest.mark.parametrize(("first_step", "named"), [(True, ()), (False, (6,))])
+def test_low_bit_layers_are_named_for_more_than_a_step_alone(first_step: bool, named: tuple[int, ...]) -> None:
+    gains = gained({6: 0.5}, low_bit=True, first_step=first_step)
+    naming = name_layers(dataclasses.replace(examined({}, {}), gains=gains))
     assert naming.named == named
-    assert naming.repair is not None
-    assert naming.repair.judged == bool(named)
+    assert naming.refinement is not None
+    assert naming.refinement.judged == bool(named)
+
+
+def test_one_step_of_float_layers_names_them() -> None:
+    assert name_layers(dataclasses.replace(examined({}, {}), gains=gained({6: 0.5}, first_step=True))).named == (6,)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 def test_few_layers_are_judged_without_a_spread(n_layers: int) -> None:
-    naming = name_layers(examined({}, {}, n_layers), "off")
+    naming = name_layers(examined({}, {}, n_layers))
     assert naming.named == ()
     assert naming.suspicion.shape == (n_layers,)
 
@@ -105,15 +116,12 @@ def test_few_clusters_name_no_layer_and_rank_them(clusters: int, named: tuple[in
     splits = {"fit": np.arange(3), "select": np.arange(3), "held_out": np.arange(40) % clusters}
     panel = Panel.of(splits, positions=11, resamples=500, seed=0)  # type: ignore[arg-type]
     for bulk, scale in (({3: 0.8}, {}), ({}, {3: -0.8})):
-        naming = name_layers(dataclasses.replace(examined(bulk, scale), panel=panel), "off")
+        naming = name_layers(dataclasses.replace(examined(bulk, scale), panel=panel))
         assert naming.named == named
         assert np.argmax(naming.suspicion) == 2
     flat = dataclasses.replace(examined({}, {}), panel=panel)
-    repairs = RepairLosses(
-        tuple(losses(2.0 if layer == 3 else 0.1, layer) for layer in range(1, N + 1)), (1,) * N, 9.0, low_bit=False
-    )
-    naming = name_layers(dataclasses.replace(flat, repairs=repairs), "thorough")
+    naming = name_layers(dataclasses.replace(flat, gains=gained({3: 2.0}, rest=0.1)))
     assert naming.named == named
-    assert naming.repair is not None
-    assert naming.repair.judged == bool(named)
+    assert naming.refinement is not None
+    assert naming.refinement.judged == bool(named)
     assert np.argmax(naming.suspicion) == 2

@@ -92,7 +92,8 @@ def slopes(*means: float, noise: float = 1.0, seed: int = 0) -> list[np.ndarray]
         ((0.0, 0.8, 0.0, 0.0, 0.0), (2,)),
         ((0.0, 0.0, 0.0, -0.8, 0.0, 0.0), (4,)),
         ((0.5, -0.5, 0.5, -0.8, 0.5, -0.5), ()),
-        ((0.0, 0.8, -0.7, 0.0, 0.0, 0.0, 0.0, 0.0), (2,)),
+        ((0.0, 0.8, -0.5, 0.0, 0.0, 0.0, 0.0, 0.0), (2,)),
+        ((0.0, 0.8, -0.79, 0.0, 0.0, 0.0, 0.0, 0.0), ()),  # of two that tie, neither is told to be the one
     ],
 )
 def test_a_scale_slope_stands_out_either_way(means: tuple[float, ...], named: tuple[int, ...]) -> None:

@@ -123,6 +123,14 @@ def test_the_default_suits_any_depth(n_layers: int) -> None:
     assert len(set(plan.schedules)) == len(plan.schedules)
     assert {"final"} <= {schedule.name for schedule in plan.schedules}
     assert plan.searches == (() if n_layers <= 5 else (n_layers - 2,))
+    assert plan.refined
+
+
+@pytest.mark.parametrize(("specs", "expected"), [(["refined"], True), (["final", " refined "], True), (["all"], False)])
+def test_refined_is_a_reference_without_a_mapping(specs: list[str], expected: bool) -> None:
+    plan = parse_schedules(specs, 4)
+    assert plan.refined == expected
+    assert plan.schedules == parse_schedules([spec for spec in specs if spec.strip() != "refined"], 4).schedules
 
 
 BAD = (
@@ -146,6 +154,8 @@ BAD += (
     "1,2,,4",
     "nonsense",
     "default:2",
+    "refined:2",
+    "refined:",
     "all:3",
     "prefix:²",
     "prefix:1e0",

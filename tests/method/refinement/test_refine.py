@@ -1,4 +1,4 @@
-"""Repairs of single blocks: exact gradients in every family, real losses, and the damaged layer first."""
+"""Refined blocks, alone and all at once: exact derivatives in every family, real losses, the damaged layer first."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import Prepared, prepared
 from peelaudit.errors import OutputError
-from peelaudit.method.readout import Unembedding, token_losses
-from peelaudit.method.refinement.files import load_repair, repair_path, save_repair
-from peelaudit.method.refinement.refine import Repair, Repairer, RepairMode
+from peelaudit.method.readout import Readout, Unembedding, token_losses
+from peelaudit.method.refinement.changes import block_changes, dot, times
+from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
+from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -30,9 +31,21 @@ from tests.places import NANOGPT
 Opener = Callable[..., Network]
 
 
-def repairs(network: Network, mode: RepairMode = "cheap") -> list[Repair]:
-    found = Repairer(downstream(network), network.states, own_losses(network)).run(mode)
-    return sorted(found, key=lambda repair: repair.layer)
+CHEAP, FAR = Reach(steps=1), Reach(products=4, rounds=2)
+
+
+def refiner(network: Network) -> Refiner:
+    return Refiner(downstream(network), network.states, own_losses(network))
+
+
+def alone(network: Network, reach: Reach = CHEAP) -> list[tuple[Refined, Block, np.ndarray]]:
+    """Each block refined alone, the first first, and the held-out losses with it."""
+    made = refiner(network)
+    found = []
+    for refined in made.each(reach):
+        (block,) = made.blocks(refined)
+        found.append((refined, block, made.losses(refined, network.rows.held_out)))
+    return sorted(found, key=lambda one: one[0].layers)
 
 
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.
@@ -57,86 +70,160 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
         assert (up - low) / (2 * step) == pytest.approx(expected, rel=1e-2, abs=0.05)
 
 
-@pytest.mark.parametrize("mode", ["cheap", "thorough"])
-def test_a_repair_is_never_worse_on_select_and_its_loss_is_real(network: Opener, mode: RepairMode) -> None:
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"bitnet"}))
+def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, family: str) -> None:
+    made = network(family)
+    down, rows, layers = downstream(made), made.rows.fit, made.decoder.n_layers
+    refining = refiner(made)
+    generator = torch.Generator().manual_seed(3)
+    along = {
+        (layer, path): torch.randn(slope.shape, generator=generator, dtype=torch.float64)
+        for layer in (1, layers)
+        for path, slope in down.gradients(
+            made.decoder.block(layer), made.states[layer - 1][rows], torch.ones_like(made.states[layer][rows])
+        ).items()
+    }
+    states = [state[rows] for state in made.states]
+    product = refining._product((1, layers), {}, states, along)
+    step = 1e-4
+
+    def logits(sign: float) -> torch.Tensor:
+        decoder = made.decoder
+        for layer in (1, layers):
+            changes = {path: sign * step * change for path, change in block_changes(along, layer).items()}
+            decoder = decoder.replacing(made.decoder.block(layer).changed(changes))
+        state = made.states[0][rows]
+        for layer in range(1, layers + 1):
+            state = decoder.block(layer)(state)
+        return Unembedding.of(made.decoder).logits(state)[:, :-1].double()
+
+    moved = (logits(1) - logits(-1)) / (2 * step)
+    p = Unembedding.of(made.decoder).logits(made.states[-1][rows])[:, :-1].double().softmax(dim=-1)
+    expected = float((p * moved.square()).sum() - (p * moved).sum(dim=-1).square().sum()) / moved[..., 0].numel()
+    assert dot({key: product[key] for key in along}, along) == pytest.approx(expected, rel=1e-2)
+
+
+def test_an_estimate_is_the_quadratic_model_on_other_text(network: Opener) -> None:
+    made = network("llama", changes={"num_hidden_layers": 3})
+    refining, rows, step = refiner(made), made.rows.held_out, 1e-4
+    natural = refining._direction(refining._course(1, 3)).natural
+    slopes, bends = refining._modelled(natural, rows)
+    up, low = (refining._losses_with((1, 3), times(sign * step, natural), rows) for sign in (1, -1))
+    np.testing.assert_allclose(slopes, (up - low) / (2 * step), rtol=1e-2, atol=1e-2)
+    assert (bends > 0).all()
+    gain = refining.estimated()
+    assert gain is not None
+    select, curved = refining._modelled(natural, made.rows.select)
+    length = max(0.0, -select.sum() / curved.sum())
+    np.testing.assert_allclose(gain, -length * slopes - length**2 / 2 * bends)
+
+
+@pytest.mark.parametrize("reach", [CHEAP, FAR])
+def test_a_refined_block_is_never_worse_on_select_and_its_loss_is_real(network: Opener, reach: Reach) -> None:
     made = network("llama", changes={"num_hidden_layers": 3})
     own = own_losses(made)
     predictions = (made.rows.select.stop - made.rows.select.start) * (made.tokens.shape[1] - 1)
-    found = repairs(made, mode)
-    assert [repair.layer for repair in found] == [1, 2, 3]
-    assert any(repair.steps for repair in found)
-    for repair in found:
-        assert (repair.select_gain > 0) == (repair.steps > 0)
-        assert mode == "thorough" or repair.steps <= 1
-        select = loss_with(made, repair.block, made.rows.select).sum()
+    found = alone(made, reach)
+    assert [refined.layers for refined, _, _ in found] == [(1, 1), (2, 2), (3, 3)]
+    assert any(refined.moved for refined, _, _ in found)
+    for refined, block, losses in found:
+        assert (refined.select_gain > 0) == refined.moved
+        assert reach == FAR or (refined.steps <= 1 and refined.products == 0)
+        select = loss_with(made, block, made.rows.select).sum()
         gain = (own[made.rows.select].sum() - select) / predictions
-        assert repair.select_gain == pytest.approx(gain, abs=1e-9)
-        np.testing.assert_allclose(repair.losses, loss_with(made, repair.block, made.rows.held_out), rtol=1e-9)
+        assert refined.select_gain == pytest.approx(gain, abs=1e-9)
+        np.testing.assert_allclose(losses, loss_with(made, block, made.rows.held_out), rtol=1e-9)
+
+
+def test_all_blocks_at_once_gain_on_select_and_their_loss_is_real(network: Opener) -> None:
+    made = network("llama", changes={"num_hidden_layers": 3})
+    refining = refiner(made)
+    refined = refining.all(FAR)
+    assert refined.layers == (1, 3)
+    assert refined.select_gain > max(one.select_gain for one, _, _ in alone(made, CHEAP)) / 2 > 0
+    decoder = made.decoder
+    for block in refining.blocks(refined):
+        decoder = decoder.replacing(block)
+    held_out = made.tokens[made.rows.held_out]
+    states = trained_states(decoder, held_out, StateStore(dtype=torch.float64))
+    losses = token_losses(Unembedding.of(decoder).logits(states[-1][:, :-1]), held_out[:, 1:]).sum(dim=1)
+    np.testing.assert_allclose(refining.losses(refined, made.rows.held_out), losses.numpy(), rtol=1e-9)
 
 
 def test_more_steps_gain_no_less_on_select(network: Opener) -> None:
     made = network("gpt2")
-    for one, more in zip(repairs(made), repairs(made, "thorough"), strict=True):
+    for (one, _, _), (more, _, _) in zip(alone(made), alone(made, FAR), strict=True):
         assert more.select_gain >= one.select_gain
 
 
-def test_repairs_are_the_same_every_time(network: Opener) -> None:
+def test_refined_blocks_are_the_same_every_time(network: Opener) -> None:
     made = network("phi")
-    for one, other in zip(repairs(made), repairs(made), strict=True):
-        np.testing.assert_array_equal(one.losses, other.losses)
+    for (_, _, one), (_, _, other) in zip(alone(made, FAR), alone(made, FAR), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_absent_biases_stay_absent(nanogpt: Network) -> None:
-    found = repairs(nanogpt, "thorough")
-    assert any(repair.steps for repair in found)
-    for repair in found:
-        biases = [t for name, t in repair.block.module.named_parameters() if name.endswith("bias")]
+    found = alone(nanogpt, FAR)
+    assert any(refined.moved for refined, _, _ in found)
+    for _, block, _ in found:
+        biases = [t for name, t in block.module.named_parameters() if name.endswith("bias")]
         assert len(biases) == 6
         assert not any(bool(bias.any()) for bias in biases)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_repair_of_a_low_bit_network_is_in_its_sets(network: Opener, family: str) -> None:
+def test_a_refined_block_of_a_low_bit_network_is_in_its_sets(network: Opener, family: str) -> None:
     bits = Integer(ScaleLayout.ROW, None, 3, ZeroPoint.SYMMETRIC)
     made = network(family, bits=bits)
-    found = repairs(made, "thorough")
-    assert any(repair.steps for repair in found)
-    for repair in found:
-        scales = made.decoder.block(repair.layer).scales()
+    found = alone(made, FAR)
+    assert any(refined.moved for refined, _, _ in found)
+    for refined, block, losses in found:
+        assert refined.products == 0
+        scales = made.decoder.block(block.layer).scales()
         assert scales
-        for name, held in repair.block.held.items():
-            weight = repair.block.module.get_parameter(name)
+        for name, held in block.held.items() if refined.moved else ():
+            weight = block.module.get_parameter(name)
             assert torch.equal(held.rounded(weight, scales[name]), weight)
-        np.testing.assert_allclose(repair.losses, loss_with(made, repair.block, made.rows.held_out), rtol=1e-9)
+        np.testing.assert_allclose(losses, loss_with(made, block, made.rows.held_out), rtol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_saved_repair_gives_the_loss_that_was_measured(network: Opener, tmp_path: Path, family: str) -> None:
+def test_a_saved_block_gives_the_loss_that_was_measured(network: Opener, tmp_path: Path, family: str) -> None:
     made = network(family)
-    for repair in repairs(made):
-        save_repair(tmp_path / "new", made.decoder, repair.block, 0.1)
-        loaded = load_repair(tmp_path / "new", made.decoder, repair.layer)
-        np.testing.assert_array_equal(loss_with(made, loaded, made.rows.held_out), repair.losses)
+    for _, block, losses in alone(made):
+        save_block(tmp_path / "new", made.decoder, block, {"gap": "0.1"})
+        loaded = load_block(tmp_path / "new", made.decoder, block.layer)
+        np.testing.assert_array_equal(loss_with(made, loaded, made.rows.held_out), losses)
+
+
+def test_a_saved_head_reads_as_before(network: Opener, tmp_path: Path) -> None:
+    made = network("gpt2")
+    head = Readout("refit", Unembedding.of(made.decoder).scaled(0.5))
+    save_head(tmp_path, made.decoder, head)
+    loaded = load_head(tmp_path, made.decoder, Readout("refit", Unembedding.of(made.decoder)))
+    index = torch.arange(len(made.tokens))
+    assert not np.allclose(head.losses(made.states[-1], made.tokens, index, "x"), own_losses(made))
+    np.testing.assert_array_equal(*(one.losses(made.states[-1], made.tokens, index, "x") for one in (head, loaded)))
 
 
 def test_a_file_of_another_layer_is_refused(network: Opener, tmp_path: Path) -> None:
     made = network("llama")
-    save_repair(tmp_path, made.decoder, made.decoder.block(1), 0.0)
-    repair_path(tmp_path, 1).rename(repair_path(tmp_path, 2))
+    save_block(tmp_path, made.decoder, made.decoder.block(1), {})
+    block_path(tmp_path, 1).rename(block_path(tmp_path, 2))
     with pytest.raises(OutputError, match="layer 2"):
-        load_repair(tmp_path, made.decoder, 2)
+        load_block(tmp_path, made.decoder, 2)
     with pytest.raises(OutputError, match="layer-001"):
-        load_repair(tmp_path, made.decoder, 1)
+        load_block(tmp_path, made.decoder, 1)
 
 
 def test_a_directory_that_cannot_be_made_is_one_sentence(network: Opener, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     made = network("llama")
     with pytest.raises(OutputError, match="can't be written"):
-        save_repair(tmp_path / "file" / "x", made.decoder, made.decoder.block(1), 0.0)
+        save_block(tmp_path / "file" / "x", made.decoder, made.decoder.block(1), {})
 
 
-def adam_repair(network: Network, layer: int, steps: int) -> Block:
+def by_adam(network: Network, layer: int, steps: int) -> Block:
     """The block after Adam on the network's own loss, from the trained weights; the best of ten stops on *select*."""
     block, rows, best = network.decoder.block(layer), network.rows, (np.inf, network.decoder.block(layer))
     above = [network.decoder.block(k) for k in range(layer + 1, network.decoder.n_layers + 1)]
@@ -163,19 +250,19 @@ def adam_repair(network: Network, layer: int, steps: int) -> Block:
 
 
 @pytest.mark.slow
-def test_a_repair_is_no_better_than_adam_for_long_and_at_least_half_as_good() -> None:
+def test_a_refined_block_is_no_better_than_adam_for_long_and_at_least_half_as_good() -> None:
     config = AuditConfig(checkpoint=str(NANOGPT / "ckpt-000600.pt"), seq_len=64)
     with prepared(config) as audit:
         made, layer = network_of(audit), 3
         held_out = made.rows.held_out
-        repair = repairs(made, "thorough")[layer - 1]
+        _, _, refined = alone(made, FAR)[layer - 1]
         own = own_losses(made)[held_out]
-        adam = loss_with(made, adam_repair(made, layer, 2000), held_out)
+        adam = loss_with(made, by_adam(made, layer, 2000), held_out)
         clusters = audit.calibration.held_out.clusters
     bootstrap = ClusterBootstrap(clusters, resamples=1000, seed=0)
     predictions = np.full(len(own), made.tokens.shape[1] - 1)
-    ours, theirs = (bootstrap.ratio(own - losses, predictions) for losses in (repair.losses, adam))
-    excess = bootstrap.ratio(adam - repair.losses, predictions)
+    ours, theirs = (bootstrap.ratio(own - losses, predictions) for losses in (refined, adam))
+    excess = bootstrap.ratio(adam - refined, predictions)
     assert excess.low <= 0
     assert ours.value >= theirs.value / 2
     assert theirs.low > 0
@@ -187,7 +274,7 @@ def test_the_damaged_layer_gains_most(layer: int) -> None:
     with prepared(config) as audit:
         made = network_of(audit, damaged_layer=layer)
         own, held_out = own_losses(made), made.rows.held_out
-        gains = [float((own[held_out] - repair.losses).sum()) for repair in repairs(made, "thorough")]
+        gains = [float((own[held_out] - losses).sum()) for _, _, losses in alone(made, Reach())]
     assert int(np.argmax(gains)) == layer - 1
 
 

@@ -92,22 +92,37 @@ def around(low: float, high: float) -> Estimate:
 
 
 @pytest.mark.parametrize(
-    ("over_yes0", "over_bound", "expected"),
+    ("over_yes0", "over_bound", "tolerance", "expected"),
     [
-        ((0.1, 0.2), (0.1, 0.3), Verdict.RED),
-        ((-0.3, -0.1), (0.1, 0.2), Verdict.YELLOW),
-        ((-0.3, -0.1), (-0.2, -0.1), Verdict.GREEN),
-        ((-0.3, -0.1), (0.0, 0.0), Verdict.GREEN),
-        ((-0.3, -0.1), (-0.1, 0.1), Verdict.GREY),
-        ((-0.1, 0.1), (0.1, 0.2), Verdict.GREY),
-        ((-0.1, 0.1), (-0.2, -0.1), Verdict.GREY),
-        ((0.0, RESOLUTION), (0.0, RESOLUTION), Verdict.GREEN),
+        ((0.1, 0.2), (0.1, 0.3), 0.0, Verdict.RED),
+        ((0.1, 0.2), (0.1, 0.3), 1.0, Verdict.RED),
+        ((-0.3, -0.1), (0.1, 0.2), 0.0, Verdict.YELLOW),
+        ((-0.1, 0.1), (0.1, 0.2), 0.0, Verdict.YELLOW),
+        ((-0.3, -0.1), (0.1, 0.2), 0.05, Verdict.YELLOW),
+        ((-0.3, -0.1), (0.1, 0.2), 0.1, Verdict.GREY),
+        ((-0.3, -0.1), (0.1, 0.2), 0.15, Verdict.GREY),
+        ((-0.3, -0.1), (0.1, 0.2), 0.2, Verdict.GREEN),
+        ((-0.3, -0.1), (-0.2, -0.1), 0.0, Verdict.GREEN),
+        ((-0.1, 0.1), (-0.2, -0.1), 0.0, Verdict.GREEN),
+        ((-0.3, -0.1), (0.0, 0.0), 0.0, Verdict.GREEN),
+        ((-0.3, -0.1), (-0.1, 0.1), 0.0, Verdict.GREY),
+        ((-0.3, -0.1), (-0.1, 0.1), 0.1, Verdict.GREEN),
+        ((-0.3, -0.1), (-0.1, 2 * RESOLUTION), 0.0, Verdict.GREY),
+        ((0.0, RESOLUTION), (0.0, RESOLUTION), 0.0, Verdict.GREEN),
     ],
 )
-def test_a_verdict_is_what_the_intervals_allow(
-    over_yes0: tuple[float, float], over_bound: tuple[float, float], expected: Verdict
+def test_a_verdict_is_what_the_intervals_and_the_tolerance_allow(
+    over_yes0: tuple[float, float], over_bound: tuple[float, float], tolerance: float, expected: Verdict
 ) -> None:
-    assert verdict(around(*over_yes0), around(*over_bound)) is expected
+    assert verdict(around(*over_yes0), around(*over_bound), tolerance) is expected
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(0.3, Verdict.YELLOW), (0.5, Verdict.GREEN)])
+def test_figures_are_judged_by_the_tolerance(tolerance: float, expected: Verdict) -> None:
+    own, yes0 = losses(2.9), losses(3.5, seed=1)
+    row = figures(panel(), "held_out", own=own, trained=own, yes0=yes0, bound=losses(2.5), tolerance=tolerance)
+    assert row.gap_layers.value == pytest.approx(0.4)
+    assert row.verdict is expected
 
 
 @pytest.mark.parametrize(

@@ -77,15 +77,15 @@ def test_a_report_says_what_its_references_are(ternary: Path, tmp_path: Path) ->
 
 
 def test_float_references_beside_tell_what_the_bits_cost(ternary: Path, tmp_path: Path) -> None:
-    both = audit(ternary, tmp_path / "tokens.npy", float_reference=True)
-    free = audit(ternary, tmp_path / "tokens.npy", bits="float")
+    both = audit(ternary, tmp_path / "tokens.npy", float_reference=True, schedules="all")
+    free = audit(ternary, tmp_path / "tokens.npy", bits="float", schedules="all")
     for with_both, alone in zip(both.layers, free.layers, strict=True):
         for split in ("fit", "held_out"):
             figures, floats = getattr(with_both, split), getattr(alone, split)
             assert figures.float_bound == floats.bound
             assert figures.distortion.value == pytest.approx(figures.bound.value - floats.bound.value, abs=1e-12)
             assert floats.float_bound is None
-    plain = audit(ternary, tmp_path / "tokens.npy")
+    plain = audit(ternary, tmp_path / "tokens.npy", schedules="all")
     assert plain.network.held_out.bound == both.network.held_out.bound
     assert plain.network.held_out.distortion is None
 

@@ -41,11 +41,10 @@ def make_step(
     star: float = 3.0,
     *,
     verdict: Verdict = Verdict.GREEN,
-    layers: Sequence[Verdict] = (),
     n_layers: int = 4,
     path: str | None = None,
 ) -> AuditReport:
-    """The report of one step: its held-out losses, its verdict, and those of the layers."""
+    """The report of one step: its held-out losses and its verdict."""
     report = make_report(n_layers, verdict=verdict, path=path or f"run/ckpt-{step}.pt")
     held_out = dataclasses.replace(
         report.network.held_out,
@@ -53,16 +52,10 @@ def make_step(
         yes0=make_estimate(yes0),
         bound=make_estimate(star),
     )
-    rows = list(report.layers)
-    for index, given in enumerate(layers):
-        rows[index] = dataclasses.replace(
-            rows[index], held_out=dataclasses.replace(rows[index].held_out, verdict=given)
-        )
     return dataclasses.replace(
         report,
         checkpoint=dataclasses.replace(report.checkpoint, training_step=step, sha256=f"{path} {step}"),
         network=dataclasses.replace(report.network, held_out=held_out),
-        layers=tuple(rows),
     )
 
 
@@ -78,7 +71,7 @@ def make_series(steps: Sequence[int] = (0, 100, 200, 400), n_layers: int = 4) ->
 
 def hostile_report(text: str) -> AuditReport:
     """The report of a network in which every name and every sentence is `text`."""
-    report = make_report(path=text, warnings=(text,), advice=text, versions=((text, text),))
+    report = make_report(path=text, warnings=(text,), headline=text, advice=text, versions=((text, text),))
     rows = tuple(dataclasses.replace(row, reading=text, best_schedule=text) for row in report.layers)
     return dataclasses.replace(
         report,

@@ -5,6 +5,7 @@ A page of our own holds the report in a frame as wide as a phone, clicks on it, 
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -16,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from peelaudit.records import AuditReport, Unaudited
+from peelaudit.records import AuditReport, Estimate, LayerRefinement, Unaudited
 from peelaudit.reports.formats import Format, export
-from tests.factories import make_report
+from tests.factories import make_report, with_every_figure, with_gaps
 from tests.reports.formats.support import BREAKOUT, hostile_report, make_check, make_series
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -35,14 +36,26 @@ frame.onload = () => {
   const shown = (element) => element.getBoundingClientRect().width > 0;
   const charts = Array.from(page.querySelectorAll("svg[role=img]")).filter(shown);
   found.charts = charts.map((svg) => svg.viewBox.baseVal.width);
+  const cut = (table) => Array.from(table.querySelectorAll("th, td")).filter((cell) => {
+    const box = cell.getBoundingClientRect(), frame = table.parentElement.getBoundingClientRect();
+    const inside = box.left >= frame.left - 1 && box.right <= frame.right + 1;
+    return cell.textContent !== "" && (!inside || box.width === 0 || cell.scrollWidth > cell.clientWidth);
+  });
+  const stacked = Array.from(page.querySelectorAll("table.stacked.sortable"));
+  found.cut = stacked.map((table) => cut(table).map((cell) => cell.textContent));
+  found.notes = stacked.map((table) => Array.from(table.querySelectorAll("tr.note td")).map((cell) =>
+    cell.getBoundingClientRect().width / table.parentElement.clientWidth));
   found.tables = Array.from(page.querySelectorAll("table.sortable")).map((table) => {
-    const column = () => Array.from(table.tBodies[0].rows).map((row) => row.cells[%(column)d].dataset.v);
+    const body = () => Array.from(table.tBodies[0].rows);
+    const column = () => body().filter((row) => row.className !== "note").map((row) => row.cells[%(column)d].dataset.v);
+    const notes = () => body().map((row) => row.className === "note" ? row.textContent : "").filter(Boolean);
     const button = table.tHead.rows[0].cells[%(column)d].querySelector("button");
-    const before = column();
+    const before = column(), told = notes();
     button.click();
     const rising = column(), first = button.parentElement.getAttribute("aria-sort");
     button.click();
-    return { before, rising, first, falling: column(), second: button.parentElement.getAttribute("aria-sort") };
+    const second = button.parentElement.getAttribute("aria-sort");
+    return { before, rising, first, falling: column(), second, told, turned: notes() };
   });
   found.loaded = frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name);
   found.scripts = page.querySelectorAll("script:not([type])").length;
@@ -95,20 +108,39 @@ def check_sound(found: dict[str, Any], width: int) -> None:
 def test_a_report(n_layers: int, width: int, tmp_path: Path) -> None:
     found = opened(tmp_path, [make_report(n_layers)], width=width, column=0)
     check_sound(found, width)
-    assert found["charts"] == [356 if width < 640 else 1060] * 3
-    layers, _ = found["tables"]
+    assert found["charts"] == [356 if width < 640 else 1060] * 4
+    layers, profile, _ = found["tables"]
     assert layers["rising"] == [str(layer) for layer in range(1, n_layers + 1)]
     assert layers["falling"] == layers["rising"][::-1]
     assert (layers["first"], layers["second"]) == ("ascending", "descending")
+    assert [line.split()[1] for line in profile["told"]] == layers["rising"]
+    assert profile["turned"] == profile["told"][::-1]
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("large", [False, True])
+def test_no_column_of_the_layers_is_hidden_and_a_note_is_as_wide_as_its_table(
+    width: int, large: bool, tmp_path: Path
+) -> None:
+    report = with_every_figure(make_report(12))
+    if large:
+        wide = Estimate(-123.456, -130.123, -111.999)
+        rows = [dataclasses.replace(row, gap=wide, depth_gap=wide, scale_slope=wide) for row in report.layers]
+        report = dataclasses.replace(report, layers=tuple(rows))
+    named = dataclasses.replace(report, refinement=LayerRefinement((1,) * 12, (0,) * 12, 1.0, (3, 7)))
+    found = opened(tmp_path, [named], width=width)
+    assert found["cut"] == [[], []]
+    assert [len(notes) for notes in found["notes"]] == [2, 12]
+    assert all(share > 0.98 for notes in found["notes"] for share in notes)
 
 
 def test_figures_sort_as_numbers_and_not_as_texts(tmp_path: Path) -> None:
-    report = make_report(12)
-    found = opened(tmp_path, [report], column=4)
-    gaps = sorted(row.gap.value for row in report.layers)
-    assert gaps[0] < 0 < gaps[-1]
-    assert list(map(float, found["tables"][0]["rising"])) == gaps
-    assert list(map(float, found["tables"][0]["before"])) == [row.gap.value for row in report.layers]
+    report = with_gaps(make_report(12), *(0.1 * (-1) ** k + 0.01 * k for k in range(12)))
+    found = opened(tmp_path, [report], column=1)
+    gaps = [0.0 if row.gap is None else row.gap.value for row in report.layers]
+    assert min(gaps) < 0 < max(gaps)
+    assert list(map(float, found["tables"][0]["rising"])) == sorted(gaps)
+    assert list(map(float, found["tables"][0]["before"])) == gaps
 
 
 def test_a_series(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peelaudit.records import Estimate, Verdict
-from peelaudit.reports.formats.charts import ERROR_SCALE, GAP_SCALE, Mark, by_layer, heat_map, mark, ticks
+from peelaudit.reports.formats.charts import ERROR_SCALE, GAP_SCALE, Mark, heat_map, mark, ticks, whiskers
 from peelaudit.reports.formats.cloud import cloud_chart, cloud_svg
 from peelaudit.reports.trajectory import trace
 from tests.reports.formats.support import make_series, make_step
@@ -23,7 +23,7 @@ FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 def marks_of(values: list[float]) -> list[Mark]:
     verdicts = list(Verdict)
     return [
-        Mark(index, Estimate(value, value - 0.1, value + 0.1), verdicts[index % 4], f"layer <{index}>")
+        Mark(str(index), Estimate(value, value - 0.1, value + 0.1), f"layer <{index}>", verdicts[index % 4])
         for index, value in enumerate(values, 1)
     ]
 
@@ -48,16 +48,16 @@ def test_ticks_by_hand() -> None:
 @pytest.mark.parametrize("count", [1, 4, 80, 300])
 def test_whiskers_stand_over_their_layers_and_at_their_values(count: int, width: int) -> None:
     values = [0.5 - index / count for index in range(count)]
-    root = ET.fromstring(by_layer(marks_of(values), title="t", unit="u", width=width))
-    whiskers = [line for line in root.iter(f"{SVG}line") if line.get("class") == "whisker"]
-    assert len(whiskers) == count
-    xs = [float(line.attrib["x1"]) for line in whiskers]
-    tops = [float(line.attrib["y2"]) for line in whiskers]
+    root = ET.fromstring(whiskers(marks_of(values), title="t", unit="u", width=width))
+    lines = [line for line in root.iter(f"{SVG}line") if line.get("class") == "whisker"]
+    assert len(lines) == count
+    xs = [float(line.attrib["x1"]) for line in lines]
+    tops = [float(line.attrib["y2"]) for line in lines]
     assert xs == sorted(xs)
     assert tops == sorted(tops)  # smaller values are further down
     assert all(0 < x < width for x in xs)
     zero = next(line for line in root.iter(f"{SVG}line") if line.get("class") == "zero")
-    highest = min(whiskers, key=lambda line: float(line.attrib["y2"]))
+    highest = min(lines, key=lambda line: float(line.attrib["y2"]))
     assert float(highest.attrib["y2"]) < float(zero.attrib["y1"])
     assert [item.text for item in root.iter(f"{SVG}title")][1] == "layer <1>"
 
@@ -95,6 +95,43 @@ def test_scales_say_what_their_classes_are() -> None:
     assert ERROR_SCALE.ranges()[ERROR_SCALE.index(0.1)] == "0.1 to 0.3"
     assert GAP_SCALE.ranges()[GAP_SCALE.index(0.0)] == "-0.01 to 0.01"
     assert GAP_SCALE.ranges()[GAP_SCALE.index(9.0)] == "1 and above"
+
+
+@pytest.mark.parametrize("width", [356, 1060])
+def test_what_stands_out_has_a_shape_of_its_own_and_its_name_beside_it(width: int) -> None:
+    marks = [Mark(str(k), Estimate(k / 10, k / 10 - 0.1, k / 10 + 0.1), "", stands_out=k == 3) for k in range(1, 5)]
+    root = ET.fromstring(whiskers(marks, title="t", unit="u", width=width))
+    (square,) = root.iter(f"{SVG}rect")
+    (name,) = (item for item in root.iter(f"{SVG}text") if "strong" in item.attrib["class"])
+    assert name.text == "3"
+    middle = float(square.attrib["x"]) + float(square.attrib["width"]) / 2
+    assert middle == pytest.approx(float(name.attrib["x"]), abs=0.11)
+    assert float(name.attrib["y"]) < float(square.attrib["y"])
+    assert len(list(root.iter(f"{SVG}circle"))) == 3
+
+
+def test_names_of_steps_have_the_room_that_they_need() -> None:
+    marks = [Mark(f"{1000 * k:,}", Estimate(0.1, 0.0, 0.2), "") for k in range(1, 41)]
+    root = ET.fromstring(whiskers(marks, title="t", unit="u", width=356, axis="training step"))
+    names = [item for item in root.iter(f"{SVG}text") if item.get("class") == "tick mid"]
+    xs = [float(item.attrib["x"]) for item in names]
+    assert all(after - before > 6 * len("10,000") for before, after in pairwise(xs))
+    assert "training step" in "".join(root.itertext())
+
+
+@pytest.mark.parametrize("last", [(2.0, 2.5, 1.99), (2.0, 2.0, 2.0), (1.0, 3.0, 1.0), (9.0, 1.0, 1.0)])
+@pytest.mark.parametrize("width", [356, 1060])
+def test_the_lines_of_a_cloud_are_named_at_their_ends_apart_from_one_another(
+    last: tuple[float, float, float], width: int
+) -> None:
+    root = ET.fromstring(cloud_chart(trace([make_step(0, 4.0, 4.0, 3.5), make_step(100, *last)]).held_out, width=width))
+    labels = [item for item in root.iter(f"{SVG}text") if (item.get("class") or "").startswith("label")]
+    assert {(item.text or "").split()[0] for item in labels} == {"YES-0", "YES*", "trained"}
+    ys = sorted(float(item.attrib["y"]) for item in labels)
+    assert all(after - before >= 12 for before, after in pairwise(ys))
+    assert ys[0] > 12
+    assert ys[-1] <= 16 + 300 + 4
+    assert all(float(item.attrib["x"]) + 6.5 * len(item.text or "") < width for item in labels)
 
 
 def test_verdicts_have_shapes_of_their_own() -> None:

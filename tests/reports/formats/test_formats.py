@@ -15,7 +15,7 @@ import pytest
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, Unaudited, Verdict
 from peelaudit.reports.formats import Format, export
-from tests.factories import make_estimate, make_report, with_repairs
+from tests.factories import make_estimate, make_report, with_gaps
 from tests.places import ROOT
 from tests.reports.formats.support import HOSTILE, hostile_report, make_check
 
@@ -126,7 +126,7 @@ def test_csv_of_no_layers_is_empty() -> None:
 def test_markdown_tables_hold_together() -> None:
     text = export([hostile_report(HOSTILE)], Format.MARKDOWN)
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) == 3
+    assert len(tables) == 4
     for block in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
     assert "<b>" not in text.replace("\\<b", "")
@@ -134,7 +134,7 @@ def test_markdown_tables_hold_together() -> None:
 
 def test_markdown_says_the_verdicts() -> None:
     text = export([make_report(verdict=Verdict.YELLOW, paper_verdict=Verdict.GREEN)], Format.MARKDOWN)
-    assert text.startswith("## peelaudit: yellow ! caution\n")
+    assert text.startswith("## peelaudit: yellow \\! can do better: its layers by 0.042 nats/token (0.022 to 0.060), ")
     assert "green ✓ effective" in text
     assert "| ---: |" in text
 
@@ -148,21 +148,38 @@ def test_what_people_read_says_how_close_the_nearest_rival_is(form: Format) -> N
     assert "nearest rival" not in export([make_report(network=alone)], form)
 
 
-@pytest.mark.parametrize("form", [Format.TABLE, Format.MARKDOWN, Format.HTML, Format.CSV])
-def test_repair_gaps_are_shown_where_there_are_some(form: Format) -> None:
+@pytest.mark.parametrize("form", [Format.HTML, Format.MARKDOWN, Format.GITHUB, Format.JUNIT, Format.CSV, Format.JSON])
+def test_every_format_says_the_headline(form: Format) -> None:
+    report = make_report(headline="can do better: the gap of layer 2 stands out")
+    assert report.headline in export([report], form)
+
+
+@pytest.mark.parametrize("form", [Format.MARKDOWN, Format.HTML, Format.CSV, Format.JUNIT])
+def test_layers_own_gaps_are_shown_where_there_are_some(form: Format) -> None:
+    found = export([with_gaps(make_report(), 0.123, 0.234, 0.345, 0.456, named=(4,))], form)
+    assert all(f"0.{gap}" in found for gap in ("123", "234", "345", "456"))
+    assert ("True" if form is Format.CSV else "Named: its gap stands out.") in found
+
+
+@pytest.mark.parametrize("form", [Format.MARKDOWN, Format.HTML])
+def test_the_peel_profile_accuses_no_layer(form: Format) -> None:
+    text = export([make_report()], form)
+    assert "in healthy networks too: the profile accuses no layer." in text
+
+
+@pytest.mark.parametrize("form", [Format.MARKDOWN, Format.HTML])
+def test_growth_and_temperature_are_among_the_networks_figures(form: Format) -> None:
     report = make_report()
-    repaired = with_repairs(report, 0.123, 0.234, 0.345, 0.456, named=(4,))
-    words = "repair_gap" if form is Format.CSV else "epair gap"
-    assert words in export([repaired], form)
-    assert all(f"0.{gap}" in export([repaired], form) for gap in ("123", "234", "345", "456"))
-    if form is not Format.CSV:
-        assert "epair gap" not in export([report], form)
+    text = export([report], form)
+    assert "refined, all blocks at once, gains" in text
+    assert "with half of the fit text" in text
+    assert "a temperature of 1.12 gains" in text
+    assert report.network.refinement is not None
+    alone = dataclasses.replace(report.network, refinement=dataclasses.replace(report.network.refinement, half=None))
+    assert "half of the fit text" not in export([make_report(network=alone)], form)
 
 
-def test_the_table_ranks_repair_gaps() -> None:
-    text = export([with_repairs(make_report(), 0.1, 0.4, 0.3, 0.2, named=(2,))], Format.TABLE)
-    section = text[text.index("Repair gaps") : text.index("forward passes")]
-    rows = [line.split() for line in section.splitlines() if re.match(r"\s*\d", line)]
-    assert [row[1] for row in rows] == ["2", "3", "4", "1"]
-    assert [" ".join(row).endswith("stands out") for row in rows] == [True, False, False, False]
-    assert "thorough; it took 41" in text
+def test_csv_has_the_networks_verdict_in_each_row_and_which_layers_are_named() -> None:
+    rows = rows_of(with_gaps(make_report(verdict=Verdict.YELLOW), 0.1, 0.2, 0.3, 0.4, named=(4,)))
+    assert [row["verdict"] for row in rows] == ["yellow"] * 4
+    assert [row["named"] for row in rows] == ["False", "False", "False", "True"]

@@ -36,7 +36,7 @@ def annotations(*reports, checks: tuple[GateCheck, ...] = (), failures: tuple[Un
 def test_one_annotation_for_a_checkpoint_that_fails() -> None:
     checks = tuple(make_check(layer=layer, reason=f"Layer {layer} is beyond.") for layer in range(1, 9))
     found = annotations(make_report(), make_report(path="good.pt", verdict=Verdict.RED), checks=checks)
-    assert [level for level, _, _ in found] == ["error", "warning"]
+    assert [level for level, _, _ in found] == ["error", "error"]
     assert found[0][1] == "peelaudit: runs/tiny/ckpt.pt"
     assert found[0][2].startswith("Layer 1 is beyond. [layer.gap=0.02, failed] Layer 2")
     assert found[0][2].endswith("And 3 more.")
@@ -65,13 +65,17 @@ def test_a_passed_gate_is_one_notice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "level"), [(Verdict.RED, "warning"), (Verdict.YELLOW, "notice"), (Verdict.GREY, "notice")]
+    ("verdict", "level"), [(Verdict.RED, "error"), (Verdict.YELLOW, "warning"), (Verdict.GREY, "notice")]
 )
-def test_without_a_gate_the_verdict_decides_and_nothing_is_an_error(verdict: Verdict, level: str) -> None:
+def test_without_a_gate_the_verdict_decides(verdict: Verdict, level: str) -> None:
     ((found, title, message),) = annotations(make_report(verdict=verdict))
     assert (found, title) == (level, "peelaudit: runs/tiny/ckpt.pt")
-    assert message.startswith(f"{verdict} ")
+    assert re.match(f"{verdict} . can do better: its layers by 0.042 nats/token", message)
     assert "gap_layers +0.042 nats/token" in message
+
+
+def test_a_green_is_one_notice() -> None:
+    assert annotations(make_report(verdict=Verdict.GREEN)) == [("notice", "peelaudit", "1 checkpoint, 1 green")]
 
 
 def test_what_was_not_audited_is_an_error() -> None:

@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import pytest
 
-from peelaudit.records import AuditReport, Outcome, Unaudited
+from peelaudit.records import SCHEMA_VERSION, AuditReport, Outcome, Symptom, Unaudited
 from peelaudit.records.json import parse_report
 from peelaudit.reports.formats import Format, export
 from peelaudit.reports.formats.html import MOST_CHARACTERS
-from tests.factories import make_estimate, make_report, with_repairs
+from tests.factories import make_estimate, make_report, with_gaps
 from tests.reports.formats.support import BREAKOUT, Page, hostile_report, make_check, make_series
 
 
@@ -62,7 +62,7 @@ def test_the_json_inside_is_the_report() -> None:
     assert {report.checkpoint.path: report for report in map(parse_report, found)} == {
         report.checkpoint.path: report for report in reports
     }
-    assert all(json.loads(part)["schema_version"] == 1 for part in found)
+    assert all(json.loads(part)["schema_version"] == SCHEMA_VERSION for part in found)
 
 
 def test_verdict_and_limits_come_first_in_plain_words() -> None:
@@ -70,11 +70,19 @@ def test_verdict_and_limits_come_first_in_plain_words() -> None:
     positions = [
         text.index(words)
         for words in (
-            "peelaudit: red ✗ ineffective",
-            "on held-out tokens: it loses to YES-0",
-            "not a proof of optimality",
+            "peelaudit: runs/tiny/ckpt.pt",
+            "red ✗ can do better: its layers by 0.042 nats/token (0.022 to 0.060), shared by all layers.",
+            "Train on: the layers",
+            "Red means: it loses to YES-0",
             "trust the held-out one",
+            "with half of the fit text",
+            "a temperature of 1.12 gains",
             "Gap by layer",
+            "falls when this block alone is refined",
+            "Each layer by itself",
+            "Early depths always lose to blocks pointed straight at the last state, in healthy networks too",
+            "Depth gap by layer",
+            "The network cut after each layer",
             "Peel map",
             "Normalised mean squared error of leaving the block out",
             "15 clusters on held-out",
@@ -120,7 +128,7 @@ def tables(page: Page) -> list[list[list[dict[str, str | None]]]]:
 
 def measured_more() -> AuditReport:
     """A report with every column that an audit must be asked for, one of them with a figure missing."""
-    report = with_repairs(make_report(), 0.1, 0.2, 0.3, 0.4, named=(4,))
+    report = with_gaps(make_report(), 0.1, 0.2, 0.3, 0.4, named=(4,))
     slopes = [None, *map(make_estimate, (0.1, 0.2, 0.3))]
     rows = [dataclasses.replace(row, scale_slope=one) for row, one in zip(report.layers, slopes, strict=True)]
     return dataclasses.replace(report, layers=tuple(rows))
@@ -133,16 +141,62 @@ def test_every_row_has_every_column_and_begins_with_its_header(reports: list[Aud
     found = tables(page_of(*reports, checks=[make_check(reports[0].checkpoint.path)]))
     assert len(found) > 3
     for table in found:
-        assert len({len(row) for row in table}) == 1
+        rows = [row for row in table if "colspan" not in row[0]]
+        assert len({len(row) for row in rows}) == 1
+        assert all(row[0]["colspan"] == str(len(rows[0])) for row in table if "colspan" in row[0])
         assert all("scope" in cell for cell in table[0])
-        for row in table[1:]:
+        for row in rows[1:]:
             assert ["scope" in cell for cell in row] == [True] + [False] * (len(row) - 1)
 
 
 def test_figures_are_sorted_unrounded() -> None:
     report = make_report(12)
-    layers = next(table for table in tables(page_of(report)) if len(table) == 13)
-    assert [float(row[4]["data-v"] or "") for row in layers[1:]] == [row.gap.value for row in report.layers]
+    page = tables(page_of(report))
+    layers = next(table for table in page if len(table) == 13)
+    gaps = [row.gap.value for row in report.layers if row.gap is not None]
+    assert [float(row[1]["data-v"] or "") for row in layers[1:]] == gaps
+    profile = next(table for table in page if len(table) == 25)[1::2]
+    assert [float(row[4]["data-v"] or "") for row in profile] == [row.depth_gap.value for row in report.layers]
+
+
+def test_the_headline_is_the_title_and_stands_under_the_heading() -> None:
+    text = export([make_report(headline="can do better: by <a lot>")], Format.HTML)
+    assert "<title>peelaudit: red ✗ can do better: by &lt;a lot&gt;</title>" in text
+    assert '<span class="v v-red">red ✗</span> can do better: by &lt;a lot&gt;.</p>' in text
+    reports = [make_report(path="a.pt", headline="first"), make_report(path="b.pt", headline="second")]
+    overview = export(reports, Format.HTML).split("<details")[0]
+    notes = re.findall(r'<tr class="note"><td colspan="7">(.*?)</td>', overview)
+    assert notes == ["first.", "second."]
+
+
+def test_layers_that_are_named_stand_out_in_the_first_chart_and_say_why() -> None:
+    report = with_gaps(make_report(), 0.1, 0.2, 0.3, 0.4, named=(4,))
+    rows = (report.layers[0], dataclasses.replace(report.layers[1], symptoms=(Symptom.NOISY,)), *report.layers[2:])
+    text = export([dataclasses.replace(report, layers=rows)], Format.HTML)
+    charts = re.findall(r'<svg[^>]*role="img".*?</svg>', text, re.DOTALL)
+    assert [chart.count("v-strong") for chart in charts[:2]] == [2, 2]  # wide and narrow
+    assert not any("v-strong" in chart for chart in charts[2:])
+    assert re.findall(r'<td colspan="\d">(Named: .*?)</td>', text) == ["Named: noisy.", "Named: its gap stands out."]
+    assert "a layer that the audit names" in text
+    assert "a layer that the audit names" not in export([make_report()], Format.HTML)
+
+
+def test_no_verdict_colours_a_layer() -> None:
+    report = make_report(12)
+    assert len({row.held_out.verdict for row in report.layers}) == 4
+    text = export([report], Format.HTML)
+    assert set(re.findall(r'"v(?: v-|-)(\w+)"', text.split("</style>")[1])) == {"red", "plain"}  # the network's is red
+
+
+def test_a_report_whose_layers_were_not_refined_says_what_that_needs() -> None:
+    report = make_report()
+    rows = tuple(dataclasses.replace(row, gap=None) for row in report.layers)
+    network = dataclasses.replace(report.network, refinement=None)
+    text = export([dataclasses.replace(report, layers=rows, network=network, refinement=None)], Format.HTML)
+    assert "layers have no gaps of their own: that needs an audit with --effort default or thorough." in text
+    assert "Gap by layer" not in text
+    assert "refined, all blocks at once" not in text
+    assert "Depth gap by layer" in text
 
 
 def test_suppressed_checks_stay_visible() -> None:
@@ -163,9 +217,33 @@ def test_a_series_is_drawn_and_unrelated_reports_are_not() -> None:
     assert "YES cloud, held-out tokens: 4 checkpoints, steps 0 to 400" in text
     assert "YES cloud, fit tokens, as in the paper: 4 checkpoints" in text
     assert "Gap of 4 layers over 4 steps" in text
+    assert "gap_layers over 4 steps with 95 % intervals" in text
+    assert "This cloud differs from the held-out one because" in html.unescape(text)
     other = export([make_report(4, path="a.pt"), make_report(6, path="b.pt")], Format.HTML)
     assert "<li>layers is 4 in a.pt and 6 in b.pt</li>" in other
     assert "YES cloud, held-out tokens:" not in other
+
+
+def test_each_step_is_shown_against_its_own_references() -> None:
+    first, *others = make_series()
+    first = with_gaps(first, 0.1, 0.2, 0.3, 0.4, named=(4, 2))
+    first = dataclasses.replace(first, network=dataclasses.replace(first.network, best_schedule="refined"))
+    text = html.unescape(export([first, *others], Format.HTML))
+    table = text[text.index("Each step against its own references") :].split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[2:]]
+    assert [row[0] for row in rows] == ["0", "100", "200", "400"]
+    assert rows[0][2:] == ["+0.042 (+0.022..+0.060)", "refined", "every:2", "+0.120 (+0.110..+0.129)", "2, 4"]
+    assert [row[-1] for row in rows[1:]] == ["none"] * 3
+
+
+def test_a_series_without_gaps_of_its_layers_has_no_map_of_them() -> None:
+    bare = [
+        dataclasses.replace(report, layers=tuple(dataclasses.replace(row, gap=None) for row in report.layers))
+        for report in make_series()
+    ]
+    text = export(bare, Format.HTML)
+    assert "gap_layers over 4 steps" in text
+    assert "Gap of 4 layers" not in text
 
 
 def test_a_page_of_very_many_reports_is_cut_and_says_so() -> None:

@@ -110,11 +110,15 @@ def test_without_a_gate_nothing_fails_and_the_verdict_is_there() -> None:
     assert properties["verdict"] == "red"
     assert float(properties["gap_layers"]) == report.network.held_out.gap_layers.value
     words = [case.findtext("system-out") or "" for case in root.iter("testcase")]
-    assert words[3].startswith("red ✗ ineffective, gap +0.042 nats/token (+0.022..+0.060)")
+    assert properties["headline"] == report.headline
+    assert words[3].startswith("gap +0.03")
+    assert "depth gap +0.042 nats/token (+0.022..+0.060)" in words[3]
     assert words[3].endswith(report.layers[3].reading)
 
 
-@pytest.mark.parametrize(("metric", "unit"), [("gap_layers", True), ("repair_gap", True), ("redundancy", False)])
+@pytest.mark.parametrize(
+    ("metric", "unit"), [("gap_layers", True), ("gap", True), ("depth_gap", True), ("redundancy", False)]
+)
 def test_a_check_has_the_unit_of_its_figure(metric: str, unit: bool) -> None:
     report = make_report()
     check = make_check(report.checkpoint.path, metric=metric)

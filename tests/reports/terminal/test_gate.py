@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date
 
 import pytest
@@ -73,6 +74,14 @@ def test_a_comparison_fits_its_columns(n_layers: int, width: int) -> None:
     text = render_comparison(compare(base, moved(reweighted(base, 3), 3, -123.4)), width=width)
     assert widest(text) <= max(width, 80)
     assert "\x1b" not in text
+
+
+def test_a_comparison_begins_with_both_headlines() -> None:
+    base = make_report(verdict=Verdict.GREEN, headline="effective: it is")
+    new = dataclasses.replace(make_report(verdict=Verdict.YELLOW), headline=HOSTILE)
+    lines = render_comparison(compare(base, new), colour=True).splitlines()
+    assert "\x1b[32m✓ green\x1b[0m, effective: it is" in lines[1]
+    assert "\x1b[33m! yellow\x1b[0m, a\\x1b]0;owned" in lines[3]
 
 
 def test_a_comparison_has_a_row_for_the_network_and_each_layer() -> None:

@@ -81,10 +81,10 @@ def test_a_difference_has_its_interval_beside_it() -> None:
 def test_a_column_that_no_row_has_is_left_out() -> None:
     rows = make_report().layers
     assert [one.key for one in cut_columns(rows)] == ["trained_readout_loss", "yes0", "bound"]
-    assert "repair_gap" not in {one.key for one in layer_columns(rows)}
+    assert "scale_slope" not in {one.key for one in layer_columns(rows)}
     full = with_every_figure(make_report()).layers
     assert "distortion" in {one.key for one in cut_columns((*rows, full[0]))}
-    assert "repair_gap" in {one.key for one in layer_columns((*rows, full[0]))}
+    assert "scale_slope" in {one.key for one in layer_columns((*rows, full[0]))}
 
 
 def test_without_rows_every_column_is_there() -> None:

@@ -15,6 +15,7 @@ from peelaudit.reports.wording.text import (
     abbreviate,
     count,
     encodable,
+    fitting,
     flow,
     interval,
     number,
@@ -84,7 +85,7 @@ def test_a_size_is_short_and_near(value: float, unit: str) -> None:
     assert found is not None
     scale = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found[2]]
     assert float(found[1]) * scale == pytest.approx(value, rel=6e-3)
-    assert value < 1e-2 or len(text) <= len("99.9 T") + len(unit)
+    assert value < 0.1 or len(text) <= len("99.9 T") + len(unit)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +181,11 @@ def test_items_flow_into_lines_and_are_never_broken(items: list[str], width: int
     assert all(len(line) <= width or line in items for line in lines)
     for line, following in pairwise(lines):
         assert len(line) + len(" · ") + len(following.split(" · ")[0]) > width, "it would have fitted"
+
+
+@pytest.mark.parametrize(
+    ("width", "text"), [(12, "one, two, 33"), (11, "one, two, …"), (10, "one, …"), (6, "one, …"), (5, "one, …")]
+)
+def test_of_items_that_are_too_many_the_first_are_told(width: int, text: str) -> None:
+    assert fitting(("one", "two", "33"), width) == text
+    assert fitting((), width) == ""

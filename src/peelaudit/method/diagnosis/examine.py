@@ -1,11 +1,10 @@
-"""What tells which layer is at fault: each block's looks, slopes and repair, measured once, without a reference."""
+"""What tells which layer is at fault: each block's looks, slopes and gap, measured once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -14,26 +13,34 @@ from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
-from peelaudit.method.refinement.refine import Repair, Repairer, RepairMode
+from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import LayerSigns
 
-__all__ = ["Examination", "Examiner", "RepairLosses"]
+__all__ = ["Examination", "Examiner", "LayerGains"]
 
 
 @dataclass(frozen=True, slots=True)
-class RepairLosses:
-    """The repairs of all blocks: `gains` are [L] arrays on the panel of the nats that each saves on *held-out*, zero on
-    the other splits; `steps` those that each took; `passes` the cost in forward passes; `low_bit` whether the
-    blocks are.
+class LayerGains:
+    """What refining each block alone gains.
+
+    Attributes:
+        gains: [L] arrays on the panel of the nats that each saves on *held-out*, zero on the other splits.
+        steps: natural-gradient steps that each took.
+        products: with the Gauss-Newton curvature that each took.
+        passes: the cost in forward passes.
+        low_bit: whether the blocks are.
+        first_step: whether no block could take more than one step.
     """
 
     gains: tuple[Losses, ...]
     steps: tuple[int, ...]
+    products: tuple[int, ...]
     passes: float
     low_bit: bool
+    first_step: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +49,32 @@ class Examination:
 
     Attributes:
         panel: the sequences of the network's losses: all.
-        own: on `panel`, the network's losses under its own head.
+        losses: on `panel`, the network's under the readout that slopes and gaps were taken with.
         digests: of the blocks' weights.
         signs: what each block shows by itself.
         slopes: on `panel`, of each *held-out* sequence, zero on the other splits; None for a block that no finite
             gradient reaches.
         influences: of each *held-out* sequence.
-        repairs: None where none was asked for.
+        gains: None where no block was refined.
     """
 
     panel: Panel
-    own: Losses
+    losses: Losses
     digests: tuple[str, ...]
     signs: tuple[LayerSigns, ...]
     slopes: tuple[BlockSlopes | None, ...]
     influences: tuple[Losses, ...]
-    repairs: RepairLosses | None
+    gains: LayerGains | None
 
 
 class Examiner:
     """Looks at every block of a network.
 
     Args:
-        downstream: the network under its own head.
+        downstream: the network under a readout.
         states: h_0 … h_L, each [sequences, positions, d_model].
-        panel: the sequences of `own`: all.
-        own: on `panel`, the network's losses under its own head.
+        panel: the sequences of `losses`: all.
+        losses: on `panel`, the network's under that readout.
         progress: told of each stage.
     """
 
@@ -76,31 +83,48 @@ class Examiner:
         downstream: Downstream,
         states: Sequence[Tensor],
         panel: Panel,
-        own: Losses,
+        losses: Losses,
         progress: Progress = SILENT,
     ) -> None:
-        self._down, self._states, self._panel, self._own, self._progress = downstream, states, panel, own, progress
+        self._down, self._states, self._panel, self._losses, self._progress = (
+            downstream,
+            states,
+            panel,
+            losses,
+            progress,
+        )
         self._rows = downstream.data.rows.held_out
-        self._repairs: RepairLosses | None = None
+        self._gains: LayerGains | None = None
 
-    def repairs(self, mode: RepairMode | Literal["off"]) -> Iterator[tuple[Repair, float]]:
-        """Repair every block alone, the last first; one of them is held at a time.
+    def gaps(self, refiner: Refiner, reach: Reach) -> Iterator[tuple[Refined, float]]:
+        """Refine every block alone, the last first; one of them is held at a time.
+
+        Args:
+            refiner: of the same network, under the same readout.
+            reach: how far.
 
         Yields:
-            each repair, and the held-out nats/token that it gains.
+            each block, and the held-out nats/token that it gains.
 
         Raises:
             NonFiniteResult: naming the layer.
         """
-        if mode == "off":
-            return
-        repairer, n_layers = Repairer(self._down, self._states, self._own), self._down.decoder.n_layers
-        gains, steps = [np.zeros_like(self._own) for _ in range(n_layers)], [0] * n_layers
-        for repair in repairer.run(mode, progress=self._progress):
-            gain, steps[repair.layer - 1] = gains[repair.layer - 1], repair.steps
-            gain[self._rows] = self._own[self._rows] - repair.losses
-            yield repair, self._panel.mean(gain, "held_out")
-        self._repairs = RepairLosses(tuple(gains), tuple(steps), repairer.passes, self._down.decoder.low_bit)
+        n_layers, before = self._down.decoder.n_layers, refiner.passes
+        gains = [np.zeros_like(self._losses) for _ in range(n_layers)]
+        steps, products = [0] * n_layers, [0] * n_layers
+        for refined in refiner.each(reach, progress=self._progress):
+            index = refined.layers[0] - 1
+            steps[index], products[index] = refined.steps, refined.products
+            gains[index][self._rows] = self._losses[self._rows] - refiner.losses(refined, self._rows)
+            yield refined, self._panel.mean(gains[index], "held_out")
+        self._gains = LayerGains(
+            gains=tuple(gains),
+            steps=tuple(steps),
+            products=tuple(products),
+            passes=refiner.passes - before,
+            low_bit=self._down.decoder.low_bit,
+            first_step=reach.steps * reach.rounds <= 1 and reach.products == 0,
+        )
 
     def losses_with(self, block: Block, what: str) -> Losses:
         """[sequences] nats of *held-out* with another block in the place of the one of that layer.
@@ -112,11 +136,11 @@ class Examiner:
         return self._down.losses(block.layer, state, self._rows, what)
 
     def examination(self) -> Examination:
-        """What every block shows, and what the repairs gained that were made."""
+        """What every block shows, and what refining it gained, where that was done."""
         looked = [self._look(layer) for layer in range(1, self._down.decoder.n_layers + 1)]
         digests, found = zip(*looked, strict=True)
         influences = tuple(influence(z[self._rows], h[self._rows]) for z, h in pairwise(self._states))
-        return Examination(self._panel, self._own, digests, found, self._slopes(), influences, self._repairs)
+        return Examination(self._panel, self._losses, digests, found, self._slopes(), influences, self._gains)
 
     def _look(self, layer: int) -> tuple[str, LayerSigns]:
         """A block's digest and signs: it is read once for both."""
@@ -131,6 +155,6 @@ class Examiner:
 
     def _spread(self, losses: Losses) -> Losses:
         """Of *held-out* on the panel."""
-        whole = np.zeros_like(self._own)
+        whole = np.zeros_like(self._losses)
         whole[self._rows] = losses
         return whole

@@ -1,4 +1,4 @@
-"""Which layers to look at, and how suspect each one is: symptoms, slopes and repair gaps put together."""
+"""Which layers to look at, and how suspect each one is: symptoms, slopes and gaps put together."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from peelaudit.method.diagnosis.examine import Examination
 from peelaudit.method.diagnosis.outliers import FEWEST_CLUSTERS, BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
 from peelaudit.method.diagnosis.symptoms import symptoms
 from peelaudit.method.statistics.panel import Losses
-from peelaudit.records import DataInfo, Estimate, RepairInfo, Symptom, named_layers
+from peelaudit.records import DataInfo, Estimate, LayerRefinement, Symptom, named_layers
 
 __all__ = ["Naming", "name_layers", "naming_warnings"]
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What an examination says of the layers, all [L] but `repair`.
+    """What an examination says of the layers, all [L] but `refinement`.
 
     Attributes:
         symptoms: of each.
         slopes: of each on *held-out*, nats/token, by the symptom that they show; empty where it has none.
-        repair_gaps: None where no repair was asked for.
-        repair: how blocks were repaired, if they were.
-        suspicion: by a layer's looks, else by how far its repair gap or a slope of its stands out.
+        gaps: what refining each block alone gains; None where none was.
+        refinement: how blocks were refined, if they were.
+        suspicion: by a layer's looks, else by how far its gap or a slope of its stands out.
     """
 
     symptoms: tuple[tuple[Symptom, ...], ...]
     slopes: tuple[Mapping[Symptom, Estimate], ...]
-    repair_gaps: tuple[Estimate | None, ...]
-    repair: RepairInfo | None
+    gaps: tuple[Estimate | None, ...]
+    refinement: LayerRefinement | None
     suspicion: Losses
 
     @property
     def named(self) -> tuple[int, ...]:
         """See `named_layers`."""
-        return named_layers(self.symptoms, self.repair)
+        return named_layers(self.symptoms, self.refinement)
 
 
-def name_layers(examined: Examination, mode: str) -> Naming:
+def name_layers(examined: Examination) -> Naming:
     """Judge the layers on *held-out*.
 
     Where a block is silent or random, the loss would scale others too, so that their slopes aren't held against them.
 
     Args:
         examined: the layers.
-        mode: of the repairs.
 
     Raises:
         NonFiniteResult: a figure is NaN or Inf.
@@ -59,11 +58,11 @@ def name_layers(examined: Examination, mode: str) -> Naming:
     if slopes is not None and not suspects:
         looks = _disturbed(*slopes)
     of = partial(examined.panel.estimate, split="held_out")
-    repairs, repair, gaps = examined.repairs, None, None
-    if repairs is not None:
-        gaps = Gaps(examined.panel, repairs.gains, low_bit=repairs.low_bit, one_step=mode == "cheap")
-        sick = [layer for layer, found in enumerate(looks, 1) if found]
-        repair = RepairInfo(mode, repairs.steps, repairs.passes, standing_out(gaps, sick), gaps.judged)
+    found, refinement, gaps = examined.gains, None, None
+    if found is not None:
+        gaps = Gaps(examined.panel, found.gains, low_bit=found.low_bit, one_step=found.first_step)
+        sick = [layer for layer, some in enumerate(looks, 1) if some]
+        refinement = LayerRefinement(found.steps, found.products, found.passes, standing_out(gaps, sick), gaps.judged)
     yardsticks = (*(slopes or ()), *(() if gaps is None else (gaps,)))
     suspicions = [suspicion(yardstick, suspects) for yardstick in yardsticks]
     return Naming(
@@ -72,8 +71,8 @@ def name_layers(examined: Examination, mode: str) -> Naming:
             {} if one is None else {Symptom.NOISY: of(one.bulk), Symptom.MISSCALED: of(one.scale)}
             for one in examined.slopes
         ),
-        repair_gaps=tuple(map(of, repairs.gains)) if repairs else (None,) * len(looks),
-        repair=repair,
+        gaps=tuple(map(of, found.gains)) if found else (None,) * len(looks),
+        refinement=refinement,
         suspicion=_suspects_first(np.max(suspicions, axis=0) if suspicions else np.zeros(len(looks)), suspects),
     )
 
@@ -84,7 +83,7 @@ def naming_warnings(data: DataInfo) -> tuple[str, ...]:
     if clusters >= FEWEST_CLUSTERS:
         return ()
     words = (
-        f"no layer is named by its slopes or its repair gap: {clusters} held-out {data.unit}s are too few to tell what "
+        f"no layer is named by its slopes or its gap: {clusters} held-out {data.unit}s are too few to tell what "
         f"is chance; {FEWEST_CLUSTERS} would do"
     )
     return (words,)

@@ -2,7 +2,9 @@
 
 Every layer gains something by a repair on a text that the network wasn't tuned for, and the neighbours of a damaged
 layer gain with it, for they can make up for some of the damage. So a layer's figure is compared with those of the
-layers that are neither its neighbours nor named before it, and the neighbour of a named layer isn't named. Where that
+layers that are neither its neighbours nor named before it, and the neighbour of a named layer isn't named. To be named
+it has to be clear of its neighbours too, for of two that tie neither can be told to be the one, and of nearly all other
+layers: an over-fitted network's first layer may want to be as much smaller as its last wants to be larger. Where that
 leaves few, their spread is a poor guess of what healthy layers differ by; it is moderated by a prior guess with so many
 degrees of freedom (Smyth, "Linear models and empirical Bayes methods", 2004). The bootstrap's error is added, and the
 level divided by the number of layers.
@@ -23,8 +25,10 @@ from peelaudit.records import Estimate
 __all__ = [
     "BULK_SPREAD",
     "FEWEST_CLUSTERS",
+    "LEAST_CONTRAST",
     "LOW_BIT_SPREAD",
     "MOST_NAMED",
+    "MOST_TIED",
     "PRIOR_FREEDOM",
     "PRIOR_SPREAD",
     "SLOPE_MARGIN",
@@ -38,6 +42,12 @@ __all__ = [
 ]
 
 MOST_NAMED = 3
+LEAST_CONTRAST = 0.01
+"""nats/token by which a gap is above the others' mean at least, interval and all: 1 % of perplexity. The layers of a
+healthy but over-fitted network gain 0.02 to 0.05, and by their ratio alone one stood out in two draws of six."""
+MOST_TIED = 0.1
+"""Share of the layers that may tie and be named: of 5 layers one, of 40 four. What more have in common is the
+network's."""
 FEWEST_CLUSTERS = 8
 """Of *held-out*, for a layer to be named: a figure's own error is told by its spread over them. With two, a third of
 the draws of text on three undamaged networks had a layer named, with three a fifth, with four one in 27."""
@@ -77,6 +87,9 @@ class Yardstick(Protocol):
     def ratio(self, index: int, others: Sequence[int]) -> float:
         """How far layer `index` + 1 stands out from `others`, at least two, counted alike; from 1 on it is named."""
 
+    def clear(self, index: int, other: int) -> bool:
+        """Whether the figure of layer `index` + 1 is above that of layer `other` + 1 by more than chance."""
+
 
 class Gaps:
     """Repair gaps, nats/token: how far one is above the others' mean.
@@ -109,8 +122,12 @@ class Gaps:
         variance, freedom = _moderated(prior, float(rest.var(ddof=1)), len(rest) - 1)
         error = math.hypot(math.sqrt(variance * (1 + 1 / len(rest))), _error(contrast))
         ratio = contrast.value / (error * student_quantile(1 - (1 - CONFIDENCE) / len(self.sizes), freedom))
-        sure = self.judged and own.low > RESOLUTION and contrast.low > RESOLUTION
+        sure = self.judged and own.low > RESOLUTION and contrast.low > LEAST_CONTRAST
         return ratio if sure else min(ratio, _UNSURE)
+
+    def clear(self, index: int, other: int) -> bool:
+        """See `Yardstick`."""
+        return self._panel.estimate(self._gains[index] - self._gains[other], "held_out").low > RESOLUTION
 
 
 class ScaleSlopes:
@@ -138,6 +155,10 @@ class ScaleSlopes:
         ratio = float(self.sizes[index]) / (SLOPE_MARGIN * error * _level(len(self.sizes), freedom))
         return ratio if self._enough else min(ratio, _UNSURE)
 
+    def clear(self, index: int, other: int) -> bool:
+        """See `Yardstick`."""
+        return _clear(self.sizes, self._errors, index, other)
+
 
 class BulkSlopes:
     """Bulk slopes, nats/token: how far above 0 one is, which is where noise brings it.
@@ -162,6 +183,16 @@ class BulkSlopes:
         error = math.hypot(math.sqrt(variance), self._errors[index])
         ratio = float(self.sizes[index]) / (error * _level(len(self.sizes), freedom))
         return ratio if self._enough else min(ratio, _UNSURE)
+
+    def clear(self, index: int, other: int) -> bool:
+        """See `Yardstick`."""
+        return _clear(self.sizes, self._errors, index, other)
+
+
+def _clear(sizes: Losses, errors: Sequence[float], index: int, other: int) -> bool:
+    """Whether one size is above another by more than both errors together allow by chance."""
+    error = math.hypot(errors[index], errors[other])
+    return float(sizes[index] - sizes[other]) > student_quantile((1 + CONFIDENCE) / 2, 1000) * error
 
 
 def _enough(panel: Panel) -> bool:
@@ -199,7 +230,13 @@ def standing_out(yardstick: Yardstick, suspects: Collection[int] = (), barred: C
         others = _others(index, [*known, *named], len(yardstick.sizes))
         if len(named) == MOST_NAMED or len(others) < 2 or yardstick.ratio(index, others) < 1:
             break
-        if all(abs(index - one) > 1 for one in (*known, *named)):
+        if any(abs(index - one) <= 1 for one in (*known, *named)):
+            continue
+        rest = [other for other in range(len(yardstick.sizes)) if other not in (index, *known, *named)]
+        tied = [other for other in rest if not yardstick.clear(index, other)]
+        alike = len(tied) + 1
+        few = alike == 1 or alike <= MOST_TIED * len(yardstick.sizes)
+        if few and all(abs(index - other) > 1 for other in tied):
             named.append(index)
     return tuple(index + 1 for index in named)
 

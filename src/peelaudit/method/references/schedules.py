@@ -11,13 +11,15 @@ A staircase has waypoints S ⊆ {1 … L-1} and targets π_k = min{s ∈ S ∪ {
     without:a,b     S = {1 … L-1} less {a, b}
     yes:k           every S with |S| = k
     all             every S: 2^(L-1) of them
+    refined         no mapping: every block moved along the loss's own gradient (`peelaudit.method.refinement`)
     search:k        the S with |S| = k of least estimated error (`search_staircase`)
-    default         `all` for up to 5 layers, else a few that suit any depth
+    default         `refined`, and `all` for up to 5 layers, else a few that suit any depth
     3,3,3,4         any explicit mapping, one target a layer, also one that goes down
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from peelaudit.errors import ConfigError
 
 __all__ = [
     "MOST_SCHEDULES",
+    "REFINED",
     "PrefixNode",
     "Schedule",
     "SchedulePlan",
@@ -38,6 +41,9 @@ __all__ = [
 
 MOST_SCHEDULES = 4096
 """A family that names more than this is refused: it would not end."""
+
+REFINED = "refined"
+"""The name of the reference whose blocks are moved by the labels."""
 
 _ALL_BY_DEFAULT = 5
 
@@ -76,12 +82,13 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class SchedulePlan:
-    """What was asked for: schedules that are known, and waypoint counts whose best staircase is still to be
-    searched.
+    """What was asked for: schedules that are known, waypoint counts whose best staircase is still to be searched, and
+    whether the reference that knows the labels is among them.
     """
 
     schedules: tuple[Schedule, ...]
     searches: tuple[int, ...]
+    refined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,7 @@ def parse_schedules(specs: Sequence[str], n_layers: int) -> SchedulePlan:
     schedules: list[Schedule] = []
     searches: list[int] = []
     problems: list[str] = []
+    refined = False
     for spec in specs:
         try:
             plan = _parse_one(spec.strip(), n_layers)
@@ -127,15 +135,18 @@ def parse_schedules(specs: Sequence[str], n_layers: int) -> SchedulePlan:
             continue
         schedules.extend(plan.schedules)
         searches.extend(plan.searches)
+        refined = refined or plan.refined
     if problems:
         raise ConfigError(*problems)
-    return SchedulePlan(tuple(dict.fromkeys(schedules)), tuple(dict.fromkeys(searches)))
+    return SchedulePlan(tuple(dict.fromkeys(schedules)), tuple(dict.fromkeys(searches)), refined)
 
 
 def _parse_one(spec: str, n_layers: int) -> SchedulePlan:
     family, colon, argument = spec.partition(":")
     if family == "default" and not colon:
         return _default(n_layers)
+    if spec == REFINED:
+        return SchedulePlan((), (), refined=True)
     if family == "search":
         return SchedulePlan((), (_argument(spec, argument, 1, n_layers - 1),))
     if family[:1].isdigit() and not colon:
@@ -168,19 +179,22 @@ def _waypoint_sets(spec: str, family: str, argument: str, n_layers: int) -> Iter
             return (s for size in range(n_layers) for s in combinations(inner, size))
         case _:
             raise ConfigError(
-                f"schedule {spec!r}: expected default, direct, final, prefix:m, every:m, via:a,b, without:a,b, yes:k, "
-                f"all, search:k or {n_layers} targets like {','.join([str(n_layers)] * min(n_layers, 4))}"
+                f"schedule {spec!r}: expected default, refined, direct, final, prefix:m, every:m, via:a,b, "
+                f"without:a,b, yes:k, all, search:k or {n_layers} targets like "
+                f"{','.join([str(n_layers)] * min(n_layers, 4))}"
             )
 
 
 def _default(n_layers: int) -> SchedulePlan:
     if n_layers <= _ALL_BY_DEFAULT:
-        return _parse_one("all", n_layers)
+        return dataclasses.replace(_parse_one("all", n_layers), refined=True)
     prefixes = (3 * n_layers // 4, n_layers - 2)
     named = ("final", "direct", *(f"prefix:{m}" for m in prefixes))
     plans = [_parse_one(spec, n_layers) for spec in named]
     # One waypoint fewer than `direct`: the two layers whose work one block does best, a close rival for little work.
-    return SchedulePlan(tuple(dict.fromkeys(s for plan in plans for s in plan.schedules)), (n_layers - 2,))
+    return SchedulePlan(
+        tuple(dict.fromkeys(s for plan in plans for s in plan.schedules)), (n_layers - 2,), refined=True
+    )
 
 
 def _explicit(spec: str, n_layers: int) -> Schedule:

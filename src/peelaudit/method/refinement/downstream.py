@@ -7,15 +7,17 @@ a block is run again on the state it had, so that no more than one block's activ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.linalg.forward import jvp
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.linalg.spectrum import leading
@@ -166,6 +168,86 @@ class Downstream:
             for path, call in calls.items():
                 found[path].add(call.seen, call.pulled)
         return found
+
+    def gradients(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        """X'G of the block's maps, by path, [inputs, outputs], behind it a row for a bias; for arguments and errors see
+        `slopes`.
+        """
+        found: dict[str, Tensor] = {}
+        for _, calls in self._backward(block, inputs, gradient):
+            for path, call in calls.items():
+                dtype = torch.promote_types(call.seen.dtype, torch.float32)
+                seen, pulled = call.seen.to(dtype), call.pulled.to(dtype)
+                product = seen.T @ pulled
+                if block.linears()[path].biased:
+                    product = torch.cat([product, pulled.sum(dim=0, keepdim=True)])
+                product = product.to(accumulation_dtype(product.device))
+                found[path] = found[path] + product if path in found else product
+        return found
+
+    def push(self, block: Block, inputs: Tensor, tangent: Tensor, changes: Mapping[str, Tensor]) -> None:
+        """Bring `tangent`, how the block's input changes, up to its output, in place: to first order, exactly.
+
+        Args:
+            block: as it is.
+            inputs: of the block, [sequences, positions, d_model].
+            tangent: the derivative of `inputs`, of that shape.
+            changes: the derivative of the block's maps, by path; [inputs, outputs], behind it a row for a bias.
+
+        Raises:
+            NotImplementedError: the block has no forward-mode derivative.
+            NonFiniteResult: the tangent became NaN or Inf.
+        """
+        self.work += 2 * len(inputs)
+        weights, turns = {}, {}
+        for path, change in changes.items():
+            linear = block.linears()[path]
+            weights[f"{path}.weight"] = linear.weight
+            turns[f"{path}.weight"] = linear.turned(change[: linear.inputs]).to(linear.weight)
+            if linear.biased and linear.bias is not None:
+                weights[f"{path}.bias"] = linear.bias
+                turns[f"{path}.bias"] = change[linear.inputs].to(linear.bias)
+        for part in batches(slice(0, len(inputs)), inputs.shape[1]):
+            before = (block.take(inputs[part]), weights), (block.take(tangent[part]), turns)
+            tangent[part] = _derivative(block, *before).to(tangent.dtype)
+        if not bool(torch.isfinite(tangent).all()):
+            raise NonFiniteResult(f"a derivative of layer {block.layer} is NaN or Inf")
+
+    def bend(self, final: Tensor, tangent: Tensor, rows: slice) -> float:
+        """Turn `tangent`, how h_L changes, into the Gauss-Newton curvature of the summed loss times it, in place.
+
+        Args:
+            final: the last states of the sequences `rows`.
+            tangent: of that shape.
+            rows: which sequences.
+
+        Returns:
+            the derivative of the summed loss along the change, nats.
+        """
+        tokens, slope = self.data.tokens[rows], 0.0
+        for part in batches(slice(0, len(final)), tokens.shape[1], self._readout.batch_tokens):
+            bent, along = self._readout.curvature(final[part], tangent[part], tokens[part])
+            tangent[part] = bent.to(tangent.dtype)
+            slope += along
+        return slope
+
+    def along(self, final: Tensor, tangent: Tensor, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How the losses of the sequences `rows` change as h_L does: see `Readout.along`."""
+        return self._readout.along(final, tangent, self.data.tokens[rows])
+
+
+def _derivative(block: Block, at: tuple[Tensor, Any], along: tuple[Tensor, Any]) -> Tensor:
+    """The block's derivative at (hidden states, weights) along changes of both, as [sequences, positions, d_model].
+
+    torch's fused attentions have no forward-mode derivative, so that it is spelt out.
+    """
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        try:
+            return jvp(lambda hidden, weights: block(hidden, weights), at, along)[1]
+        except RuntimeError as error:
+            if "forward AD" not in str(error) and "jvp" not in str(error):
+                raise
+            raise NotImplementedError(f"layer {block.layer} has no forward-mode derivative") from error
 
 
 def _leading(linear: LinearMap) -> tuple[Tensor, Tensor, Tensor]:

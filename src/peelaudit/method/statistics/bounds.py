@@ -40,6 +40,7 @@ def figures(
     trained: Losses,
     yes0: Losses,
     bound: Losses,
+    tolerance: float = 0.0,
     float_bound: Losses | None = None,
 ) -> SplitFigures:
     """One network's figures on one split.
@@ -51,6 +52,7 @@ def figures(
         trained: of the trained states under the row's readout.
         yes0: of the schedule `final`, under the row's readout.
         bound: of the reference chosen for this split, under the row's readout.
+        tolerance: see `verdict`.
         float_bound: of the float reference chosen for this split, where there are float ones beside.
     """
     excess0, excess = panel.estimate(trained - yes0, split), panel.estimate(trained - bound, split)
@@ -62,26 +64,26 @@ def figures(
         gap_total=panel.estimate(own - bound, split),
         gap_head=panel.estimate(own - trained, split),
         gap_layers=excess,
-        verdict=verdict(excess0, excess),
+        verdict=verdict(excess0, excess, tolerance),
         float_bound=None if float_bound is None else panel.estimate(float_bound, split),
         distortion=None if float_bound is None else panel.estimate(bound - float_bound, split),
     )
 
 
-def verdict(over_yes0: Estimate, over_bound: Estimate) -> Verdict:
+def verdict(over_yes0: Estimate, over_bound: Estimate, tolerance: float = 0.0) -> Verdict:
     """The verdict that the intervals allow.
 
     Args:
         over_yes0: trained loss minus YES-0, same tokens, same readout.
         over_bound: trained loss minus the best bound.
+        tolerance: nats/token of `over_bound` that count as none.
     """
+    tolerance = max(tolerance, RESOLUTION)
     if over_yes0.low > RESOLUTION:
         return Verdict.RED
-    if over_bound.high <= RESOLUTION and over_yes0.high <= RESOLUTION:
-        return Verdict.GREEN
-    if over_yes0.high <= RESOLUTION and over_bound.low > RESOLUTION:
+    if over_bound.low > tolerance:
         return Verdict.YELLOW
-    return Verdict.GREY
+    return Verdict.GREEN if over_bound.high <= tolerance else Verdict.GREY
 
 
 def paper_verdict(trained: float, yes0: float, bound: float) -> Verdict:

@@ -1,4 +1,4 @@
-"""The charts of a report as inline SVG: estimates by layer, and heat maps. Colours are in charts.css, by class.
+"""The charts of a report as inline SVG: estimates side by side, and heat maps. Colours are in charts.css, by class.
 
 A chart is drawn for a width in pixels, so that its labels are as large on a phone as on a desk. No chart needs its
 colours: marks differ by shape, heat maps have numbers, in their cells or in a table beside them.
@@ -22,16 +22,17 @@ __all__ = [
     "Axis",
     "HeatScale",
     "Mark",
-    "by_layer",
     "drawing",
     "heat_map",
     "legend",
     "mark",
     "sample",
+    "square",
     "ticks",
+    "whiskers",
 ]
 
-LEFT, TOP, BOTTOM = 52, 14, 40
+LEFT, TOP, BOTTOM = 52, 24, 40
 _LABEL_ROOM = 26
 
 
@@ -52,12 +53,15 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One layer's figure in a chart; `words` is what a pointer that rests on it is told."""
+    """One figure in a chart, by the name that the axis has for it: a layer, or a step. `words` is what a pointer that
+    rests on it is told. One that `stands_out` has a mark of its own and its name beside it.
+    """
 
-    layer: int
+    name: str
     figure: Estimate
-    verdict: Verdict | None
     words: str
+    verdict: Verdict | None = None
+    stands_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +121,22 @@ def ticks(low: float, high: float, most: int) -> tuple[tuple[float, str], ...]:
     return tuple((index * step, f"{index * step:,.{decimals}f}") for index in range(first, last + 1))
 
 
-def by_layer(marks: Sequence[Mark], *, title: str, unit: str, width: int) -> Markup:
-    """Estimates over the layers, each with its interval as a whisker; a line at 0."""
+def whiskers(marks: Sequence[Mark], *, title: str, unit: str, width: int, axis: str = "layer") -> Markup:
+    """Estimates side by side, each with its interval as a whisker; a line at 0. `axis` is what their names count."""
     height = 300
     values = [0.0, *(bound for item in marks for bound in (item.figure.low, item.figure.value, item.figure.high))]
     room = (max(values) - min(values) or 1.0) * 0.06
     y = Axis(min(values) - room, max(values) + room, height - BOTTOM, TOP)
     x = Axis(0.5, len(marks) + 0.5, LEFT, width - 10)
-    parts = [*_y_axis(y, width, unit), *_layer_axis(marks, x, height)]
+    parts = [*_y_axis(y, width, unit), *_names(marks, x, height, axis)]
     parts.append(element("line", x1=LEFT, x2=width - 10, y1=y(0), y2=y(0), class_="zero"))
     size = max(1.5, min(5.0, (x(2) - x(1)) * 0.4))
     parts += [_whisker(item, x(index), y, size) for index, item in enumerate(marks, 1)]
+    parts += [
+        element("text", item.name, x=x(index), y=max(TOP, y(item.figure.high) - 5), class_="strong mid halo")
+        for index, item in enumerate(marks, 1)
+        if item.stands_out
+    ]
     return drawing(width, height, title, *parts)
 
 
@@ -139,14 +148,14 @@ def _y_axis(y: Axis, width: int, unit: str) -> list[Markup]:
     return parts
 
 
-def _layer_axis(marks: Sequence[Mark], x: Axis, height: int) -> list[Markup]:
-    every = _label_step(x(2) - x(1), _LABEL_ROOM)
+def _names(marks: Sequence[Mark], x: Axis, height: int, axis: str) -> list[Markup]:
+    every = _label_step(x(2) - x(1), max(_LABEL_ROOM, 8 + 7 * max((len(item.name) for item in marks), default=0)))
     parts = [
-        element("text", str(item.layer), x=x(index), y=height - BOTTOM + 16, class_="tick mid")
+        element("text", item.name, x=x(index), y=height - BOTTOM + 16, class_="tick mid")
         for index, item in enumerate(marks, 1)
         if _has_label(index - 1, every)
     ]
-    return [*parts, element("text", "layer", x=(x.start + x.end) / 2, y=height - 6, class_="axis mid")]
+    return [*parts, element("text", axis, x=(x.start + x.end) / 2, y=height - 6, class_="axis mid")]
 
 
 def _label_step(cell: float, room: float) -> int:
@@ -160,14 +169,19 @@ def _has_label(index: int, every: int) -> bool:
 
 
 def _whisker(item: Mark, x: float, y: Axis, size: float) -> Markup:
-    figure, kind = item.figure, item.verdict or "plain"
+    figure, kind = item.figure, "strong" if item.stands_out else item.verdict or "plain"
     return element(
         "g",
         element("title", item.words),
         element("line", x1=x, x2=x, y1=y(figure.low), y2=y(figure.high), class_="whisker"),
-        mark(item.verdict, x, y(figure.value), size),
+        square(x, y(figure.value), size) if item.stands_out else mark(item.verdict, x, y(figure.value), size),
         class_=f"v-{kind}",
     )
+
+
+def square(x: float, y: float, size: float) -> Markup:
+    """The mark of what stands out."""
+    return element("rect", x=x - size, y=y - size, width=2 * size, height=2 * size, class_="mark")
 
 
 def mark(verdict: Verdict | None, x: float, y: float, size: float) -> Markup:

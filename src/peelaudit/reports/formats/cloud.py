@@ -19,7 +19,8 @@ from peelaudit.reports.wording.text import count, number, verdict_text
 
 __all__ = ["cloud_chart", "cloud_svg"]
 
-_LEFT, _TOP, _AXIS, _LEGEND_ROW, _RIGHT = 58, 16, 44, 20, 14
+_LEFT, _TOP, _AXIS, _LEGEND_ROW, _RIGHT = 58, 16, 44, 20, 96
+_LABEL_ROW = 15  # pixels between the names of two lines
 _PLOT_HEIGHT = 300
 _MARKED = 60  # with more checkpoints than this, the line alone
 _TITLES = {
@@ -47,7 +48,7 @@ def _drawn(cloud: Cloud, width: int, style: Markup | None, unit: str) -> Markup:
     legend, rows = _legend(cloud, width)
     identity = f"cloud-{cloud.split}-{width}"
     parts = [_patterns(identity), *_regions(cloud, x, y, identity), *_axes(cloud, x, y, width, unit)]
-    parts += [*_lines(cloud, x, y, unit), *legend]
+    parts += [*_lines(cloud, x, y, unit), *_labels(cloud, x, y), *legend]
     height = _TOP + _PLOT_HEIGHT + _AXIS + rows * _LEGEND_ROW
     return drawing(width, height, _title(cloud, unit), *parts, style=style)
 
@@ -110,9 +111,7 @@ def _axes(cloud: Cloud, x: Axis, y: Axis, width: int, unit: str) -> list[Markup]
         marks = ticks(x.low, x.high, max(4, width // 110))
     for value, label in marks:
         parts.append(element("line", x1=x(value), x2=x(value), y1=base, y2=base + 4, class_="frame"))
-        anchor = "end" if x(value) > width - 24 else "mid"
-        at = min(x(value), width - 2.0) if anchor == "end" else x(value)
-        parts.append(element("text", label, x=at, y=base + 17, class_=f"tick {anchor}"))
+        parts.append(element("text", label, x=x(value), y=base + 17, class_="tick mid"))
     parts.append(element("path", d=f"M{_LEFT} {_TOP}V{base:g}H{x.end:g}", class_="frame"))
     parts.append(element("text", "loss, nats/token", x=4, y=10, class_="axis"))
     parts.append(element("text", f"training {unit}", x=(x.start + x.end) / 2, y=base + 34, class_="axis mid"))
@@ -142,9 +141,37 @@ def _lines(cloud: Cloud, x: Axis, y: Axis, unit: str) -> list[Markup]:
     return parts
 
 
+def _labels(cloud: Cloud, x: Axis, y: Axis) -> list[Markup]:
+    """Each line's name and last loss at its end, apart from one another however near the lines are."""
+    last = cloud.points[-1]
+    lines = [
+        ("YES-0", "yes0", last.least_yes0),
+        ("YES*", "yes-star", last.least_yes_star),
+        ("trained", "trained", last.trained),
+    ]
+    lines.sort(key=lambda line: y(line[2]))
+    parts = []
+    for at, (name, kind, value) in zip(_apart([y(value) for _, _, value in lines], y), lines, strict=True):
+        parts.append(element("line", x1=x.end + 2, x2=x.end + 9, y1=y(value), y2=at, class_="leader"))
+        parts.append(element("text", f"{name} {number(value)}", x=x.end + 11, y=at + 4, class_=f"label label-{kind}"))
+    return parts
+
+
+def _apart(heights: Sequence[float], y: Axis) -> list[float]:
+    """Rising heights moved so that rows of text fit between them, all of them beside the plot."""
+    moved: list[float] = []
+    for height in heights:
+        moved.append(max(height, moved[-1] + _LABEL_ROW) if moved else height)
+    for index in reversed(range(len(moved))):
+        most = y.start if index == len(moved) - 1 else moved[index + 1] - _LABEL_ROW
+        moved[index] = min(moved[index], most)
+    return moved
+
+
 def _legend(cloud: Cloud, width: int) -> tuple[list[Markup], int]:
     """The lines, the regions and the marks in words; and in how many rows."""
     trained = "trained loss, the readout of the bounds" if cloud.split == "held_out" else "trained loss, own head"
+    green = "meets YES*" if cloud.split == "held_out" else "at or below YES*"
     line = "M0 -4H26"
     identity = f"cloud-{cloud.split}-{width}"
     items = [
@@ -153,7 +180,7 @@ def _legend(cloud: Cloud, width: int) -> tuple[list[Markup], int]:
         ("YES*, least so far", element("path", d=line, class_="yes-star")),
         ("red, hatched, a cross: above YES-0", _swatch(Verdict.RED, identity)),
         ("yellow, dotted, a triangle: between", _swatch(Verdict.YELLOW, identity)),
-        ("green, plain, a disc: at or below YES*", _swatch(Verdict.GREEN, identity)),
+        (f"green, plain, a disc: {green}", _swatch(Verdict.GREEN, identity)),
     ]
     columns = 3 if width >= 640 else 1
     top = _TOP + _PLOT_HEIGHT + _AXIS + 12

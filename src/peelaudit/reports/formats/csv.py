@@ -2,7 +2,7 @@
 
 An estimate has three columns: `gap.value`, `gap.low`, `gap.high`. Of the peel map's row the first two entries are here,
 `projection_error.own` (onto the state after the layer itself) and `projection_error.next`; JSON has them all,
-and the sums per cluster, which are not here.
+and the sums per cluster, which are not here. `verdict` and `headline` are the network's, in each of its rows.
 """
 
 from __future__ import annotations
@@ -65,11 +65,14 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
         "checkpoint": _cell(report.checkpoint.path),
         "checkpoint_sha256": report.checkpoint.sha256,
         "training_step": report.checkpoint.training_step,
+        "verdict": str(report.verdict),
+        "headline": _cell(report.headline),
         **dict(_flat(data, "")),
         **_error_cells("projection_error.own", errors[0]),
         **_error_cells("projection_error.next", errors[1]),
         **{column: cell for name in _LATER for column, cell in _error_cells(name, getattr(row, name)).items()},
         "symptoms": "; ".join(row.symptoms),
+        "named": row.layer in report.named,
     }
 
 

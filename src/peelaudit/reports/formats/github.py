@@ -1,8 +1,9 @@
 """GitHub's workflow commands: one annotation for each checkpoint that fails, to be written on a job's stdout.
 
 With a gate's checks, `::error` is a checkpoint that fails, `::warning` one that passes with something inconclusive,
-`::notice` one that passes thanks to a suppression. Without, the verdict decides: red is a warning, yellow and grey
-are notices. What could not be audited is an error. Where there is nothing to say, one notice says so.
+`::notice` one that passes thanks to a suppression. Without, the verdict decides, and the headline is said: red is an
+error, yellow a warning, grey a notice. What could not be audited is an error. Where there is nothing to say, one notice
+says so.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Iterator
 from peelaudit.records import AuditReport, GateCheck, Outcome, Verdict
 from peelaudit.reports.formats.content import Content, gravest_first
 from peelaudit.reports.wording.escape import printable
-from peelaudit.reports.wording.text import interval, signed, verdict_text
-from peelaudit.reports.wording.words import VERDICT_MEANING
+from peelaudit.reports.wording.findings import headline_text
+from peelaudit.reports.wording.text import interval, signed
 
 __all__ = ["export"]
 
+_LEVELS = {Verdict.RED: "error", Verdict.YELLOW: "warning", Verdict.GREY: "notice"}
 _REASONS = 5
 _LONGEST = 4_000  # characters of a message; the log shows the rest of a longer one as plain text
 
@@ -40,11 +42,9 @@ def _of_report(content: Content, report: AuditReport) -> Iterator[str]:
             yield _command(_level(open_checks), f"peelaudit: {path}", _reasons(open_checks))
         return
     figures = report.network.held_out
-    if figures.verdict is not Verdict.GREEN:
-        level = "warning" if figures.verdict is Verdict.RED else "notice"
+    if (level := _LEVELS.get(figures.verdict)) is not None:
         gap = f"gap_layers {signed(figures.gap_layers.value)} nats/token ({interval(figures.gap_layers, sign=True)})"
-        words = f"{verdict_text(figures.verdict)}: {VERDICT_MEANING[figures.verdict]} {gap}"
-        yield _command(level, f"peelaudit: {path}", words)
+        yield _command(level, f"peelaudit: {path}", f"{headline_text(report)}. {gap}")
 
 
 def _level(checks: list[GateCheck]) -> str:

@@ -1,8 +1,8 @@
 """JUnit XML, as Jenkins and GitLab read it: a suite for each checkpoint, a case for each layer and each gate check.
 
-A layer's case never fails: its verdict and its words are in `system-out`. A check's case is a `failure` where it makes
-the gate fail, and `skipped` where it is inconclusive or suppressed without that. A checkpoint that could not be audited
-is a suite with one case that is an `error`.
+A layer's case never fails: its figures and its words are in `system-out`. The headline is a property of its suite. A
+check's case is a `failure` where it makes the gate fail, and `skipped` where it is inconclusive or suppressed without
+that. A checkpoint that could not be audited is a suite with one case that is an `error`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Unaudit
 from peelaudit.records.quantities import Form
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.findings import layer_note
 from peelaudit.reports.wording.tables import cut_columns, layer_columns, with_interval
-from peelaudit.reports.wording.text import interval, signed, verdict_text
+from peelaudit.reports.wording.text import interval, signed
 from peelaudit.settings.rules import OWN_LAYER_FIGURES
 
 __all__ = ["export"]
@@ -39,7 +40,7 @@ def export(content: Content) -> str:
 
 def _suite(report: AuditReport, checks: tuple[GateCheck, ...]) -> ET.Element:
     path = report.checkpoint.path
-    cases = [_layer_case(path, row) for row in report.layers] + [_check_case(path, check) for check in checks]
+    cases = [_layer_case(report, row) for row in report.layers] + [_check_case(path, check) for check in checks]
     seconds = sum(value for _, value in report.timings)
     suite = _counted(path, cases, seconds)
     properties = ET.Element("properties")
@@ -76,6 +77,7 @@ def _properties(report: AuditReport) -> list[tuple[str, str]]:
     network, info = report.network, report.checkpoint
     return [
         ("verdict", str(network.held_out.verdict)),
+        ("headline", report.headline),
         ("paper_verdict", str(network.paper_verdict)),
         ("gap_layers", str(network.held_out.gap_layers.value)),
         ("trained_loss", str(network.held_out.trained_loss.value)),
@@ -86,11 +88,11 @@ def _properties(report: AuditReport) -> list[tuple[str, str]]:
     ]
 
 
-def _layer_case(path: str, row: LayerRow) -> ET.Element:
-    case = _case(path, f"layer {row.layer}")
+def _layer_case(report: AuditReport, row: LayerRow) -> ET.Element:
+    case = _case(report.checkpoint.path, f"layer {row.layer}")
     own = [f"{one.label} {with_interval(one.of(row), one.form, one.form.unit)}" for one in layer_columns([row])]
     cut = [f"{one.header} {with_interval(one.of(row.held_out), one.form)}" for one in cut_columns([row])]
-    words = f"{', '.join([verdict_text(row.held_out.verdict), *own, *cut])}. {row.reading}"
+    words = " ".join(filter(None, [layer_note(report, row), f"{', '.join([*own, *cut])}.", row.reading]))
     ET.SubElement(case, "system-out").text = printable(words)
     return case
 

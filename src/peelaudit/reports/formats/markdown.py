@@ -10,12 +10,21 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from peelaudit.errors import ConfigError
-from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome
+from peelaudit.records import AuditReport, GateCheck, Outcome
 from peelaudit.records.quantities import Form, Quantity
 from peelaudit.reports.formats.content import Content, gravest_first
 from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.escape import printable
-from peelaudit.reports.wording.tables import cut_columns, glossary, layer_columns, network_lines, with_interval
+from peelaudit.reports.wording.findings import (
+    PROFILE_WORDS,
+    headline_text,
+    layer_note,
+    own_columns,
+    profile_columns,
+    profile_figure,
+    refinement_lines,
+)
+from peelaudit.reports.wording.tables import glossary, network_lines, with_interval
 from peelaudit.reports.wording.text import count, interval, number, signed, targets_text, verdict_text
 from peelaudit.reports.wording.words import bits_words, series_words
 
@@ -70,8 +79,20 @@ def _bytes(text: str) -> int:
 
 def _overview(content: Content) -> Iterator[str]:
     """A line for each report, what fails first."""
-    header = ("checkpoint", "step", "verdict", "trained loss", "YES\\*", "gap_layers", "95 %", "gate")
-    yield from _table(header, (_overview_row(content, report) for report in content.ranked()), right=(1, 3, 4, 5, 6))
+    header = (
+        "checkpoint",
+        "step",
+        "verdict",
+        "trained loss",
+        "YES\\*",
+        "best",
+        "gap_layers",
+        "95 %",
+        "rival",
+        "named",
+        "gate",
+    )
+    yield from _table(header, (_overview_row(content, report) for report in content.ranked()), right=(1, 3, 4, 6, 7))
 
 
 def _series(content: Content) -> Iterator[str]:
@@ -91,8 +112,11 @@ def _overview_row(content: Content, report: AuditReport) -> tuple[str, ...]:
         verdict_text(figures.verdict),
         number(figures.trained_loss.value),
         number(figures.bound.value),
+        _plain(report.network.best_schedule, 30),
         signed(figures.gap_layers.value),
         interval(figures.gap_layers, sign=True),
+        _plain(report.network.rival or "", 30),
+        ", ".join(map(str, sorted(set(report.named)))),
         _gate_words(content.checks_of(report)),
     )
 
@@ -118,11 +142,9 @@ def _lines(report: AuditReport, checks: Sequence[GateCheck]) -> Iterator[str]:
     yield from _checks(checks)
     yield from _network(report)
     yield ""
-    yield "### Layers"
-    yield ""
-    yield "Held-out tokens; blocks 1 to k alone, read out at once. Losses and gaps in nats/token."
-    yield ""
     yield from _layers(report)
+    yield ""
+    yield from _profile(report)
     yield ""
     yield from _schedules(report)
     if report.warnings:
@@ -132,7 +154,7 @@ def _lines(report: AuditReport, checks: Sequence[GateCheck]) -> Iterator[str]:
 
 def _introduction(report: AuditReport) -> Iterator[str]:
     info, data, network = report.checkpoint, report.data, report.network
-    yield f"## peelaudit: {verdict_text(network.held_out.verdict)}"
+    yield f"## peelaudit: {_plain(headline_text(report))}"
     yield ""
     yield (
         f"{_plain(info.path)} ({_plain(info.format)}, {_plain(info.family)}"
@@ -174,31 +196,57 @@ def _checks(checks: Sequence[GateCheck]) -> Iterator[str]:
 
 
 def _network(report: AuditReport) -> Iterator[str]:
-    rows = ((_plain(line.label), line.held_out, line.interval, line.fit) for line in network_lines(report, str))
+    lines = (*network_lines(report, str), *refinement_lines(report))
+    rows = ((_plain(line.label), line.held_out, line.interval, line.fit) for line in lines)
     yield from _table(("nats/token", "held-out", "95 %", "fit"), rows, right=(1, 2, 3))
 
 
 def _layers(report: AuditReport) -> Iterator[str]:
-    """The table of layers, and what its columns are."""
-    cut, own = cut_columns(report.layers), layer_columns(report.layers)
-    figures = (*cut, *own)
-    names = [f"{_plain(one.header)}{' (95 %)' * (one.form is Form.GAP)}" for one in figures]
-    header = ("k", *names, "best schedule", "target", "verdict")
-    right = (*range(len(names) + 1), len(names) + 2)
-    yield from _table(header, (_layer(row, cut, own) for row in report.layers), right=right)
+    """What each block by itself shows, and what the columns are."""
+    figures = own_columns(report.layers)
+    rows = (
+        (
+            str(row.layer),
+            *(with_interval(one.of(row), one.form) for one in figures),
+            _plain(layer_note(report, row)),
+        )
+        for row in report.layers
+    )
+    yield "### Layers"
+    yield ""
+    yield "Each layer by itself, held-out tokens; gaps and slopes in nats/token."
+    yield ""
+    yield from _table(("k", *map(_header, figures), ""), rows, right=range(len(figures) + 1))
     yield ""
     yield _plain(glossary(figures))
 
 
-def _layer(row: LayerRow, cut: Sequence[Quantity], own: Sequence[Quantity]) -> tuple[str, ...]:
-    return (
-        str(row.layer),
-        *(with_interval(one.of(row.held_out), one.form) for one in cut),
-        *(with_interval(one.of(row), one.form) for one in own),
-        _plain(row.best_schedule, 30),
-        str(row.best_target),
-        verdict_text(row.held_out.verdict),
+def _profile(report: AuditReport) -> Iterator[str]:
+    """The network cut after each layer, folded away, and what the columns are."""
+    figures = profile_columns(report.layers)
+    rows = (
+        (
+            str(row.layer),
+            *(with_interval(profile_figure(one, row), one.form) for one in figures),
+            _plain(row.best_schedule, 30),
+            str(row.best_target),
+        )
+        for row in report.layers
     )
+    header = ("k", *map(_header, figures), "best schedule", "target")
+    yield "<details><summary>Peel profile</summary>"
+    yield ""
+    yield f"{_plain(PROFILE_WORDS)} Losses and gaps in nats/token."
+    yield ""
+    yield from _table(header, rows, right=(*range(len(figures) + 1), len(figures) + 2))
+    yield ""
+    yield _plain(glossary(figures))
+    yield ""
+    yield "</details>"
+
+
+def _header(one: Quantity) -> str:
+    return f"{_plain(one.header)}{' (95 %)' * (one.form is Form.GAP)}"
 
 
 def _schedules(report: AuditReport) -> Iterator[str]:
@@ -224,7 +272,7 @@ def _schedules(report: AuditReport) -> Iterator[str]:
     yield "</details>"
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, right: tuple[int, ...]) -> Iterator[str]:
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, right: Sequence[int]) -> Iterator[str]:
     yield _row(header)
     yield _row(tuple("---:" if index in right else "---" for index in range(len(header))))
     yield from map(_row, rows)

@@ -1,4 +1,4 @@
-"""The terminal's table as a text file: 140 columns, in which all that a layer has fits, without colour.
+"""The terminal's report as a text file: in full, 140 columns, without colour.
 
 Several reports stand below one another.
 """
@@ -18,7 +18,9 @@ from peelaudit.reports.wording.text import encodable
 __all__ = ["export"]
 
 
-def export(content: Content, *, width: int = 140, colour: bool = False, encoding: str = "utf-8") -> str:
+def export(
+    content: Content, *, full: bool = True, width: int = 140, colour: bool = False, encoding: str = "utf-8"
+) -> str:
     """The reports as plain text, and the trajectory where they are one training run's.
 
     Raises:
@@ -27,7 +29,8 @@ def export(content: Content, *, width: int = 140, colour: bool = False, encoding
     content.check_finite()
     sheet: dict[str, Any] = {"width": width, "colour": colour, "encoding": encoding}
     pages = [
-        render_report(report, **sheet) + (render_gate(checks, **sheet) if (checks := content.checks_of(report)) else "")
+        render_report(report, full=full, **sheet)
+        + (render_gate(checks, **sheet) if (checks := content.checks_of(report)) else "")
         for report in content.reports
     ]
     if len(pages) > 1:

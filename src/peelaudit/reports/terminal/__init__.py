@@ -22,18 +22,21 @@ __all__ = [
 ]
 
 
-def render_report(report: AuditReport, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
-    """The report as text, ending in a newline.
+def render_report(
+    report: AuditReport, *, full: bool = False, width: int = 80, colour: bool = False, encoding: str = "utf-8"
+) -> str:
+    """The report as text, ending in a newline: a page.
 
     Args:
         report: a finished or a saved audit.
+        full: whether all that it holds is shown, below that page.
         width: columns; 80 at the least, where everything fits.
         colour: whether to write ANSI colours.
         encoding: what the text must be able to go through; ASCII stands in for what it can't take.
     """
     from peelaudit.reports.terminal import report as page
 
-    return page.render(report, width=width, colour=colour, encoding=encoding)
+    return page.render(report, full=full, width=width, colour=colour, encoding=encoding)
 
 
 def render_checkpoint(

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.reports.terminal import gate
-from peelaudit.reports.terminal.page import draw, pairs, prose, table
+from peelaudit.reports.terminal.page import draw, pairs, prose, table, verdict_prose
 from peelaudit.reports.wording.text import interval, number, signed
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ def render(comparison: Comparison, *, width: int, colour: bool, encoding: str) -
 
 
 def _parts(comparison: Comparison) -> Iterator[RenderableType]:
-    yield pairs((("base", prose(comparison.base)), ("new", prose(comparison.new))))
+    base = verdict_prose(comparison.base_verdict, comparison.base_headline)
+    new = verdict_prose(comparison.new_verdict, comparison.new_headline)
+    both = (("base", prose(comparison.base)), ("", base), ("new", prose(comparison.new)), ("", new))
+    yield pairs(both, label_width=4)
     yield Text("")
     yield _rows(comparison)
     words = (

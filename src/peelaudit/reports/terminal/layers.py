@@ -1,4 +1,4 @@
-"""The layers: a row for each peel depth, the network's own last."""
+"""The layers in full: what each block by itself shows, and the network cut after each depth."""
 
 from __future__ import annotations
 
@@ -8,64 +8,73 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from peelaudit.records import AuditReport, LayerRow, RepairInfo, Verdict
-from peelaudit.records.quantities import Quantity, Room
+from peelaudit.records import AuditReport, LayerRefinement, LayerRow, Verdict
+from peelaudit.records.quantities import Quantity
 from peelaudit.reports.terminal import schedules
-from peelaudit.reports.terminal.page import STYLES, heading, pairs, prose, table
-from peelaudit.reports.wording.tables import cut_columns, figure_text, glossary, layer_columns
-from peelaudit.reports.wording.text import VERDICT_WORDS, interval, signed, verdict_text
+from peelaudit.reports.terminal.page import heading, pairs, prose, table
+from peelaudit.reports.wording.findings import PROFILE_WORDS, own_columns, profile_columns, profile_figure
+from peelaudit.reports.wording.tables import figure_text, glossary
+from peelaudit.reports.wording.text import count, interval, signed
 
 __all__ = ["notable", "parts"]
 
-_WIDE, _COLUMN = 104, 9
-"""Columns of text from which on there is more in a row, and what each figure beyond that needs."""
+_WIDE = 92
+"""Columns of text from which on the profile has the fit tokens' gap too, and whole names."""
 _NOTABLE = 3
 
 
 def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
     """The section's pieces."""
-    wide = width >= _WIDE
-    cut, own = _columns(report, width)
-    yield heading("The layers, on held-out tokens: blocks 1 to k alone, read out at once")
-    yield _rows(report, cut, own, wide=wide)
-    yield prose((_readout_words(report), "dim"))
-    words = "best: the reference behind the bound, and the state that it fits this block to. "
-    explained = [one for one in (*cut, *own[1:]) if one in own or one.room is not Room.ANY]
-    yield prose((words + glossary(explained), "dim"))
-    if not wide:
-        signs = ", ".join(f"{sign} {verdict} {word}" for verdict, (sign, word) in VERDICT_WORDS.items())
-        yield prose((f"{signs}.", "dim"))
-    if report.repair is not None:
-        yield from _repair(report, report.repair)
-    if worst := notable(report):
+    own, profile = own_columns(report.layers), profile_columns(report.layers)
+    yield heading("Each layer by itself, on held-out tokens")
+    yield _own(report, own)
+    yield prose((glossary(own), "dim"))
+    yield from map(prose, _cost_words(report))
+    yield heading("The peel profile, on held-out tokens")
+    yield _profile(report, profile, wide=width >= _WIDE)
+    words = " best: the reference behind the bound, and the state that it fits block k to. "
+    yield prose((f"{PROFILE_WORDS}{words}{glossary(profile)} {_readout_words(report)}", "dim"))
+    if told := notable(report):
         yield Text("")
-        yield pairs((f"layer {row.layer}", prose(row.reading)) for row in worst)
+        yield pairs((f"layer {row.layer}", prose(row.reading)) for row in told)
 
 
-def _columns(report: AuditReport, width: int) -> tuple[list[Quantity], list[Quantity]]:
-    """The figures that a terminal has room for: of the network cut after each layer, and the layers' own."""
-    cut, own = cut_columns(report.layers), layer_columns(report.layers)
-    most = Room.WIDE if width >= _WIDE else Room.ANY
-    narrower = sum(one.room is Room.WIDE for one in cut)
-    left = (width - _WIDE) // _COLUMN - narrower
-    widest = [one for one in own if one.room is Room.WIDEST][: max(0, left)]
-    return [one for one in cut if one.room <= most], [one for one in own if one.room <= most or one in widest]
+def notable(report: AuditReport) -> tuple[LayerRow, ...]:
+    """The named layers, and the few with the largest depth gaps of those that lose to a reference, by depth."""
+    losing = [row for row in report.layers if row.held_out.verdict in (Verdict.RED, Verdict.YELLOW)]
+    largest = {row.layer for row in sorted(losing, key=lambda row: -row.depth_gap.value)[:_NOTABLE]}
+    return tuple(row for row in report.layers if row.layer in largest | {*report.named})
 
 
-def _repair(report: AuditReport, info: RepairInfo) -> Iterator[RenderableType]:
-    """What each block's repair gains, the most first."""
-    yield heading("Repair gaps, held-out: what the network gains when block k alone is repaired")
+def _own(report: AuditReport, columns: Sequence[Quantity]) -> Table:
+    """The layers' own figures, and how far each block was refined."""
+    gap, *others = columns
+    info = report.refinement
     grid = table()
-    for name in ("rank", "k", "gap", "95 %", "steps"):
-        grid.add_column(name, justify="right", no_wrap=True, min_width=6)
-    grid.add_column("", no_wrap=True)
-    gaps = [(row.layer, row.repair_gap) for row in report.layers if row.repair_gap is not None]
-    for rank, (layer, gap) in enumerate(sorted(gaps, key=lambda item: -item[1].value), 1):
-        words = "stands out" if layer in info.named else ""
-        steps = str(info.steps[layer - 1])
-        grid.add_row(str(rank), str(layer), signed(gap.value), interval(gap, sign=True), steps, words)
-    yield grid
-    yield prose((f"{info.mode}; it took {info.passes:.0f} forward passes over the calibration tokens.", "dim"))
+    for name in ("k", gap.header, "95 %", *(one.header for one in others), *(() if info is None else ("steps", "pr."))):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for row in report.layers:
+        cells = (figure_text(one.of(row), one.form) for one in others)
+        range_ = "" if row.gap is None else interval(row.gap, sign=True)
+        grid.add_row(str(row.layer), figure_text(row.gap, gap.form), range_, *cells, *_effort(info, row.layer))
+    return grid
+
+
+def _effort(info: LayerRefinement | None, layer: int) -> tuple[str, ...]:
+    return () if info is None else (str(info.steps[layer - 1]), str(info.products[layer - 1]))
+
+
+def _cost_words(report: AuditReport) -> Iterator[str]:
+    """What refining took."""
+    if (alone := report.refinement) is not None:
+        yield (
+            "steps, pr.: the natural-gradient steps that the block took, and the products with the exact curvature. "
+            f"Refining blocks alone took {count(round(alone.passes))} forward passes over the calibration tokens."
+        )
+    if (whole := report.network.refinement) is not None:
+        yield (
+            f"All together took {whole.steps} steps, {whole.products} products and {count(round(whole.passes))} passes."
+        )
 
 
 def _readout_words(report: AuditReport) -> str:
@@ -76,45 +85,19 @@ def _readout_words(report: AuditReport) -> str:
     return words + (f"; the rows above it, {' or '.join(sorted(others))}." if others else ".")
 
 
-def notable(report: AuditReport) -> tuple[LayerRow, ...]:
-    """The few layers with the largest gaps among those that lose to a reference, in order of depth."""
-    losing = [row for row in report.layers if row.held_out.verdict in (Verdict.RED, Verdict.YELLOW)]
-    largest = sorted(losing, key=lambda row: -row.gap.value)[:_NOTABLE]
-    return tuple(sorted(largest, key=lambda row: row.layer))
-
-
-def _rows(report: AuditReport, cut: Sequence[Quantity], own: Sequence[Quantity], *, wide: bool) -> Table:
-    gap, *others = own
+def _profile(report: AuditReport, columns: Sequence[Quantity], *, wide: bool) -> Table:
     grid = table()
     grid.add_column("k", justify="right", no_wrap=True)
-    for one in (*(one for one in cut if one.room is Room.ANY), gap):
-        grid.add_column(one.header, justify="right", no_wrap=True, min_width=7 if wide else 6)
-    grid.add_column("95 %", justify="right", no_wrap=True, min_width=7 if wide else 6)
+    for name in (*(one.header for one in columns), "95 %"):
+        grid.add_column(name, justify="right", no_wrap=True, min_width=7 if wide else 6)
     grid.add_column("best", no_wrap=True)
     if wide:
-        grid.add_column("fit gap", justify="right", no_wrap=True, min_width=8)
-    for one in (*(one for one in cut if one.room is not Room.ANY), *others):
-        grid.add_column(one.header, justify="right", no_wrap=True, min_width=7 if wide else 6)
-    grid.add_column("verdict", no_wrap=True)
+        grid.add_column("fit gap", justify="right", no_wrap=True)
     for index, row in enumerate(report.layers):
         if index == len(report.layers) - 1:
             grid.add_section()
-        grid.add_row(*_cells(report, row, cut, own, wide=wide))
+        figures = (figure_text(profile_figure(one, row), one.form) for one in columns)
+        best = f"{schedules.short_name(report, row.best_schedule, 20 if wide else 9)}→{row.best_target}"
+        fit = (signed(row.fit.gap_layers.value),) if wide else ()
+        grid.add_row(str(row.layer), *figures, interval(row.depth_gap, sign=True), best, *fit)
     return grid
-
-
-def _cells(
-    report: AuditReport, row: LayerRow, cut: Sequence[Quantity], own: Sequence[Quantity], *, wide: bool
-) -> Iterator[str | Text]:
-    figures, verdict = row.held_out, row.held_out.verdict
-    yield str(row.layer)
-    yield from (figure_text(one.of(figures), one.form) for one in cut if one.room is Room.ANY)
-    yield signed(row.gap.value)
-    yield interval(row.gap, sign=True)
-    yield f"{schedules.short_name(report, row.best_schedule, 20 if wide else 9)}→{row.best_target}"
-    if wide:
-        yield signed(row.fit.gap_layers.value)
-    yield from (figure_text(one.of(figures), one.form) for one in cut if one.room is not Room.ANY)
-    yield from (figure_text(one.of(row), one.form) for one in own[1:])
-    sign, _ = VERDICT_WORDS[verdict]
-    yield Text(f" {verdict_text(verdict) if wide else f'{sign} {verdict}'}", STYLES[verdict])

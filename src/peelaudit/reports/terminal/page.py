@@ -12,9 +12,9 @@ from rich.text import Text
 
 from peelaudit.records import Verdict
 from peelaudit.reports.wording.escape import printable
-from peelaudit.reports.wording.text import encodable
+from peelaudit.reports.wording.text import VERDICT_WORDS, encodable
 
-__all__ = ["LEAST_WIDTH", "STYLES", "draw", "heading", "pairs", "prose", "table"]
+__all__ = ["LEAST_WIDTH", "STYLES", "draw", "heading", "pairs", "prose", "table", "verdict_prose"]
 
 LEAST_WIDTH = 80
 LABEL_WIDTH = 12
@@ -57,6 +57,11 @@ def heading(text: str) -> Text:
 def prose(*pieces: str | tuple[str, str]) -> Text:
     """A paragraph; a piece may have a style. Control characters are spelt out."""
     return Text.assemble(*((printable(p), "") if isinstance(p, str) else (printable(p[0]), p[1]) for p in pieces))
+
+
+def verdict_prose(verdict: Verdict, headline: str) -> Text:
+    """The verdict in words, its sign and colour before it: `! yellow, can do better: …`."""
+    return prose((f"{VERDICT_WORDS[verdict][0]} {verdict}", STYLES[verdict]), f", {headline}")
 
 
 def pairs(rows: Iterable[tuple[str, Text]], *, label_width: int = LABEL_WIDTH) -> Table:

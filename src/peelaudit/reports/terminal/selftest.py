@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from peelaudit.records import FaultKind, FaultResult, Score, Selftest
+from peelaudit.records import FaultKind, FaultResult, Score, Selftest, Verdict
 from peelaudit.reports.terminal.page import draw, heading, pairs, prose, table
 from peelaudit.reports.wording.text import count, number, signed
 
@@ -48,11 +48,12 @@ def _places(result: Selftest) -> Iterator[RenderableType]:
     yield heading("The damaged layer's place, by score: first / in the first two, of all faults of the kind")
     yield _table(result)
     words = (
-        "audit: layers that look untrained or silent first, then by the repair gap or a slope, whichever stands out "
+        "audit: layers that look untrained or silent first, then by the gap or a slope, whichever stands out "
         "furthest. scale slope: the loss's derivative by the scale of a block's matrices; bulk slope: by that of what "
         "is beside their leading directions. projection error: of the best block at the next one's job. redundancy: "
         "the error of leaving the block out. block influence: 1 - cosine of a block's input and output. These two and "
-        "the norm: farthest from the layers' median. loss rise: nats/token."
+        "the norm: farthest from the layers' median. named: the damaged layer; not green: the verdict on the network. "
+        "loss rise: nats/token."
     )
     yield prose((words, "dim"))
 
@@ -72,6 +73,9 @@ def _table(result: Selftest) -> Table:
     grid.add_section()
     grid.add_row("faults", *(str(len(faults)) for faults in columns))
     grid.add_row("named", *(str(sum(fault.found for fault in faults)) for faults in columns))
+    if any(fault.verdict is not None for fault in result.faults):
+        other = [sum(fault.verdict not in (None, Verdict.GREEN) for fault in faults) for faults in columns]
+        grid.add_row("not green", *map(str, other))
     for words, end in (("least loss rise", min), ("most", max)):
         grid.add_row(words, *(f"{end(fault.rise for fault in faults):.2f}" for faults in columns))
     return grid

@@ -1,4 +1,4 @@
-"""The checkpoints of one training run as a table: the YES cloud, and from when each layer is green."""
+"""The checkpoints of one training run as tables: the YES cloud, and each step against its own references."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records import Verdict
+from peelaudit.records.quantities import Form
 from peelaudit.reports.terminal.page import STYLES, draw, heading, prose, table
 from peelaudit.reports.trajectory import CloudPoint, Trajectory
-from peelaudit.reports.wording.text import VERDICT_WORDS, count, flow, number
+from peelaudit.reports.wording.escape import printable
+from peelaudit.reports.wording.tables import figure_text
+from peelaudit.reports.wording.text import VERDICT_WORDS, abbreviate, count, interval, number, signed
 from peelaudit.reports.wording.words import CLOUD_LEGEND, series_words
 
 __all__ = ["render"]
@@ -19,17 +22,16 @@ __all__ = ["render"]
 
 def render(trajectory: Trajectory, *, width: int, colour: bool, encoding: str) -> str:
     """The trajectory as text; see `peelaudit.reports.terminal.render_trajectory`."""
-    return draw(_parts(trajectory, width), width=width, colour=colour, encoding=encoding)
+    return draw(_parts(trajectory), width=width, colour=colour, encoding=encoding)
 
 
-def _parts(trajectory: Trajectory, width: int) -> Iterator[RenderableType]:
+def _parts(trajectory: Trajectory) -> Iterator[RenderableType]:
     many = len(trajectory.steps)
     yield heading(f"The YES cloud over {count(many)} checkpoint{'s' * (many != 1)}, held-out tokens, nats/token")
     yield _cloud(trajectory)
     yield prose((CLOUD_LEGEND, "dim"))
-    yield heading("From which step on each layer is green, and stays so")
-    items = [f"{row.layer}: {_step(row.green_from)}" for row in trajectory.layers]
-    yield from map(Text, flow(items, max(width, 80)))
+    yield heading("Each step against its own references, and the layers that are named")
+    yield _steps(trajectory)
     yield Text("")
     yield from (prose(words) for words in series_words(trajectory))
 
@@ -45,6 +47,28 @@ def _cloud(trajectory: Trajectory) -> Table:
     return grid
 
 
+def _steps(trajectory: Trajectory) -> Table:
+    grid = table()
+    for name in ("step", "gap_layers", "95 %"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for name in ("best", "rival"):
+        grid.add_column(name, no_wrap=True)
+    grid.add_column("margin", justify="right", no_wrap=True)
+    grid.add_column("named", overflow="fold", max_width=12)
+    for step, report in zip(trajectory.steps, trajectory.reports, strict=True):
+        network, gap = report.network, report.network.held_out.gap_layers
+        rival, margin = ("", "") if network.rival is None else (network.rival, figure_text(network.margin, Form.GAP))
+        grid.add_row(
+            count(step),
+            signed(gap.value),
+            interval(gap, sign=True),
+            *(abbreviate(printable(name), 10) for name in (network.best_schedule, rival)),
+            margin,
+            ", ".join(map(str, sorted(set(report.named)))) or "none",
+        )
+    return grid
+
+
 def _cells(point: CloudPoint) -> Iterator[str]:
     yield count(point.step)
     yield from map(number, (point.trained, point.yes0, point.yes_star, point.least_yes0, point.least_yes_star))
@@ -53,7 +77,3 @@ def _cells(point: CloudPoint) -> Iterator[str]:
 def _verdict(verdict: Verdict) -> Text:
     sign, _ = VERDICT_WORDS[verdict]
     return Text(f" {sign} {verdict}", STYLES[verdict])
-
-
-def _step(step: int | None) -> str:
-    return "not yet" if step is None else count(step)

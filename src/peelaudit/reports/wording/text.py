@@ -11,6 +11,7 @@ __all__ = [
     "abbreviate",
     "count",
     "encodable",
+    "fitting",
     "flow",
     "interval",
     "number",
@@ -22,7 +23,7 @@ __all__ = [
 
 VERDICT_WORDS: dict[Verdict, tuple[str, str]] = {
     Verdict.RED: ("✗", "ineffective"),
-    Verdict.YELLOW: ("!", "caution"),
+    Verdict.YELLOW: ("!", "can do better"),
     Verdict.GREEN: ("✓", "effective"),
     Verdict.GREY: ("?", "inconclusive"),
 }
@@ -30,7 +31,7 @@ VERDICT_WORDS: dict[Verdict, tuple[str, str]] = {
 
 _ASCII = str.maketrans(
     {"✗": "x", "✓": "+", "×": "x", "…": "~", "→": ">", "·": "-", "–": "-", "—": "-", "─": "-", "−": "-", "≤": "<"}
-    | {"█": "#", "‘": "'", "’": "'", "“": '"', "”": '"'}
+    | {"█": "#", "━": "=", "‘": "'", "’": "'", "“": '"', "”": '"'}
 )
 
 
@@ -127,6 +128,12 @@ def _runs(targets: Sequence[int]) -> list[str]:
             runs.append(f"{first}–{targets[end]}" if step else f"{first}×{length}")
         start = end + 1
     return runs
+
+
+def fitting(items: Sequence[str], width: int) -> str:
+    """Items with commas between, in `width` columns: of too many the first."""
+    text = ", ".join(items)
+    return text if len(text) <= width else f"{flow(items, width - 3, ', ')[0]}, …"
 
 
 def flow(items: Iterable[str], width: int, separator: str = " · ") -> list[str]:

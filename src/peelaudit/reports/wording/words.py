@@ -8,6 +8,7 @@ from peelaudit.reports.wording.text import count, number
 
 __all__ = [
     "CLOUD_LEGEND",
+    "FIT_CLOUD_WORDS",
     "HEAD_WORDS",
     "LEGEND",
     "VERDICT_MEANING",
@@ -17,24 +18,33 @@ __all__ = [
 ]
 
 VERDICT_MEANING: dict[Verdict, str] = {
-    Verdict.RED: "it loses to YES-0, a reference whose blocks were each fitted on their own, none trained end to end.",
-    Verdict.YELLOW: "it beats YES-0 but not the best reference, YES*: some layers could do more on this data.",
-    Verdict.GREEN: "no reference that was run beats it. A certificate against these, not a proof of optimality.",
-    Verdict.GREY: "an interval straddles YES-0 or YES*: more held-out text would tell.",
+    Verdict.RED: "it loses to YES-0, whose blocks were each fitted on their own, or to guessing, or a layer is "
+    "untrained or silent.",
+    Verdict.YELLOW: "a reference is better by more than the tolerance, or a layer stands out from the others.",
+    Verdict.GREEN: "no reference that was run is better by more than the tolerance. A certificate against these, not a "
+    "proof of optimality.",
+    Verdict.GREY: "the interval of gap_layers straddles the tolerance, or the reference refined was not run.",
 }
 HEAD_WORDS = {"own": "own head", "refit": "refitted head", "lens": "lens"}
 LEGEND = (
     "Peeling fits reference blocks to this checkpoint's own hidden states, one after another, without end-to-end "
     "training. YES-0: the loss of the reference whose every block is fitted to the last state. YES*: the least of all "
-    "references run. gap = trained loss - YES*: above 0, a reference does better; gap_head is the readout's part, "
+    "references run; one of them, refined, is the checkpoint itself with all blocks moved along the loss on the fit "
+    "text. gap = trained loss - YES*: above 0, a reference does better; gap_head is the readout's part, "
     "gap_layers the layers' part."
 )
 
 
 CLOUD_LEGEND = (
     "The least YES-0 and the least YES* so far are the staircases of the YES cloud. Region: where the trained loss, "
-    "under the readout of the bounds, lies by point values: red above both, yellow between, green at or below the "
-    "least YES*. Verdict: against the checkpoint's own bounds, with intervals."
+    "under the readout of the bounds, lies by point values: red above both, yellow between, green at most the "
+    "tolerance above the least YES*. Verdict: of the checkpoint by itself, with intervals and what is known of its "
+    "layers."
+)
+FIT_CLOUD_WORDS = (
+    "This cloud differs from the held-out one because it judges references on the very text that they and their heads "
+    "were fitted to, refined by its labels, so that they are better there than on any other; and, as in the paper, the "
+    "trained loss is under the model's own head."
 )
 
 
@@ -68,15 +78,24 @@ def baseline_warning(report: AuditReport) -> str:
 
 def series_words(trajectory: Trajectory) -> tuple[str, ...]:
     """What a training run shows, in sentences."""
-    steady = trajectory.green_from
-    network = (
-        "The network is not green at its last step."
-        if steady is None
-        else f"The network is green from step {count(steady)} on."
-    )
+    network = _green_words(trajectory)
     if trajectory.met_so_far is None:
-        return network, "No checkpoint is at or below the least YES* so far with a green verdict of its own."
-    met = f"Step {count(trajectory.met_so_far)} is the first at or below the least YES* so far"
+        return network, "No checkpoint meets the least YES* so far with a green verdict of its own."
+    met = f"Step {count(trajectory.met_so_far)} is the first to meet the least YES* so far"
     if trajectory.met is None:
-        return network, f"{met}; none is at or below the least YES* of the whole series."
-    return network, f"{met}, step {count(trajectory.met)} the first at or below the least YES* of the whole series."
+        return network, f"{met}; none meets the least YES* of the whole series."
+    return network, f"{met}, step {count(trajectory.met)} the first to meet the least YES* of the whole series."
+
+
+def _green_words(trajectory: Trajectory) -> str:
+    """From which step on the network is green, where that says anything."""
+    green, unbeaten = trajectory.green_from, trajectory.unbeaten_from
+    if green is None:
+        return "The network is not green at its last step."
+    if green >= unbeaten:
+        return f"The network is green from step {count(green)} on."
+    return (
+        f"Every verdict is green from step {count(green)} on, which says little before step {count(unbeaten)}: later "
+        f"checkpoints are better than the bounds there. From step {count(unbeaten)} on, no later checkpoint is better "
+        "than its bound."
+    )

@@ -13,6 +13,7 @@ from peelaudit.reports.formats.html import overview, report
 from peelaudit.reports.formats.html.parts import path_text
 from peelaudit.reports.formats.html.templates import render
 from peelaudit.reports.formats.resources import text_of
+from peelaudit.reports.wording.findings import headline_text
 from peelaudit.reports.wording.text import verdict_text
 
 __all__ = ["MOST_CHARACTERS", "export"]
@@ -30,15 +31,17 @@ def export(content: Content) -> str:
     content.check_finite()
     if len(content.reports) == 1 and not content.failures:
         subject = content.reports[0]
-        title = verdict_text(subject.network.held_out.verdict)
+        title = headline_text(subject)
+        heading = path_text(subject.checkpoint.path)
         body = report.section(subject, content.checks_of(subject), index=1, level=2)
     else:
-        title = content.headline()
+        title = heading = content.headline()
         body = overview.body(content, list(_sections(content)))
     script = text_of("html/sort.js")
     page = render(
         "page.html",
         title=f"peelaudit: {title}",
+        heading=f"peelaudit: {heading}",
         body=body,
         style=text_of("html/page.css") + text_of("charts.css"),
         script=script,
@@ -55,4 +58,4 @@ def _sections(content: Content) -> Iterator[tuple[str, Markup]]:
         used += len(section)
         if used > MOST_CHARACTERS:
             return
-        yield f"{verdict_text(item.network.held_out.verdict)}: {path_text(item.checkpoint.path)}", section
+        yield f"{verdict_text(item.verdict)}: {path_text(item.checkpoint.path)}", section

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from peelaudit.errors import ConfigError
 from peelaudit.records import AuditReport
-from peelaudit.reports.formats.charts import GAP_SCALE, heat_map, legend
+from peelaudit.records.quantities import Form
+from peelaudit.reports.formats.charts import GAP_SCALE, Mark, heat_map, legend, whiskers
 from peelaudit.reports.formats.cloud import cloud_chart
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.formats.html.parts import (
@@ -18,8 +19,10 @@ from peelaudit.reports.formats.html.parts import (
     Figure,
     Table,
     figure,
+    figure_cell,
     number_cell,
     path_text,
+    schedule_name,
     signed_cell,
     table,
     verdict_cell,
@@ -27,8 +30,8 @@ from peelaudit.reports.formats.html.parts import (
 from peelaudit.reports.formats.html.report import checks_table
 from peelaudit.reports.formats.html.templates import render
 from peelaudit.reports.trajectory import Cloud, Trajectory, trace
-from peelaudit.reports.wording.text import count
-from peelaudit.reports.wording.words import CLOUD_LEGEND, series_words
+from peelaudit.reports.wording.text import count, interval, signed, verdict_text
+from peelaudit.reports.wording.words import CLOUD_LEGEND, FIT_CLOUD_WORDS, series_words
 
 __all__ = ["body"]
 
@@ -86,7 +89,9 @@ def _checkpoints(content: Content, detailed: int) -> Table:
         _checkpoint(content, report, f"#r{index}" if index <= detailed else "")
         for index, report in enumerate(content.ranked(), 1)
     )
-    return table("Held-out losses and gaps, nats/token, what fails first", columns, rows, sortable=True)
+    notes = (f"{report.headline}." for report in content.ranked())
+    caption = "Held-out losses and gaps, nats/token, what fails first"
+    return table(caption, columns, rows, sortable=True, stacked=True, notes=notes)
 
 
 def _checkpoint(content: Content, report: AuditReport, link: str) -> list[Cell | str]:
@@ -122,15 +127,60 @@ def _parts(trajectory: Trajectory) -> Iterator[_Part]:
         figure(lambda width: cloud_chart(trajectory.held_out, width=width), CLOUD_LEGEND),
         _cloud_table(trajectory.held_out, "The YES cloud on held-out tokens in numbers, nats/token"),
     )
+    yield _Part("gap_layers over the steps", _steps(trajectory), _steps_table(trajectory))
     yield _Part(
         "YES cloud, fit tokens",
         figure(
             lambda width: cloud_chart(trajectory.fit, width=width),
-            "As in the paper: the model's own head against refitted heads, on the references' own tokens.",
+            FIT_CLOUD_WORDS,
         ),
         _cloud_table(trajectory.fit, "The YES cloud on fit tokens in numbers, nats/token"),
     )
-    yield _Part("Gap per layer over the steps", _gap_map(trajectory), _gap_table(trajectory))
+    if any(gap is not None for history in trajectory.layers for gap in history.gaps):
+        yield _Part("Gap per layer over the steps", _gap_map(trajectory), _gap_table(trajectory))
+
+
+def _steps(trajectory: Trajectory) -> Figure:
+    """What separates trained loss and YES* in the cloud, on a scale of its own."""
+    marks = []
+    for step, report in zip(trajectory.steps, trajectory.reports, strict=True):
+        gap = report.network.held_out.gap_layers
+        shown = f"{signed(gap.value)} ({interval(gap, sign=True)})"
+        words = f"step {count(step)}: gap_layers {shown}, {verdict_text(report.verdict)}"
+        marks.append(Mark(count(step), gap, words, report.verdict))
+    title = f"gap_layers over {len(marks)} steps with 95 % intervals, nats/token; the numbers are in the table below"
+    return figure(
+        lambda width: whiskers(marks, title=title, unit="gap_layers, nats/token", width=width, axis="training step"),
+        "Trained states minus each step's own best reference, held-out, same readout, a mark for the step's verdict. "
+        "Above 0, a reference does better.",
+    )
+
+
+def _steps_table(trajectory: Trajectory) -> Table:
+    """Each step against its own references, and the layers that its audit names."""
+    columns = [
+        Column("step", right=True),
+        Column("verdict"),
+        Column("gap_layers (95 %)", right=True),
+        Column("best reference"),
+        Column("nearest rival"),
+        Column("rival - trained (95 %)", right=True),
+        Column("named layers"),
+    ]
+    rows = (
+        [
+            Cell(count(step), str(step)),
+            verdict_cell(report.verdict),
+            signed_cell(report.network.held_out.gap_layers),
+            schedule_name(report.network.best_schedule),
+            "none" if report.network.rival is None else schedule_name(report.network.rival),
+            "" if report.network.margin is None else signed_cell(report.network.margin),
+            ", ".join(map(str, sorted(set(report.named)))) or "none",
+        ]
+        for step, report in zip(trajectory.steps, trajectory.reports, strict=True)
+    )
+    caption = "Each step against its own references, held-out, nats/token, and the layers that are named"
+    return table(caption, columns, rows, sortable=True, stacked=True)
 
 
 def _cloud_table(cloud: Cloud, caption: str) -> Table:
@@ -149,7 +199,10 @@ def _cloud_table(cloud: Cloud, caption: str) -> Table:
 def _gap_map(trajectory: Trajectory) -> Figure:
     histories, steps = trajectory.layers, [count(step) for step in trajectory.steps]
     cells = {
-        (row, column): gap.value for row, history in enumerate(histories) for column, gap in enumerate(history.gaps)
+        (row, column): gap.value
+        for row, history in enumerate(histories)
+        for column, gap in enumerate(history.gaps)
+        if gap is not None
     }
     title = f"Gap of {len(histories)} layers over {len(steps)} steps, nats/token; the numbers are in the table below"
     return figure(
@@ -162,22 +215,22 @@ def _gap_map(trajectory: Trajectory) -> Figure:
             axes=("layer", "training step"),
             width=width,
         ),
-        "Held-out gaps, nats/token: above 0, a reference does better than the trained blocks 1 to k.",
+        "The layers' own gaps, held-out, nats/token: what the step's network gains when the block alone is refined.",
         legend(GAP_SCALE),
     )
 
 
 def _gap_table(trajectory: Trajectory) -> Table:
-    """The gaps in numbers, with the step from which each layer is green."""
-    columns = [Column("layer", right=True), Column("green from", right=True)]
+    """The gaps in numbers, and at which steps each layer is named."""
+    columns = [Column("layer", right=True), Column("named at step")]
     columns += [Column(f"gap at {count(step)}", right=True) for step in trajectory.steps]
     rows = (
         [
             Cell(str(history.layer), str(history.layer)),
-            "not yet" if history.green_from is None else Cell(count(history.green_from), str(history.green_from)),
-            *map(signed_cell, history.gaps),
+            ", ".join(count(step) for step, named in zip(trajectory.steps, history.named, strict=True) if named),
+            *(figure_cell(gap, Form.GAP) for gap in history.gaps),
         ]
         for history in trajectory.layers
     )
-    caption = "The step from which each layer is green and stays so, and its gaps (95 %), nats/token"
+    caption = "Each layer's own gap at each step (95 %), nats/token"
     return table(caption, columns, rows, sortable=True, small=True)

@@ -23,6 +23,7 @@ __all__ = [
     "figure_cell",
     "number_cell",
     "path_text",
+    "schedule_name",
     "signed_cell",
     "table",
     "verdict_cell",
@@ -56,13 +57,18 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; the first cell of a row is its header."""
+    """A table; the first cell of a row is its header. `notes` has a text for each row, which is a line of its own under
+    it where it isn't empty. A `stacked` table never scrolls sideways: where there is no room, its cells stand below one
+    another, each with its column's name.
+    """
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     sortable: bool = False
     small: bool = False
+    stacked: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +88,12 @@ def table(
     *,
     sortable: bool = False,
     small: bool = False,
+    stacked: bool = False,
+    notes: Iterable[str] = (),
 ) -> Table:
     """A table of cells, or of texts that are sorted as they are."""
     cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
-    return Table(caption, tuple(columns), cells, sortable, small)
+    return Table(caption, tuple(columns), cells, sortable, small, stacked, tuple(notes))
 
 
 def figure(draw: Callable[[int], Markup], caption: str, legend: Legend = ()) -> Figure:
@@ -112,6 +120,11 @@ def verdict_cell(verdict: Verdict) -> Cell:
     """A verdict in its colour, sorted by gravity."""
     order = (Verdict.RED, Verdict.YELLOW, Verdict.GREY, Verdict.GREEN)
     return Cell(verdict_text(verdict), str(order.index(verdict)), verdict=verdict)
+
+
+def schedule_name(schedule: str) -> str:
+    """A schedule's name as far as it fits into a column: an explicit mapping has a number for each layer."""
+    return abbreviate(printable(schedule), 28)
 
 
 def path_text(path: str) -> str:

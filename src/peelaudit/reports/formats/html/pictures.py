@@ -1,23 +1,25 @@
-"""One report's charts, each with its caption: gaps, the peel map and its numbers, redundancy."""
+"""One report's charts, each with its caption: gaps, peel profile, the peel map and its numbers, redundancy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peelaudit.records import AuditReport, Verdict
-from peelaudit.reports.formats.charts import ERROR_SCALE, Mark, by_layer, heat_map, legend, mark, sample
-from peelaudit.reports.formats.html.parts import Column, Figure, Legend, Table, figure, table
+from peelaudit.records import AuditReport
+from peelaudit.reports.formats.charts import ERROR_SCALE, Mark, heat_map, legend, sample, square, whiskers
+from peelaudit.reports.formats.html.parts import Column, Figure, Table, figure, table
 from peelaudit.reports.formats.markup import element
-from peelaudit.reports.wording.text import VERDICT_WORDS, interval, number, signed, verdict_text
+from peelaudit.reports.wording.findings import layer_note
+from peelaudit.reports.wording.text import interval, number, signed
 
 __all__ = ["Pictures", "drawn"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The charts of a report that has layers."""
+    """The charts of a report that has layers; `gaps` where blocks were refined alone."""
 
-    gaps: Figure
+    gaps: Figure | None
+    profile: Figure
     peel_map: Figure
     peel_errors: Table
     redundancy: Figure
@@ -28,38 +30,50 @@ def drawn(report: AuditReport) -> Pictures | None:
     if not report.layers:
         return None
     errors = _peel_errors(report)
-    return Pictures(_gaps(report), _peel_map(report, errors), _peel_table(report, errors), _redundancy(report))
+    peel_map, peel_table = _peel_map(report, errors), _peel_table(report, errors)
+    return Pictures(_gaps(report), _profile(report), peel_map, peel_table, _redundancy(report))
 
 
-def _gaps(report: AuditReport) -> Figure:
-    """The gap of each layer with its interval and its verdict."""
+def _gaps(report: AuditReport) -> Figure | None:
+    """Each layer's own gap with its interval; those named stand out."""
+    named = set(report.named)
     marks = [
         Mark(
-            row.layer,
+            str(row.layer),
             row.gap,
-            row.held_out.verdict,
-            f"layer {row.layer}: gap {signed(row.gap.value)} ({interval(row.gap, sign=True)}), "
-            f"{verdict_text(row.held_out.verdict)}",
+            f"layer {row.layer}: {signed(row.gap.value)} ({interval(row.gap, sign=True)}) {layer_note(report, row)}",
+            stands_out=row.layer in named,
         )
         for row in report.layers
+        if row.gap is not None
     ]
+    if not marks:
+        return None
     title = f"Gap by layer with 95 % intervals, {len(marks)} layers, nats/token; the numbers are in the table below"
+    shown = element("g", square(8, 8, 5), class_="v-strong")
     return figure(
-        lambda width: by_layer(marks, title=title, unit="gap, nats/token", width=width),
-        "Trained states of blocks 1 to k minus the best reference states, held-out, same tokens, same readout. "
-        "Above 0, a reference does better. The last is the whole network.",
-        _verdict_legend(),
+        lambda width: whiskers(marks, title=title, unit="gap, nats/token", width=width),
+        "By how much the whole network's held-out loss falls when this block alone is refined and every other left as "
+        "it is, under the network's readout.",
+        ((sample(shown, 16), "a layer that the audit names, for its gap, its looks or its slopes"),) if named else (),
     )
 
 
-def _verdict_legend() -> Legend:
-    """The marks of the verdicts."""
-    return tuple(
-        (
-            sample(element("g", mark(verdict, 8, 8, 5), class_=f"v-{verdict}"), 16),
-            f"{verdict}: {VERDICT_WORDS[verdict][1]}",
+def _profile(report: AuditReport) -> Figure:
+    """The gap of the network cut after each layer."""
+    marks = [
+        Mark(
+            str(row.layer),
+            row.depth_gap,
+            f"cut after layer {row.layer}: {signed(row.depth_gap.value)} ({interval(row.depth_gap, sign=True)})",
         )
-        for verdict in Verdict
+        for row in report.layers
+    ]
+    title = f"Depth gap by layer with 95 % intervals, {len(marks)} layers, nats/token; the numbers are in a table below"
+    return figure(
+        lambda width: whiskers(marks, title=title, unit="depth gap, nats/token", width=width),
+        "Trained states after block k minus the best reference states, held-out, same tokens, same readout. Above 0, a "
+        "reference does better. The last is the whole network.",
     )
 
 
@@ -109,15 +123,14 @@ def _redundancy(report: AuditReport) -> Figure:
     """What leaving each block out would cost."""
     marks = [
         Mark(
-            row.layer,
+            str(row.layer),
             row.redundancy,
-            None,
             f"layer {row.layer}: {number(row.redundancy.value)} ({interval(row.redundancy)})",
         )
         for row in report.layers
     ]
     title = f"Redundancy by layer with 95 % intervals, {len(marks)} layers; the numbers are in the table of the layers"
     return figure(
-        lambda width: by_layer(marks, title=title, unit="error of leaving the block out", width=width),
+        lambda width: whiskers(marks, title=title, unit="error of leaving the block out", width=width),
         "Normalised mean squared error of leaving the block out, held-out. Near 0, the block does nothing.",
     )

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome
 from peelaudit.records import json as json_export
-from peelaudit.records.quantities import Form, Quantity
+from peelaudit.records.quantities import Form, Quantity, quantities_of
 from peelaudit.reports.formats.content import gravest_first
 from peelaudit.reports.formats.html.parts import (
     Cell,
@@ -17,22 +17,29 @@ from peelaudit.reports.formats.html.parts import (
     figure_cell,
     number_cell,
     path_text,
+    schedule_name,
     signed_cell,
     table,
-    verdict_cell,
 )
 from peelaudit.reports.formats.html.pictures import drawn
 from peelaudit.reports.formats.html.templates import embedded_json, render
-from peelaudit.reports.wording.escape import printable
-from peelaudit.reports.wording.tables import cut_columns, layer_columns, network_lines
-from peelaudit.reports.wording.text import abbreviate, count, interval, number, targets_text
+from peelaudit.reports.wording.findings import (
+    layer_note,
+    own_columns,
+    profile_columns,
+    profile_figure,
+    refinement_lines,
+)
+from peelaudit.reports.wording.tables import glossary, network_lines
+from peelaudit.reports.wording.text import VERDICT_WORDS, count, interval, number, targets_text
 from peelaudit.reports.wording.words import baseline_warning, bits_words
 from peelaudit.settings.command import repeat_command
 
 __all__ = ["checks_table", "section"]
 
+_OWN = quantities_of(LayerRow)
+_GAP = _OWN["gap"]
 _SCHEDULES_LISTED = 30
-_NAME_WIDTH = 28
 
 
 def section(report: AuditReport, checks: Sequence[GateCheck], *, index: int, level: int) -> Markup:
@@ -44,9 +51,16 @@ def section(report: AuditReport, checks: Sequence[GateCheck], *, index: int, lev
         level=level,
         worse_than_guessing=baseline_warning(report),
         low_bit=bits_words(report),
+        sign=VERDICT_WORDS[report.verdict][0],
+        best=schedule_name(report.network.best_schedule),
+        tolerance=dict(report.settings).get("tolerance"),
+        gap_needs=_GAP.needs,
+        own_glossary=" ".join(f"{one.label}: {one.words}." for one in own_columns(report.layers)),
+        profile_glossary=glossary(profile_columns(report.layers)),
         gate=checks_table(checks) if checks else None,
         network=_network(report),
         layers=_layers(report),
+        profile=_profile(report),
         pictures=drawn(report),
         references=_references(report),
         yes=_yes(report) if report.yes else None,
@@ -92,41 +106,52 @@ def _outcome(check: GateCheck) -> str:
 
 
 def _network(report: AuditReport) -> Table:
-    rows = ([line.label, line.held_out, line.interval, line.fit] for line in network_lines(report, _name))
+    lines = (*network_lines(report, schedule_name), *refinement_lines(report))
+    rows = ([line.label, line.held_out, line.interval, line.fit] for line in lines)
     columns = [Column("figure"), *(Column(title, right=True) for title in ("held-out", "95 %", "fit"))]
-    return table("Losses and gaps of the whole network, nats/token", columns, rows)
+    return table("Losses and gaps of the whole network, nats/token", columns, rows, stacked=True)
 
 
 def _layers(report: AuditReport) -> Table:
-    cut, (gap, *own) = cut_columns(report.layers), layer_columns(report.layers)
+    """What each block by itself shows; why a layer is named, under its row."""
+    own = own_columns(report.layers)
+    columns = [Column("layer", right=True), *map(_figure_column, own)]
+    rows = ([_layer(row), *(figure_cell(one.of(row), one.form) for one in own)] for row in report.layers)
+    notes = (layer_note(report, row) for row in report.layers)
+    caption = "Each layer by itself, held-out; gaps and slopes in nats/token"
+    return table(caption, columns, rows, sortable=True, stacked=True, notes=notes)
+
+
+def _profile(report: AuditReport) -> Table:
+    """The network cut after each layer; what that says in words, under its row."""
+    figures = profile_columns(report.layers)
     columns = [
         Column("layer", right=True),
-        *(_figure_column(one, one.header) for one in (*cut, gap)),
-        Column("verdict"),
+        *map(_figure_column, figures),
         Column("best reference"),
         Column("target", right=True),
-        *(_figure_column(one, one.label) for one in own),
-        Column("in words", wide=True),
     ]
-    rows = (_layer_cells(row, cut, gap, own) for row in report.layers)
-    return table("A row for each layer: held-out losses and gaps, nats/token", columns, rows, sortable=True)
+    rows = (
+        [
+            _layer(row),
+            *(figure_cell(profile_figure(one, row), one.form) for one in figures),
+            schedule_name(row.best_schedule),
+            Cell(str(row.best_target), str(row.best_target)),
+        ]
+        for row in report.layers
+    )
+    notes = (row.reading for row in report.layers)
+    caption = "The network cut after each layer: held-out losses and gaps, nats/token"
+    return table(caption, columns, rows, sortable=True, stacked=True, notes=notes)
 
 
-def _figure_column(one: Quantity, title: str) -> Column:
+def _layer(row: LayerRow) -> Cell:
+    return Cell(str(row.layer), str(row.layer))
+
+
+def _figure_column(one: Quantity) -> Column:
+    title = one.label if one.key in _OWN else one.header
     return Column(f"{title}{' (95 %)' * (one.form is Form.GAP)}", right=True, explained=f"{one.words}.")
-
-
-def _layer_cells(row: LayerRow, cut: Sequence[Quantity], gap: Quantity, own: Sequence[Quantity]) -> list[Cell | str]:
-    return [
-        Cell(str(row.layer), str(row.layer)),
-        *(figure_cell(one.of(row.held_out), one.form) for one in cut),
-        figure_cell(gap.of(row), gap.form),
-        verdict_cell(row.held_out.verdict),
-        _name(row.best_schedule),
-        Cell(str(row.best_target), str(row.best_target)),
-        *(figure_cell(one.of(row), one.form) for one in own),
-        row.reading,
-    ]
 
 
 def _references(report: AuditReport) -> Table:
@@ -138,7 +163,7 @@ def _references(report: AuditReport) -> Table:
     ]
     rows: Iterator[list[Cell | str]] = (
         [
-            _name(schedule.name),
+            schedule_name(schedule.name),
             targets_text(schedule.targets, 40),
             number_cell(schedule.select.bound.value),
             number_cell(schedule.held_out.bound.value),
@@ -156,7 +181,8 @@ def _references(report: AuditReport) -> Table:
 
 def _yes(report: AuditReport) -> Table:
     rows = (
-        [f"YES-{y.waypoints}", number(y.held_out.value), interval(y.held_out), _name(y.schedule)] for y in report.yes
+        [f"YES-{y.waypoints}", number(y.held_out.value), interval(y.held_out), schedule_name(y.schedule)]
+        for y in report.yes
     )
     columns = [Column("bound"), Column("held-out", right=True), Column("95 %", right=True), Column("schedule")]
     return table("YES-k, the best reference with at most k waypoints, nats/token", columns, rows)
@@ -174,11 +200,6 @@ def _digests(report: AuditReport) -> Table:
 def _settings(report: AuditReport) -> Table:
     rows = [(name.replace("_", "-"), _setting(value)) for name, value in report.settings]
     return table("Settings", [Column("setting"), Column("value")], rows)
-
-
-def _name(schedule: str) -> str:
-    """A schedule's name as far as it fits into a column: an explicit mapping has a number for each layer."""
-    return abbreviate(printable(schedule), _NAME_WIDTH)
 
 
 def _setting(value: object) -> str:

@@ -1,4 +1,4 @@
-// Sorts a table by a column at a click on its header. Without it the tables are as they were written.
+// Sorts a table by a column at a click on its header; a note stays under its row. Without it the tables are as they were written.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headers = table.tHead.rows[0].cells;
   Array.from(headers).forEach((header, column) => {
@@ -17,8 +17,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
         const order = isNaN(x) || isNaN(y) ? x.localeCompare(y, "en", { numeric: true }) : x - y;
         return falling ? -order : order;
       };
-      const body = table.tBodies[0];
-      body.append(...Array.from(body.rows).sort(compare));
+      const body = table.tBodies[0], rows = [];
+      for (const row of body.rows) {
+        if (row.classList.contains("note")) rows.at(-1).push(row);
+        else rows.push([row]);
+      }
+      body.append(...rows.sort((a, b) => compare(a[0], b[0])).flat());
     });
   });
 }

@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from peelaudit.reports.formats.markup import escaped
+from peelaudit.reports.wording.findings import PROFILE_WORDS
 from peelaudit.reports.wording.text import count, interval, number, signed, size, verdict_text
-from peelaudit.reports.wording.words import CLOUD_LEGEND, LEGEND, VERDICT_MEANING
+from peelaudit.reports.wording.words import LEGEND, VERDICT_MEANING
 
 __all__ = ["embedded_json", "render"]
 
@@ -37,5 +38,5 @@ def _environment() -> Environment:
     )
     wording = (count, interval, number, signed, size, verdict_text)
     made.globals.update({function.__name__: function for function in wording})
-    made.globals.update(LEGEND=LEGEND, CLOUD_LEGEND=CLOUD_LEGEND, VERDICT_MEANING=VERDICT_MEANING)
+    made.globals.update(LEGEND=LEGEND, PROFILE_WORDS=PROFILE_WORDS, VERDICT_MEANING=VERDICT_MEANING)
     return made

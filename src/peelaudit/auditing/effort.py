@@ -1,0 +1,58 @@
+"""The one dial of how much is computed, and what each of its settings means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from peelaudit.method.refinement.refine import Reach
+from peelaudit.settings.audit import AuditConfig, Effort
+
+__all__ = ["Extent", "extent"]
+
+DEFAULT = ("default",)
+"""What `AuditConfig.schedules` is where nothing was asked for: the effort decides."""
+FEW_LAYERS = 8
+"""Up to so many, each block alone is refined as far as all are; beyond, by one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is computed.
+
+    Attributes:
+        schedules: the references.
+        whole: how far all blocks are refined.
+        alone: how far each block alone is; None where none is.
+        half: whether all blocks are refined with half the fit tokens as well.
+        estimate: whether what refining all blocks gains is estimated.
+        map_reach: how far beyond each block the peel map goes; all the way if None.
+    """
+
+    schedules: tuple[str, ...]
+    whole: Reach
+    alone: Reach | None
+    half: bool
+    estimate: bool = False
+    map_reach: int | None = None
+
+
+def extent(config: AuditConfig, n_layers: int) -> Extent:
+    """What the settings ask for, of a network with so many layers."""
+    asked = config.schedules != DEFAULT
+    few = n_layers <= FEW_LAYERS
+    default = Reach(products=6)
+    far = Reach(products=24, rounds=3)
+    extents: Mapping[Effort, Extent] = MappingProxyType(
+        {
+            "quick": Extent(("direct", "final"), default, None, half=False, estimate=True, map_reach=1),
+            "default": Extent(DEFAULT, default, Reach(products=3) if few else Reach(steps=1), half=True),
+            "thorough": Extent(("refined", "all") if few else DEFAULT, far, far, half=True),
+        }
+    )
+    found = extents[config.effort]
+    if not asked:
+        return found
+    # Asked for by name: the peel map may be needed for a search.
+    return replace(found, schedules=config.schedules, map_reach=None)

@@ -1,0 +1,92 @@
+"""The verdict on a network, and the sentence that says it: the same in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from peelaudit.auditing.advice import OVERCONFIDENT, numbered
+from peelaudit.method.diagnosis.naming import Naming
+from peelaudit.method.references.schedules import REFINED
+from peelaudit.method.statistics.bootstrap import RESOLUTION
+from peelaudit.records import BaselineLosses, Estimate, NetworkRow, Symptom, Verdict
+
+__all__ = ["judge"]
+
+_DEAD = (Symptom.UNTRAINED, Symptom.ATTENTION_SILENT, Symptom.MLP_SILENT)
+
+
+def judge(
+    network: NetworkRow, baselines: BaselineLosses, over_unigram: Estimate, naming: Naming, tolerance: float
+) -> tuple[Verdict, str]:
+    """The network's verdict on *held-out*, with all that is known of its layers, and its headline.
+
+    Args:
+        network: its figures, whose verdict is that of the references alone.
+        baselines: what needs no model.
+        over_unigram: the trained loss minus that of token frequencies, paired.
+        naming: what is said of the layers.
+        tolerance: nats/token of gap_layers that count as none.
+    """
+    trained, gap = network.held_out.trained_loss, network.held_out.gap_layers
+    if trained.low > baselines.uniform:
+        return Verdict.RED, (
+            f"broken, untrained, or not made for this tokenizer: its loss of {trained.value:.2f} is worse than "
+            f"guessing all tokens alike ({baselines.uniform:.2f})"
+        )
+    if over_unigram.low > 0:
+        return Verdict.RED, (
+            f"ineffective: it predicts this text worse ({trained.value:.2f}) than token frequencies alone do "
+            f"({baselines.unigram.value:.2f})"
+        )
+    layers = "".join(f"; {words}" for words in _on_layers(naming))
+    verdict = network.held_out.verdict
+    dead = [layer for layer, found in enumerate(naming.symptoms, 1) if any(one in _DEAD for one in found)]
+    if dead:
+        return Verdict.RED, f"ineffective{layers}"
+    if verdict is Verdict.RED:
+        over = network.held_out.trained_readout_loss.value - network.held_out.yes0.value
+        return verdict, f"ineffective: blocks fitted to the last state alone beat it by {over:.3f} nats/token{layers}"
+    asides = layers + "".join(f"; {words}" for words in _on_head(network, tolerance))
+    if verdict is Verdict.YELLOW:
+        told = naming.refinement is not None and naming.refinement.judged
+        shared = ", shared by all layers" if told and not naming.named else ""
+        return verdict, f"can do better: its layers by {_nats(gap)}{shared}{asides}"
+    if naming.named:
+        return Verdict.YELLOW, f"can do better, though no reference gains over {tolerance:g} nats/token{asides}"
+    estimate = network.estimated_gain
+    if network.refinement is None and estimate is not None and estimate.low > tolerance:
+        return (
+            Verdict.YELLOW,
+            f"can do better: its layers by {_nats(estimate)}, as is estimated without refining{asides}",
+        )
+    if network.refinement is None and verdict is Verdict.GREEN:
+        return Verdict.GREY, f"inconclusive: no reference wins, but {REFINED}, the strongest, was not run{asides}"
+    if verdict is Verdict.GREEN:
+        bits = " under its bits" if network.refinement is not None and network.refinement.held else ""
+        tried = f"nothing that was tried{bits}, {REFINED} among it"
+        return verdict, f"effective: {tried}, beats its layers by over {tolerance:g} nats/token{asides}"
+    return verdict, f"inconclusive: the gap of its layers, {_nats(gap)}, straddles {tolerance:g}{asides}"
+
+
+def _on_layers(naming: Naming) -> Iterator[str]:
+    """Each symptom with its layers, then those whose gap stands out."""
+    for symptom in Symptom:
+        found = [layer for layer, some in enumerate(naming.symptoms, 1) if symptom in some]
+        if found and len(found) == len(naming.symptoms):
+            yield f"all layers: {symptom}"
+        elif found:
+            yield f"{numbered(found)}: {symptom}"
+    if naming.refinement is not None and (found := list(naming.refinement.named)):
+        yield f"the gap of {numbered(found)} stands out"
+
+
+def _on_head(network: NetworkRow, tolerance: float) -> Iterator[str]:
+    head, gain = network.held_out.gap_head, network.temperature_gain
+    if network.temperature >= OVERCONFIDENT and gain.low > max(tolerance, RESOLUTION):
+        yield f"over-confident (a temperature of {network.temperature:.2f} gains {gain.value:.3f})"
+    elif head.low > max(tolerance, RESOLUTION):
+        yield f"another head alone would gain {head.value:.3f}"
+
+
+def _nats(gap: Estimate) -> str:
+    return f"{gap.value:.3f} nats/token ({gap.low:.3f} to {gap.high:.3f})"

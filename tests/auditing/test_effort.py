@@ -1,0 +1,61 @@
+"""What each effort computes."""
+
+from __future__ import annotations
+
+import pytest
+
+from peelaudit.auditing.effort import FEW_LAYERS, extent
+from peelaudit.method.references.schedules import parse_schedules
+from peelaudit.settings.audit import AuditConfig, Effort
+
+FEW, MANY = 4, FEW_LAYERS + 1
+
+
+def config(effort: Effort, *schedules: str) -> AuditConfig:
+    return AuditConfig(checkpoint="c", effort=effort, **({"schedules": schedules} if schedules else {}))
+
+
+@pytest.mark.parametrize("n_layers", [1, FEW, MANY])
+def test_quick_refines_nothing_and_maps_next_blocks_alone(n_layers: int) -> None:
+    found = extent(config("quick"), n_layers)
+    assert found.schedules == ("direct", "final")
+    assert (found.alone, found.half, found.map_reach) == (None, False, 1)
+    assert not parse_schedules(found.schedules, n_layers).refined
+
+
+@pytest.mark.parametrize("effort", ["default", "thorough"])
+@pytest.mark.parametrize("n_layers", [1, FEW, FEW_LAYERS, MANY, 80])
+def test_the_others_run_refined_with_half_the_text_too_and_refine_each_block(effort: Effort, n_layers: int) -> None:
+    found = extent(config(effort), n_layers)
+    assert parse_schedules(found.schedules, n_layers).refined
+    assert found.half
+    assert found.alone is not None
+    assert found.map_reach is None
+
+
+def test_by_default_blocks_of_deep_networks_are_refined_by_one_step() -> None:
+    few, many = (extent(config("default"), n_layers).alone for n_layers in (FEW_LAYERS, MANY))
+    assert few is not None
+    assert many is not None
+    assert few.products > 0
+    assert few.steps > 1
+    assert (many.steps, many.products) == (1, 0)
+
+
+def test_thorough_goes_farther_and_runs_every_staircase_of_few_layers() -> None:
+    default, thorough = (extent(config(effort), FEW) for effort in ("default", "thorough"))
+    assert thorough.whole.products > default.whole.products
+    assert thorough.whole.rounds > default.whole.rounds
+    assert thorough.alone == thorough.whole
+    assert len(parse_schedules(extent(config("thorough"), FEW_LAYERS).schedules, FEW_LAYERS).schedules) == 2 ** (
+        FEW_LAYERS - 1
+    )
+    assert extent(config("thorough"), MANY).schedules == ("default",)
+
+
+@pytest.mark.parametrize("effort", ["quick", "default", "thorough"])
+def test_schedules_that_are_asked_for_are_run_with_a_map_that_a_search_can_use(effort: Effort) -> None:
+    asked, plain = extent(config(effort, "search:1", "refined"), FEW), extent(config(effort), FEW)
+    assert asked.schedules == ("search:1", "refined")
+    assert asked.map_reach is None
+    assert (asked.whole, asked.alone, asked.half) == (plain.whole, plain.alone, plain.half)
