@@ -43,8 +43,8 @@ __all__ = [
 
 MOST_NAMED = 3
 LEAST_CONTRAST = 0.01
-"""nats/token by which a gap is above the others' mean at least, interval and all: 1 % of perplexity. The layers of a
-healthy but over-fitted network gain 0.02 to 0.05, and by their ratio alone one stood out in two draws of six."""
+"""nats/token by which a gap is above the others' mean at least, interval and all: 1 % of perplexity, as the verdict's
+tolerance. Less is not worth naming a layer for."""
 MOST_TIED = 0.1
 """Share of the layers that may tie and be named: of 5 layers one, of 40 four. What more have in common is the
 network's."""
