@@ -104,13 +104,13 @@ def test_a_dead_layer_is_red_whatever_the_references_say(verdict: Verdict, sympt
 @pytest.mark.parametrize("verdict", [Verdict.GREEN, Verdict.GREY])
 def test_a_disturbed_layer_is_yellow_where_no_reference_says_so(verdict: Verdict, symptom: Symptom) -> None:
     expected = (
-        Verdict.YELLOW, f"can do better, though no reference gains over 0.01 nats/token; layer 3: {symptom}"
+        Verdict.YELLOW, f"can do better, though no whole reference gains over 0.01 nats/token; layer 3: {symptom}"
     )  # fmt: skip
     assert judged(network(verdict), naming({3: (symptom,)})) == expected
 
 
 def test_a_layer_whose_gap_stands_out_is_yellow_too() -> None:
-    expected = "can do better, though no reference gains over 0.01 nats/token; the gap of layer 3 stands out"
+    expected = "can do better, though no whole reference gains over 0.01 nats/token; the gap of layer 3 stands out"
     assert judged(network(Verdict.GREEN), naming({}, 3)) == (Verdict.YELLOW, expected)
 
 

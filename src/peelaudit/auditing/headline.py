@@ -52,7 +52,10 @@ def judge(
         shared = ", shared by all layers" if told and not naming.named else ""
         return verdict, f"can do better: its layers by {_nats(gap)}{shared}{asides}"
     if naming.named:
-        return Verdict.YELLOW, f"can do better, though no reference gains over {tolerance:g} nats/token{asides}"
+        return (
+            Verdict.YELLOW,
+            f"can do better, though no whole reference gains over {tolerance:g} nats/token{asides}",
+        )
     estimate = network.estimated_gain
     if network.refinement is None and estimate is not None and estimate.low > tolerance:
         return (
