@@ -168,7 +168,7 @@ def test_a_temperature_is_chosen_on_select(peeled: tuple) -> None:
 @pytest.mark.parametrize("kind", ["own", "lens"])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_a_curvature_product_is_the_change_of_the_gradient_of_expected_losses(kind: str, softcap: float | None) -> None:
-    """J'(diag p - pp')J v from the whole Jacobian, and the loss's slope from differences."""
+    """J'(diag p - pp')J v from the whole Jacobian, and the losses' slopes from differences."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -186,7 +186,8 @@ def test_a_curvature_product_is_the_change_of_the_gradient_of_expected_losses(ki
         moved = hidden if readout.map is None else hidden + hidden @ readout.map[0] + readout.map[1]
         return readout.unembedding.logits(moved)
 
-    product, slope = readout.curvature(state, tangent, tokens)
+    product = readout.curvature(state, tangent)
+    slopes, bends = readout.along(state, tangent, tokens)
     expected = torch.zeros_like(state)
     for sequence in range(2):
         for position in range(3):
@@ -196,17 +197,18 @@ def test_a_curvature_product_is_the_change_of_the_gradient_of_expected_losses(ki
             expected[sequence, position] = jacobian.T @ inner @ jacobian @ tangent[sequence, position]
     torch.testing.assert_close(product, expected)
     step, every = 1e-6, torch.arange(2)
-    up, low = (readout.losses(state + e * tangent, tokens, every, "a test").sum() for e in (step, -step))
-    assert slope == pytest.approx((up - low) / (2 * step), rel=1e-6)
+    up, low = (readout.losses(state + e * tangent, tokens, every, "a test") for e in (step, -step))
+    np.testing.assert_allclose(slopes, (up - low) / (2 * step), rtol=1e-6)
     gradient = readout.gradient(state, tokens)
-    assert slope == pytest.approx(float((gradient * tangent).sum()), rel=1e-9)
+    np.testing.assert_allclose(slopes, (gradient * tangent).sum(dim=(1, 2)).numpy(), rtol=1e-9)
+    np.testing.assert_allclose(bends, (product * tangent).sum(dim=(1, 2)).numpy(), rtol=1e-9)
 
 
 def test_curvature_leaves_what_it_is_given(peeled: tuple) -> None:
     decoder, data, states = peeled
     own = ReadoutFactory(decoder, data, states[-1], seed=0).own
     state, tangent = states[-1][:2].clone(), torch.ones_like(states[-1][:2])
-    own.curvature(state, tangent, data.tokens[:2])
+    own.curvature(state, tangent)
     assert torch.equal(state, states[-1][:2])
     assert torch.equal(tangent, torch.ones_like(tangent))
     assert not state.requires_grad

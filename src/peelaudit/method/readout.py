@@ -130,44 +130,47 @@ class Readout:
             loss = token_losses(logits, tokens[:, 1:].to(logits.device)).sum()
             return torch.autograd.grad(loss, hidden)[0]
 
-    def curvature(self, state: Tensor, tangent: Tensor, tokens: Tensor) -> tuple[Tensor, float]:
+    def curvature(self, state: Tensor, tangent: Tensor) -> Tensor:
         """The Gauss-Newton product J'(diag p - pp')J of the summed cross-entropy at a state with a change of it.
 
         Args:
             state: [sequences, positions, d_model]
             tangent: how the state changes, of that shape.
-            tokens: [sequences, positions]
 
         Returns:
-            the product, of that shape, and the loss's derivative along the change, nats.
+            the product, of that shape.
         """
-        hidden, along = (t.detach().to(self.unembedding.weight.device) for t in (state, tangent))
-        targets = tokens[:, 1:].to(hidden.device)
-        with torch.no_grad():
-            logits, moved = jvp(self._logits, (hidden[:, :-1],), (along[:, :-1],))
-            p = logits.softmax(dim=-1)
-            moved = moved - (p * moved).sum(dim=-1, keepdim=True)
-            slope = -float(moved.gather(-1, targets[..., None]).double().sum())
-            moved = p * moved
-        hidden = hidden.requires_grad_()
+        p, moved = self._moved(state, tangent)
+        hidden = state.detach().to(moved.device).requires_grad_()
         with torch.enable_grad():
-            return torch.autograd.grad(self._logits(hidden[:, :-1]), hidden, moved)[0], slope
+            return torch.autograd.grad(self._logits(hidden[:, :-1]), hidden, p * moved)[0]
 
-    @torch.no_grad()
     def along(self, state: Tensor, tangent: Tensor, tokens: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How each sequence's cross-entropy changes along a change of a state: to first order, and its Gauss-Newton
-        curvature, both [sequences], in nats summed over the predictions; for arguments see `curvature`.
+        curvature, both [sequences], in nats summed over the predictions.
+
+        Args:
+            state: [sequences, positions, d_model]
+            tangent: how the state changes, of that shape.
+            tokens: [sequences, positions]
         """
         slopes, bends = np.empty(len(state)), np.empty(len(state))
         for part in batches(slice(0, len(state)), tokens.shape[1], self.batch_tokens):
-            hidden, turn = (t[part].to(self.unembedding.weight.device)[:, :-1] for t in (state, tangent))
-            logits, moved = jvp(self._logits, (hidden,), (turn,))
-            p = logits.softmax(dim=-1)
-            mean = (p * moved).sum(dim=-1)
-            chosen = moved.gather(-1, tokens[part, 1:, None].to(moved.device))[..., 0]
-            bend = (p * (moved - mean[..., None]).square()).sum(dim=-1)
-            slopes[part], bends[part] = (t.cpu().double().sum(dim=1).numpy() for t in (mean - chosen, bend))
+            p, moved = self._moved(state[part], tangent[part])
+            slope = -moved.gather(-1, tokens[part, 1:, None].to(moved.device))[..., 0]
+            bend = (p * moved.square()).sum(dim=-1)
+            slopes[part], bends[part] = (t.cpu().double().sum(dim=1).numpy() for t in (slope, bend))
         return slopes, bends
+
+    @torch.no_grad()
+    def _moved(self, state: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """The predicted probabilities p, and how the logits move along a change of a state, less their mean under p,
+        both [sequences, positions - 1, vocabulary].
+        """
+        hidden, turn = (t.detach().to(self.unembedding.weight.device)[:, :-1] for t in (state, tangent))
+        logits, moved = jvp(self._logits, (hidden,), (turn,))
+        p = logits.softmax(dim=-1)
+        return p, moved - (p * moved).sum(dim=-1, keepdim=True)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         hidden = hidden.to(self.unembedding.weight.device)

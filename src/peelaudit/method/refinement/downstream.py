@@ -213,23 +213,12 @@ class Downstream:
         if not bool(torch.isfinite(tangent).all()):
             raise NonFiniteResult(f"a derivative of layer {block.layer} is NaN or Inf")
 
-    def bend(self, final: Tensor, tangent: Tensor, rows: slice) -> float:
-        """Turn `tangent`, how h_L changes, into the Gauss-Newton curvature of the summed loss times it, in place.
-
-        Args:
-            final: the last states of the sequences `rows`.
-            tangent: of that shape.
-            rows: which sequences.
-
-        Returns:
-            the derivative of the summed loss along the change, nats.
+    def bend(self, final: Tensor, tangent: Tensor) -> None:
+        """Turn `tangent`, how the last states change, into the Gauss-Newton curvature of the summed loss times it, in
+        place; both are [sequences, positions, d_model].
         """
-        tokens, slope = self.data.tokens[rows], 0.0
-        for part in batches(slice(0, len(final)), tokens.shape[1], self._readout.batch_tokens):
-            bent, along = self._readout.curvature(final[part], tangent[part], tokens[part])
-            tangent[part] = bent.to(tangent.dtype)
-            slope += along
-        return slope
+        for part in batches(slice(0, len(final)), final.shape[1], self._readout.batch_tokens):
+            tangent[part] = self._readout.curvature(final[part], tangent[part]).to(tangent.dtype)
 
     def along(self, final: Tensor, tangent: Tensor, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How the losses of the sequences `rows` change as h_L does: see `Readout.along`."""

@@ -334,7 +334,7 @@ class Refiner:
         tangent = torch.zeros_like(states[0])
         for layer in range(first, self._n_layers + 1):
             self._down.push(self._block(layer, at), states[layer - first], tangent, block_changes(along, layer))
-        self._down.bend(states[-1], tangent, self._rows.fit)
+        self._down.bend(states[-1], tangent)
         return self._pulled(layers, at, states, tangent)
 
     def _pulled(self, layers: tuple[int, int], at: Changes, states: Sequence[Tensor], gradient: Tensor) -> Changes:
