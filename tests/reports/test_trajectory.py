@@ -72,6 +72,14 @@ def test_a_checkpoint_that_is_not_green_by_its_interval_meets_no_bound() -> None
     assert [point.region for point in found.held_out.points] == [G, G]
 
 
+def test_without_refined_no_region_is_green_but_the_papers() -> None:
+    weak = make_step(5, 2.0, 3.0, 2.0)
+    weak = dataclasses.replace(weak, network=dataclasses.replace(weak.network, refinement=None))
+    found = trace([weak])
+    assert [point.region for point in found.held_out.points] == [Verdict.GREY]
+    assert found.fit == trace([make_step(5, 2.0, 3.0, 2.0)]).fit
+
+
 def test_the_two_clouds_are_like_for_like_and_the_papers() -> None:
     report = make_step(5, 3.0, 3.5, 2.9)
     found = trace([report])

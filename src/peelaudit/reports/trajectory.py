@@ -36,7 +36,8 @@ class CloudPoint:
     """One checkpoint in the cloud, nats/token.
 
     `yes0` and `yes_star` are the checkpoint's own bounds, `least_yes0` and `least_yes_star` the least so far, this
-    step's included. `region` is where `trained` lies between those two: never grey.
+    step's included. `region` is where `trained` lies between those two; grey where that would be green on *held-out*,
+    and `refined` wasn't among the checkpoint's references: without it, they are the network itself and weaker ones.
     """
 
     step: int
@@ -157,21 +158,24 @@ def _cloud(steps: Sequence[int], reports: Sequence[AuditReport], split: CloudSpl
     trained = [(f.trained_readout_loss if split == "held_out" else f.trained_loss).value for f in figures]
     yes0, yes_star = [f.yes0.value for f in figures], [f.bound.value for f in figures]
     least0, least_star = accumulate(yes0, min), accumulate(yes_star, min)
+    strong = [split == "fit" or report.network.refinement is not None for report in reports]
     return Cloud(
         split,
         tuple(
-            CloudPoint(step, loss, own0, own_star, low0, low_star, _region(loss, low0, low_star, tolerance))
-            for step, loss, own0, own_star, low0, low_star in zip(
-                steps, trained, yes0, yes_star, least0, least_star, strict=True
+            CloudPoint(step, loss, own0, own_star, low0, low_star, _region(loss, low0, low_star, tolerance, best))
+            for step, loss, own0, own_star, low0, low_star, best in zip(
+                steps, trained, yes0, yes_star, least0, least_star, strong, strict=True
             )
         ),
     )
 
 
-def _region(trained: float, yes0: float, yes_star: float, tolerance: float) -> Verdict:
+def _region(trained: float, yes0: float, yes_star: float, tolerance: float, strong: bool) -> Verdict:
     if trained - yes0 > RESOLUTION:
         return Verdict.RED
-    return Verdict.GREEN if trained - yes_star <= tolerance else Verdict.YELLOW
+    if trained - yes_star > tolerance:
+        return Verdict.YELLOW
+    return Verdict.GREEN if strong else Verdict.GREY
 
 
 def _layer(reports: Sequence[AuditReport], index: int) -> LayerHistory:
