@@ -14,11 +14,26 @@ CHECKPOINT = str(NANOGPT / "ckpt-000250.pt")
 SMALL = ["--tokens", "3072", "--seq-len", "64", "--resamples", "200", "-q"]
 
 
-@pytest.mark.parametrize("flag", ["--save-repairs", "--save-refined"])
-def test_saving_blocks_needs_some(flag: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["run", CHECKPOINT, "--effort", "quick", flag, str(tmp_path / "x")]) == 2
-    assert f"{flag} needs --effort default or thorough" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flag", "settings", "needs"),
+    [
+        ("--save-repairs", ["--effort", "quick"], "--effort default or thorough"),
+        ("--save-refined", ["--effort", "quick"], "the reference refined"),
+        ("--save-refined", ["--schedules", "final"], "the reference refined"),
+    ],
+)
+def test_saving_blocks_needs_some(
+    flag: str, settings: list[str], needs: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["run", CHECKPOINT, *settings, flag, str(tmp_path / "x")]) == 2
+    assert f"{flag} needs {needs}" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_refined_is_saved_whatever_the_effort(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wish = ["--effort", "quick", "--schedules", "refined", "--save-refined", str(tmp_path / "x"), *SMALL]
+    assert main(["run", CHECKPOINT, *wish]) == 0
+    assert (tmp_path / "x/head.safetensors").exists()
 
 
 def test_an_unknown_effort_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

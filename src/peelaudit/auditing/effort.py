@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from peelaudit.method.refinement.refine import Reach
-from peelaudit.settings.audit import AuditConfig, Effort
+from peelaudit.settings.audit import DEFAULT_SCHEDULES, AuditConfig, Effort
 
 __all__ = ["Extent", "extent"]
 
-DEFAULT = ("default",)
-"""What `AuditConfig.schedules` is where nothing was asked for: the effort decides."""
 FEW_LAYERS = 8
 """Up to so many, each block alone is refined as far as all are; beyond, by one step."""
 
@@ -40,15 +38,15 @@ class Extent:
 
 def extent(config: AuditConfig, n_layers: int) -> Extent:
     """What the settings ask for, of a network with so many layers."""
-    asked = config.schedules != DEFAULT
+    asked = config.schedules != DEFAULT_SCHEDULES
     few = n_layers <= FEW_LAYERS
     default = Reach(products=6)
     far = Reach(products=24, rounds=3)
     extents: Mapping[Effort, Extent] = MappingProxyType(
         {
             "quick": Extent(("direct", "final"), default, None, half=False, estimate=True, map_reach=1),
-            "default": Extent(DEFAULT, default, Reach(products=3) if few else Reach(steps=1), half=True),
-            "thorough": Extent(("refined", "all") if few else DEFAULT, far, far, half=True),
+            "default": Extent(DEFAULT_SCHEDULES, default, Reach(products=3) if few else Reach(steps=1), half=True),
+            "thorough": Extent(("refined", "all") if few else DEFAULT_SCHEDULES, far, far, half=True),
         }
     )
     found = extents[config.effort]

@@ -49,9 +49,10 @@ def run_audit(
         config = resolve(checkpoint, audit_flags(flags), environ=os.environ, directory=Path.cwd())
     with collecting(problems):
         policy = resolve_policy(gate_flags(flags))
-    for flag, given in (("--save-repairs", save_repairs), ("--save-refined", save_refined)):
-        if given is not None and not problems and config.effort == "quick":
-            problems.append(f"{flag} needs --effort default or thorough")
+    if save_repairs is not None and not problems and config.effort == "quick":
+        problems.append("--save-repairs needs --effort default or thorough")
+    if save_refined is not None and not problems and not config.runs_refined:
+        problems.append("--save-refined needs the reference refined: name it in --schedules")
     if problems:
         raise ConfigError(*problems)
     gate = Gate(policy, quiet=quiet)

@@ -20,6 +20,8 @@ Effort = Literal["quick", "default", "thorough"]
 Initial = Literal["trained", "random"]
 BitsOn = Literal["all", "mlp-and-output"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+DEFAULT_SCHEDULES = ("default",)
+"""What `AuditConfig.schedules` is where nothing was asked for: the effort decides."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 
@@ -80,7 +82,7 @@ class AuditConfig:
         (0.6, 0.15, 0.25), SPLIT, Group.DATA, "A,B,C", "Per cent for fit, select and held-out."
     )
     schedules: tuple[str, ...] = setting(
-        ("default",),
+        DEFAULT_SCHEDULES,
         SCHEDULES,
         Group.METHOD,
         "SPEC",
@@ -173,6 +175,13 @@ class AuditConfig:
             problems.append("init random needs solver adam: a ridge solution is a change from the trained weights")
         if problems:
             raise ConfigError(*problems)
+
+    @property
+    def runs_refined(self) -> bool:
+        """Whether the reference `refined` is among those that are run."""
+        if self.schedules == DEFAULT_SCHEDULES:
+            return self.effort != "quick"
+        return not {"default", "refined"}.isdisjoint(self.schedules)
 
     def _normalise(self) -> list[str]:
         """Make texts of paths and tuples of what is several; the problems with what can't be made so."""
