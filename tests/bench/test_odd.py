@@ -12,7 +12,6 @@ import torch
 from bench.studies import odd
 from bench.studies.odd import ODD, Losses, Odd, Role, odd_networks
 from bench.studies.plan import Architecture, Shape, Study, untrained
-from fixtures.grammar import calibration_text
 from peelaudit.calibration.tokenization import encode_document, find_tokenizer
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import ConfigError
@@ -24,15 +23,6 @@ NETWORKS = {
     "short": Odd(role=Role.TUNING, layers=1, width=16, steps=60, stop=3),
     "dropout": Odd(role=Role.ASIDE, layers=2, width=16, steps=8, architecture=Architecture.GPT2, dropout=0.5),
 }
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("texts")
-    paths = folder / "train.txt", folder / "test.txt"
-    for seed, path in enumerate(paths):
-        path.write_text(calibration_text(seed, 20_000), encoding="utf-8")
-    return paths
 
 
 @pytest.fixture(scope="module")

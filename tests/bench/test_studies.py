@@ -14,7 +14,6 @@ from bench.studies import paper
 from bench.studies.plan import PROJECTIONS, Architecture, Bits, Run, Study, network, runs
 from bench.studies.texts import calibration, read_corpus
 from bench.studies.training import checkpoints, train
-from fixtures.grammar import calibration_text
 from peelaudit.calibration.arrays import Tokens
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError
@@ -27,15 +26,6 @@ TINY = Study(
     context=32, rows=16, epochs=2, audited=(1, 2), learning_rates=(1e-2, 1e-4),
 )  # fmt: skip
 RUN = Run(Architecture.LLAMA, Bits.TERNARY, 1e-2)
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("texts")
-    paths = folder / "train.txt", folder / "test.txt"
-    for seed, path in enumerate(paths):
-        path.write_text(calibration_text(seed, 20_000), encoding="utf-8")
-    return paths
 
 
 @pytest.fixture(scope="module")
