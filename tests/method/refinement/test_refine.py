@@ -13,6 +13,7 @@ from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import Prepared, prepared
 from peelaudit.errors import OutputError
 from peelaudit.method.readout import Readout, Unembedding, token_losses
+from peelaudit.method.refinement.changed_network import ChangedNetwork
 from peelaudit.method.refinement.changes import block_changes, dot, times
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner
@@ -74,7 +75,6 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
 def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, family: str) -> None:
     made = network(family)
     down, rows, layers = downstream(made), made.rows.fit, made.decoder.n_layers
-    refining = refiner(made)
     generator = torch.Generator().manual_seed(3)
     along = {
         (layer, path): torch.randn(slope.shape, generator=generator, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, fam
         ).items()
     }
     states = [state[rows] for state in made.states]
-    product = refining._product((1, layers), {}, states, along)
+    product = ChangedNetwork(down, made.states).product((1, layers), {}, states, along)
     step = 1e-4
 
     def logits(sign: float) -> torch.Tensor:
@@ -105,15 +105,15 @@ def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, fam
 
 def test_an_estimate_is_the_quadratic_model_on_other_text(network: Opener) -> None:
     made = network("llama", changes={"num_hidden_layers": 3})
-    refining, rows, step = refiner(made), made.rows.held_out, 1e-4
-    natural = refining._direction(refining._course(1, 3)).natural
-    slopes, bends = refining._modelled(natural, rows)
-    up, low = (refining._losses_with((1, 3), times(sign * step, natural), rows) for sign in (1, -1))
+    changed, rows, step = ChangedNetwork(downstream(made), made.states), made.rows.held_out, 1e-4
+    natural = changed.swept((1, 3), {}).natural
+    slopes, bends = changed.modelled(natural, rows)
+    up, low = (changed.losses((1, 3), times(sign * step, natural), rows) for sign in (1, -1))
     np.testing.assert_allclose(slopes, (up - low) / (2 * step), rtol=1e-2, atol=1e-2)
     assert (bends > 0).all()
-    gain = refining.estimated()
+    gain = refiner(made).estimated()
     assert gain is not None
-    select, curved = refining._modelled(natural, made.rows.select)
+    select, curved = changed.modelled(natural, made.rows.select)
     length = max(0.0, -select.sum() / curved.sum())
     np.testing.assert_allclose(gain, -length * slopes - length**2 / 2 * bends)
 

@@ -15,20 +15,17 @@ The factors as a preconditioner of it gain nothing: they take away that path.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.errors import NonFiniteResult
-from peelaudit.method.refinement.changes import Changes, block_changes, dot, plus, times
+from peelaudit.method.refinement.changed_network import ChangedNetwork, Direction, Layers
+from peelaudit.method.refinement.changes import Changes, dot, plus, times
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.network.block import Block
-from peelaudit.network.lowbit.constraints import Scales
-from peelaudit.network.states import StateStore
 from peelaudit.progress import SILENT, Progress
 
 __all__ = ["Reach", "Refined", "Refiner"]
@@ -75,7 +72,7 @@ class Refined:
         select_gain: nats/token.
     """
 
-    layers: tuple[int, int]
+    layers: Layers
     changes: Changes
     steps: int
     products: int
@@ -85,14 +82,6 @@ class Refined:
     def moved(self) -> bool:
         """Whether any weight is another one."""
         return bool(self.changes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Direction:
-    """The gradient of the loss and the natural-gradient direction, at some weights."""
-
-    slopes: Changes
-    natural: Changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +97,14 @@ class _Move:
 class _Course:
     """How far some blocks are."""
 
-    layers: tuple[int, int]
+    layers: Layers
     start: float
     loss: float
     changes: Changes = field(default_factory=dict)
     expected: float = FIRST_GAIN
     steps: int = 0
     products: int = 0
-    previous: tuple[_Direction, Changes] | None = None
+    previous: tuple[Direction, Changes] | None = None
     """The direction of the last step, and the step."""
 
     @property
@@ -133,18 +122,13 @@ class Refiner:
     """
 
     def __init__(self, downstream: Downstream, states: Sequence[Tensor], losses: NDArray[np.float64]) -> None:
-        self._down, self._states, self._losses = downstream, states, losses
-        self._rows = downstream.data.rows
-        self._predicted = int(downstream.data.tokens.shape[1]) - 1
-        self._n_layers = len(states) - 1
-        self._scales: dict[int, Mapping[str, Scales]] = {}
-        self._store = StateStore(dtype=torch.promote_types(downstream.decoder.dtype, torch.float32))
-        self._first: _Direction | None = None
+        self._network, self._losses = ChangedNetwork(downstream, states), losses
+        self._first: Direction | None = None
 
     @property
     def passes(self) -> float:
         """The cost so far, in forward passes of all blocks over all calibration tokens."""
-        return self._down.work / (self._n_layers * len(self._losses))
+        return self._network.down.work / (self._network.n_layers * len(self._losses))
 
     def all(self, reach: Reach, *, progress: Progress = SILENT) -> Refined:
         """Move all blocks at once.
@@ -153,7 +137,7 @@ class Refiner:
             NonFiniteResult: naming the layer.
         """
         progress.stage("refined reference", 1)
-        found = self._refined(self._course(1, self._n_layers), reach)
+        found = self._refined(self._course(1, self._network.n_layers), reach)
         progress.advance()
         return found
 
@@ -163,8 +147,8 @@ class Refiner:
         Raises:
             NonFiniteResult: naming the layer.
         """
-        progress.stage("layers' gaps", self._n_layers)
-        for layer in range(self._n_layers, 0, -1):
+        progress.stage("layers' gaps", self._network.n_layers)
+        for layer in range(self._network.n_layers, 0, -1):
             yield self._refined(self._course(layer, layer), reach)
             progress.advance()
 
@@ -172,35 +156,26 @@ class Refiner:
         """[sequences] nats of *held-out* that one natural-gradient step of all blocks would gain, without taking it.
 
         The step is *fit*'s, its length the best of the quadratic model on *select*, and that model of *held-out*, which
-        neither has seen, says what it gains. Near an optimum it is within some thousandths of the real gain; on a
-        damaged network it was 17 to 58 % too high. None where the blocks have no forward-mode derivative.
+        neither has seen, says what it gains. None where the blocks have no forward-mode derivative.
 
         Raises:
             NonFiniteResult: naming the layer.
         """
-        natural = self._direction(self._course(1, self._n_layers)).natural
+        natural = self._direction(self._course(1, self._network.n_layers)).natural
         try:
-            slopes, bends = self._modelled(natural, self._rows.select)
+            slopes, bends = self._network.modelled(natural, self._network.rows.select)
             length = -slopes.sum() / bends.sum() if bends.sum() > 0 else 0.0
-            slopes, bends = self._modelled(natural, self._rows.held_out)
+            slopes, bends = self._network.modelled(natural, self._network.rows.held_out)
         except NotImplementedError:
             return None
         length = max(0.0, float(length))
         gain: NDArray[np.float64] = -length * slopes - length**2 / 2 * bends
         return gain
 
-    def _modelled(self, along: Changes, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """[sequences] the slopes and the curvatures of the losses along a change of the trained blocks."""
-        tangent = torch.zeros_like(self._states[0][rows])
-        for layer in range(1, self._n_layers + 1):
-            inputs = self._states[layer - 1][rows]
-            self._down.push(self._down.decoder.block(layer), inputs, tangent, block_changes(along, layer))
-        return self._down.along(self._states[-1][rows], tangent, rows)
-
     def blocks(self, refined: Refined) -> Iterator[Block]:
         """The blocks that were moved, as the network would have them, one held at a time."""
         first, last = refined.layers
-        return (self._block(layer, refined.changes) for layer in range(first, last + 1))
+        return (self._network.block(layer, refined.changes) for layer in range(first, last + 1))
 
     def final(self, refined: Refined, rows: slice) -> Tensor:
         """The last states of the sequences `rows`, [sequences, positions, d_model], with these blocks in the network.
@@ -208,21 +183,25 @@ class Refiner:
         Raises:
             NonFiniteResult: a state became NaN or Inf.
         """
-        return self._final(refined.layers, refined.changes, rows)
+        return self._network.final(refined.layers, refined.changes, rows)
 
     def losses(self, refined: Refined, rows: slice) -> NDArray[np.float64]:
         """[sequences] nats of the sequences `rows` with these blocks in the network; errors as `final`."""
-        return self._losses_with(refined.layers, refined.changes, rows) if refined.moved else self._losses[rows].copy()
+        return (
+            self._network.losses(refined.layers, refined.changes, rows) if refined.moved else self._losses[rows].copy()
+        )
 
     def _course(self, first: int, last: int) -> _Course:
-        start = float(self._losses[self._rows.select].sum()) / self._predictions(self._rows.select)
+        start = float(self._losses[self._network.rows.select].sum()) / self._network.predictions(
+            self._network.rows.select
+        )
         return _Course((first, last), start, start)
 
     def _refined(self, course: _Course, reach: Reach) -> Refined:
         for _ in range(reach.rounds):
             before = course.gain
             self._natural_steps(course, reach.steps)
-            if reach.products and course.gain < FAR and not self._low_bit(course):
+            if reach.products and course.gain < FAR and not self._network.low_bit(course.layers):
                 self._gauss_newton(course, reach.products)
             if course.gain - before <= LEAST_GAIN * course.gain:
                 break
@@ -241,40 +220,25 @@ class Refiner:
         best = min(self._search(course, direction), key=lambda move: move.loss, default=None)
         if best is None or not best.loss < course.loss:
             return False
-        course.changes = self._kept(plus(course.changes, 1.0, best.changes))
+        course.changes = self._network.kept(plus(course.changes, 1.0, best.changes))
         course.loss, course.steps = best.loss, course.steps + 1
         course.previous = (direction, best.changes)
         course.expected = min(best.expected, FIRST_GAIN)
         return True
 
-    def _direction(self, course: _Course) -> _Direction:
+    def _direction(self, course: _Course) -> Direction:
         """At the blocks as they are; at the trained ones, one sweep down has those of all."""
         if course.changes:
-            return self._swept(course.layers, course.changes)
+            return self._network.swept(course.layers, course.changes)
         if self._first is None:
-            self._first = self._swept((1, self._n_layers), {})
+            self._first = self._network.swept((1, self._network.n_layers), {})
         first, last = course.layers
-        return _Direction(*(
+        return Direction(*(
             {key: change for key, change in part.items() if first <= key[0] <= last}
             for part in (self._first.slopes, self._first.natural)
         ))  # fmt: skip
 
-    def _swept(self, layers: tuple[int, int], changes: Changes) -> _Direction:
-        slopes: dict[tuple[int, str], Tensor] = {}
-        natural: dict[tuple[int, str], Tensor] = {}
-        states = self._risen(layers, changes)
-        gradient = self._down.top(states[-1], self._rows.fit)
-        first, last = layers
-        self._down.descend(states[last - first + 1 : -1], last, gradient)
-        for layer in range(last, first - 1, -1):
-            factors = self._down.factors(self._block(layer, changes), states[layer - first], gradient)
-            for path in list(factors):
-                curvature = factors.pop(path).curvature()
-                slopes[layer, path] = self._keep(curvature.gradient)
-                natural[layer, path] = self._keep(curvature.direction())
-        return _Direction(slopes, natural)
-
-    def _search(self, course: _Course, at: _Direction) -> list[_Move]:
+    def _search(self, course: _Course, at: Direction) -> list[_Move]:
         """Probes along a direction: parabolas through the slope at 0 and the last probe."""
         direction = at.natural if course.previous is None else _conjugate(at, *course.previous)
         slope = dot(at.slopes, direction)
@@ -284,7 +248,7 @@ class Refiner:
         step = course.expected / -slope
         for _ in range(PROBES):
             changes = times(step, direction)
-            loss = self._select_loss(course.layers, plus(course.changes, 1.0, changes))
+            loss = self._network.select_loss(course.layers, plus(course.changes, 1.0, changes))
             expected = -slope * step
             moves.append(_Move(loss, changes, expected))
             shortfall = expected - (course.loss - loss)
@@ -297,120 +261,35 @@ class Refiner:
 
     def _gauss_newton(self, course: _Course, most: int) -> None:
         """Conjugate gradients on the exact curvature from the blocks as they are; the best iterate is kept."""
-        states = self._risen(course.layers, course.changes)
-        residual = times(-1.0, self._gradient(course, states))
+        states = self._network.risen(course.layers, course.changes)
+        residual = times(-1.0, self._network.gradient(course.layers, course.changes, states))
         direction, size = residual, dot(residual, residual)
         path: Changes = {}
         best: Changes | None = None
         start, since = course.changes, 0
         while since < PATIENCE and most > 0 and size > 0:
             try:
-                product = self._product(course.layers, start, states, direction)
+                product = self._network.product(course.layers, start, states, direction)
             except NotImplementedError:
                 break
             curvature = dot(direction, product)
             if not (curvature > 0 and math.isfinite(curvature)):
                 break
-            path = self._kept(plus(path, size / curvature, direction))
-            residual = self._kept(plus(residual, -size / curvature, product))
+            path = self._network.kept(plus(path, size / curvature, direction))
+            residual = self._network.kept(plus(residual, -size / curvature, product))
             before, size = size, dot(residual, residual)
-            direction = self._kept(plus(residual, size / before, direction))
+            direction = self._network.kept(plus(residual, size / before, direction))
             most, since, course.products = most - 1, since + 1, course.products + 1
             for length in LENGTHS:
                 changes = plus(start, length, path)
-                loss = self._select_loss(course.layers, changes)
+                loss = self._network.select_loss(course.layers, changes)
                 if loss < course.loss:
                     course.loss, best, since = loss, changes, 0
         if best is not None:
-            course.changes = self._kept(best)
-
-    def _gradient(self, course: _Course, states: Sequence[Tensor]) -> Changes:
-        """Of the loss on *fit*, nats/token, by what the blocks' maps are."""
-        return self._pulled(course.layers, course.changes, states, self._down.top(states[-1], self._rows.fit))
-
-    def _product(self, layers: tuple[int, int], at: Changes, states: Sequence[Tensor], along: Changes) -> Changes:
-        """The Gauss-Newton curvature of the loss on *fit*, nats/token, times a change."""
-        first, _ = layers
-        tangent = torch.zeros_like(states[0])
-        for layer in range(first, self._n_layers + 1):
-            self._down.push(self._block(layer, at), states[layer - first], tangent, block_changes(along, layer))
-        self._down.bend(states[-1], tangent)
-        return self._pulled(layers, at, states, tangent)
-
-    def _pulled(self, layers: tuple[int, int], at: Changes, states: Sequence[Tensor], gradient: Tensor) -> Changes:
-        """What a gradient at h_L of *fit* is at the blocks' maps, per prediction; it is overwritten."""
-        found: dict[tuple[int, str], Tensor] = {}
-        first, last = layers
-        self._down.descend(states[last - first + 1 : -1], last, gradient)
-        for layer in range(last, first - 1, -1):
-            products = self._down.gradients(self._block(layer, at), states[layer - first], gradient)
-            for path, product in products.items():
-                found[layer, path] = self._keep(product / self._predictions(self._rows.fit))
-        return found
-
-    def _risen(self, layers: tuple[int, int], changes: Changes) -> list[Tensor]:
-        """The states of *fit* from the first block's input to h_L."""
-        first, last = layers
-        states = [self._states[first - 1][self._rows.fit]]
-        if not changes:
-            return [*states, *(state[self._rows.fit] for state in self._states[first:])]
-        for layer in range(first, last + 1):
-            states.append(self._down.apply(self._block(layer, changes), states[-1], self._what(layers)))
-        return [*states[:-1], *self._down.rise(last, states[-1], self._what(layers))]
-
-    def _final(self, layers: tuple[int, int], changes: Changes, rows: slice) -> Tensor:
-        first, last = layers
-        state = self._states[first - 1][rows]
-        for layer in range(first, self._n_layers + 1):
-            block = self._block(layer, changes) if layer <= last else self._down.decoder.block(layer)
-            state = self._down.apply(block, state, self._what(layers), into=None if layer == first else state)
-        return state
-
-    def _losses_with(self, layers: tuple[int, int], changes: Changes, rows: slice) -> NDArray[np.float64]:
-        state = self._final(layers, changes, rows)
-        return self._down.losses(self._n_layers, state, rows, self._what(layers))
-
-    def _select_loss(self, layers: tuple[int, int], changes: Changes) -> float:
-        """The loss on *select*, nats/token, with these changes in the network; infinite where it overflows."""
-        rows = self._rows.select
-        try:
-            return float(self._losses_with(layers, changes, rows).sum()) / self._predictions(rows)
-        except NonFiniteResult:
-            return math.inf
-
-    def _block(self, layer: int, changes: Changes) -> Block:
-        """A block as the network would have it: changed, and its low-bit weights rounded, with the trained scales.
-
-        Steps add up in the unrounded weights; the gradient at the rounded ones is taken for theirs (straight-through).
-        """
-        block = self._down.decoder.block(layer)
-        if own := block_changes(changes, layer):
-            scales = self._scales.setdefault(layer, block.scales()) if block.held else None
-            block = block.changed(own)
-            return block if scales is None else block.rounded(scales)
-        return block
-
-    def _low_bit(self, course: _Course) -> bool:
-        """Whether any of the blocks is: the curvature of unrounded weights says nothing of rounded ones."""
-        first, last = course.layers
-        return any(bool(self._down.decoder.block(layer).held) for layer in range(first, last + 1))
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        """A copy in main memory, or on disk where that is full."""
-        return self._store.empty(*tensor.shape).copy_(tensor)
-
-    def _kept(self, changes: Changes) -> Changes:
-        return {key: self._keep(change) for key, change in changes.items()}
-
-    def _what(self, layers: tuple[int, int]) -> str:
-        first, last = layers
-        return f"the network with layer{f' {first}' if first == last else f's {first} to {last}'} refined"
-
-    def _predictions(self, rows: slice) -> int:
-        return int(rows.stop - rows.start) * self._predicted
+            course.changes = self._network.kept(best)
 
 
-def _conjugate(at: _Direction, before: _Direction, step: Changes) -> Changes:
+def _conjugate(at: Direction, before: Direction, step: Changes) -> Changes:
     """The natural-gradient direction plus as much of the last step as Polak and Ribière say.
 
     The last step is a multiple of its direction.

@@ -1,0 +1,174 @@
+"""A network with some blocks changed: its losses, and their gradient and curvature by what the blocks' maps are.
+
+What is asked for is of the blocks `layers`, the first and the last of them; all others are the trained ones, and only
+one block is held at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from peelaudit.errors import NonFiniteResult
+from peelaudit.method.refinement.changes import Changes, block_changes
+from peelaudit.method.refinement.downstream import Downstream
+from peelaudit.network.block import Block
+from peelaudit.network.lowbit.constraints import Scales
+from peelaudit.network.states import StateStore
+
+__all__ = ["ChangedNetwork", "Direction", "Layers"]
+
+Layers = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """The gradient of the loss on *fit* and the natural-gradient direction, at some weights."""
+
+    slopes: Changes
+    natural: Changes
+
+
+class ChangedNetwork:
+    """A network whose blocks may be changed. All that runs it raises NonFiniteResult where a state became NaN or Inf.
+
+    Attributes:
+        down: the network as trained, under a readout.
+        rows: the splits.
+        n_layers: L.
+
+    Args:
+        downstream: that network.
+        states: h_0 … h_L, each [sequences, positions, d_model].
+    """
+
+    def __init__(self, downstream: Downstream, states: Sequence[Tensor]) -> None:
+        self.down, self._states = downstream, states
+        self.rows, self.n_layers = downstream.data.rows, len(states) - 1
+        self._predicted = int(downstream.data.tokens.shape[1]) - 1
+        self._scales: dict[int, Mapping[str, Scales]] = {}
+        self._store = StateStore(dtype=torch.promote_types(downstream.decoder.dtype, torch.float32))
+
+    def block(self, layer: int, changes: Changes) -> Block:
+        """A block as the network would have it: changed, and its low-bit weights rounded, with the trained scales.
+
+        Steps add up in the unrounded weights; the gradient at the rounded ones is taken for theirs (straight-through).
+        """
+        block = self.down.decoder.block(layer)
+        if own := block_changes(changes, layer):
+            scales = self._scales.setdefault(layer, block.scales()) if block.held else None
+            block = block.changed(own)
+            return block if scales is None else block.rounded(scales)
+        return block
+
+    def low_bit(self, layers: Layers) -> bool:
+        """Whether any of the blocks is held to a set of few values."""
+        first, last = layers
+        return any(bool(self.down.decoder.block(layer).held) for layer in range(first, last + 1))
+
+    def risen(self, layers: Layers, changes: Changes) -> list[Tensor]:
+        """The states of *fit* from the first block's input to h_L."""
+        first, last = layers
+        states = [self._states[first - 1][self.rows.fit]]
+        if not changes:
+            return [*states, *(state[self.rows.fit] for state in self._states[first:])]
+        for layer in range(first, last + 1):
+            states.append(self.down.apply(self.block(layer, changes), states[-1], self._what(layers)))
+        return [*states[:-1], *self.down.rise(last, states[-1], self._what(layers))]
+
+    def final(self, layers: Layers, changes: Changes, rows: slice) -> Tensor:
+        """h_L of the sequences `rows`, [sequences, positions, d_model]."""
+        first, last = layers
+        state = self._states[first - 1][rows]
+        for layer in range(first, self.n_layers + 1):
+            block = self.block(layer, changes) if layer <= last else self.down.decoder.block(layer)
+            state = self.down.apply(block, state, self._what(layers), into=None if layer == first else state)
+        return state
+
+    def losses(self, layers: Layers, changes: Changes, rows: slice) -> NDArray[np.float64]:
+        """[sequences] nats of the sequences `rows`."""
+        state = self.final(layers, changes, rows)
+        return self.down.losses(self.n_layers, state, rows, self._what(layers))
+
+    def select_loss(self, layers: Layers, changes: Changes) -> float:
+        """The loss on *select*, nats/token, with these changes in the network; infinite where it overflows."""
+        rows = self.rows.select
+        try:
+            return float(self.losses(layers, changes, rows).sum()) / self.predictions(rows)
+        except NonFiniteResult:
+            return math.inf
+
+    def swept(self, layers: Layers, changes: Changes) -> Direction:
+        """The directions of the blocks' maps, by one sweep down."""
+        slopes: dict[tuple[int, str], Tensor] = {}
+        natural: dict[tuple[int, str], Tensor] = {}
+        states = self.risen(layers, changes)
+        gradient = self.down.top(states[-1], self.rows.fit)
+        first, last = layers
+        self.down.descend(states[last - first + 1 : -1], last, gradient)
+        for layer in range(last, first - 1, -1):
+            factors = self.down.factors(self.block(layer, changes), states[layer - first], gradient)
+            for path in list(factors):
+                curvature = factors.pop(path).curvature()
+                slopes[layer, path] = self._keep(curvature.gradient)
+                natural[layer, path] = self._keep(curvature.direction())
+        return Direction(slopes, natural)
+
+    def gradient(self, layers: Layers, at: Changes, states: Sequence[Tensor]) -> Changes:
+        """Of the loss on *fit*, nats/token, by what the blocks' maps are; `states` as `risen` has them."""
+        return self._pulled(layers, at, states, self.down.top(states[-1], self.rows.fit))
+
+    def product(self, layers: Layers, at: Changes, states: Sequence[Tensor], along: Changes) -> Changes:
+        """The Gauss-Newton curvature of the loss on *fit*, nats/token, times a change; `states` as `risen` has them.
+
+        Raises:
+            NotImplementedError: a block has no forward-mode derivative.
+        """
+        first, _ = layers
+        tangent = torch.zeros_like(states[0])
+        for layer in range(first, self.n_layers + 1):
+            self.down.push(self.block(layer, at), states[layer - first], tangent, block_changes(along, layer))
+        self.down.bend(states[-1], tangent)
+        return self._pulled(layers, at, states, tangent)
+
+    def modelled(self, along: Changes, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """[sequences] the slopes and the curvatures of the losses along a change of the trained blocks; errors as
+        `product`.
+        """
+        tangent = torch.zeros_like(self._states[0][rows])
+        for layer in range(1, self.n_layers + 1):
+            inputs = self._states[layer - 1][rows]
+            self.down.push(self.down.decoder.block(layer), inputs, tangent, block_changes(along, layer))
+        return self.down.along(self._states[-1][rows], tangent, rows)
+
+    def _pulled(self, layers: Layers, at: Changes, states: Sequence[Tensor], gradient: Tensor) -> Changes:
+        """What a gradient at h_L of *fit* is at the blocks' maps, per prediction; it is overwritten."""
+        found: dict[tuple[int, str], Tensor] = {}
+        first, last = layers
+        self.down.descend(states[last - first + 1 : -1], last, gradient)
+        for layer in range(last, first - 1, -1):
+            products = self.down.gradients(self.block(layer, at), states[layer - first], gradient)
+            for path, product in products.items():
+                found[layer, path] = self._keep(product / self.predictions(self.rows.fit))
+        return found
+
+    def kept(self, changes: Changes) -> Changes:
+        """Copies in main memory, or on disk where that is full."""
+        return {key: self._keep(change) for key, change in changes.items()}
+
+    def predictions(self, rows: slice) -> int:
+        """How many tokens the sequences `rows` predict."""
+        return int(rows.stop - rows.start) * self._predicted
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        return self._store.empty(*tensor.shape).copy_(tensor)
+
+    def _what(self, layers: Layers) -> str:
+        first, last = layers
+        return f"the network with layer{f' {first}' if first == last else f's {first} to {last}'} refined"
