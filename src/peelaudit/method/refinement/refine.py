@@ -45,8 +45,8 @@ LENGTHS = (1.0, 0.5, 0.25)
 PATIENCE = 2
 """Products without a gain on *select* after which conjugate gradients stop."""
 FAR = 0.05
-"""nats/token that natural-gradient steps gain on *select* far from an optimum, where exact curvature is poor value: of
-stories260K with a noised block, 0.22 in four times what those steps took for 0.30."""
+"""nats/token that natural-gradient steps gain on *select* far from an optimum, where exact curvature is poor value for
+its time. A guess."""
 
 
 @dataclass(frozen=True, slots=True)
