@@ -53,7 +53,8 @@ HEALTHY = rows(0.1, 0.1, 0.1, 0.1)
 
 
 def advice(row: NetworkRow, layers: list[LayerRow] = HEALTHY, how: LayerRefinement | None = refined()) -> str:  # noqa: B008
-    return advise(row, BASELINES, layers, how, CONFIG)
+    over = make_estimate(row.held_out.trained_loss.value - BASELINES.unigram.value, 0.1)
+    return advise(row, BASELINES, over, layers, how, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_what_was_left_out_is_run_next() -> None:
 
 
 def test_a_command_without_a_text_has_none() -> None:
-    words = advise(network(), BASELINES, HEALTHY, refined(), dataclasses.replace(CONFIG, data=()))
+    words = advise(network(), BASELINES, make_estimate(-2.2), HEALTHY, refined(), dataclasses.replace(CONFIG, data=()))
     assert words.endswith("peelaudit run runs/x.pt --tokens 32768")
 
 

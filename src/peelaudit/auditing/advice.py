@@ -98,6 +98,7 @@ def read_layer(
 def advise(
     network: NetworkRow,
     baselines: BaselineLosses,
+    over_unigram: Estimate,
     layers: Sequence[LayerRow],
     refinement: LayerRefinement | None,
     config: AuditConfig,
@@ -107,6 +108,7 @@ def advise(
     Args:
         network: the network's row, with its verdict.
         baselines: what needs no model.
+        over_unigram: the trained loss minus that of token frequencies, paired, as the verdict goes by.
         layers: all of its layers' rows.
         refinement: how blocks were refined alone, if they were.
         config: the settings of the audit.
@@ -119,7 +121,7 @@ def advise(
         )
     looks = _on_looks(layers)
     named = [] if refinement is None else list(refinement.named)
-    if trained.low > baselines.unigram.high:
+    if over_unigram.low > 0:
         return (
             "It is untrained or damaged, or the tokenizer or the text isn't its own."
             f"{looks} Audit it on a text that it must know: peelaudit run {checkpoint} --data TEXT"

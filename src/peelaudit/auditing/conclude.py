@@ -84,7 +84,7 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
         ),
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), references.searched, len(schedules)),
         headline=headline,
-        advice=advise(network, baselines, rows, naming.refinement, config),
+        advice=advise(network, baselines, over_unigram, rows, naming.refinement, config),
         naming=naming,
     )
 

@@ -52,7 +52,7 @@ def test_fits_its_columns(n_layers: int, width: int, full: bool) -> None:
 
 def advised(report: AuditReport, *, data: tuple[str, ...] = ()) -> AuditReport:
     config = AuditConfig(checkpoint=report.checkpoint.path, data=data)
-    words = advise(report.network, report.baselines, report.layers, report.refinement, config)
+    words = advise(report.network, report.baselines, make_estimate(-2.0), report.layers, report.refinement, config)
     return dataclasses.replace(report, advice=words)
 
 
