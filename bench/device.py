@@ -1,10 +1,11 @@
 """`make bench-gpu`: a ternary network of OpenLLaMA-3B's shape (26 layers, 3.4 billion parameters, random weights),
-audited on a GPU: wall time, peak memory, and the share of the device's own matrix-product rate that was reached.
+audited on a GPU: wall time by stage, peak memory, and the share of the device's own matrix-product rate that was
+reached. `--bits float --layers 20 --width 2048` is a float one of 1.1 billion.
 
-The rate is measured first, by products of square matrices in the dtype that blocks compute in. With `--count`
-operations are counted by torch while the audit runs (products and attention; factorisations aren't counted, so that the
-share is a lower bound). Counting slows every call to the device several times, and low-bit rounding is millions of
-small ones: wall times are told without it. `--layers 2 --width 64 --device cpu` tries it on anything.
+The rate is measured first, by products of square matrices in the dtype that blocks compute in. With `--count` the
+audit is run once more and torch counts its operations, by stage (products and attention; factorisations aren't
+counted, so that the share is a lower bound). Counting slows every call to the device several times: times are those of
+the first run. `--layers 2 --width 64 --device cpu` tries it on anything.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,15 @@ def config_of(layers: int, width: int) -> LlamaConfig:
         hidden_size=width,
         intermediate_size=width * 27 // 10,
         num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 100),
+        num_attention_heads=max(1, width // (64 if width % 100 else 100)),
         max_position_embeddings=2048,
         rms_norm_eps=1e-6,
     )
 
 
 @torch.no_grad()
-def write_checkpoint(config: LlamaConfig, folder: Path, device: torch.device) -> int:
-    """A directory with random ternary blocks, in bfloat16; returns its parameters."""
+def write_checkpoint(config: LlamaConfig, folder: Path, device: torch.device, *, ternary: bool) -> int:
+    """A directory with random blocks, in bfloat16; returns its parameters."""
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
@@ -55,7 +56,7 @@ def write_checkpoint(config: LlamaConfig, folder: Path, device: torch.device) ->
     finally:
         torch.set_default_dtype(default)
     for name, weight in model.named_parameters():
-        if ".layers." in name and weight.ndim == 2:
+        if ternary and ".layers." in name and weight.ndim == 2:
             weight.copy_(Ternary().quantise(weight.float()))
     model.save_pretrained(folder)
     return sum(weight.numel() for weight in model.parameters())
@@ -81,44 +82,47 @@ def synchronise(device: torch.device) -> None:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what torch knows the operations of. torch's own counter also keeps them by module, with hooks that can't
-    stand gradients by a leaf, such as the slopes'.
+    """Counts what torch knows the operations of, by stage of the audit whose progress it is. torch's own counter also
+    keeps them by module, with hooks that can't stand gradients by a leaf, such as the slopes'.
     """
 
-    total = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_stage: Counter[str] = Counter()
+        self._stage = ""
+
+    def stage(self, name: str, total: int) -> None:
+        self._stage = name
+
+    def advance(self, steps: int = 1) -> None:
+        """Steps don't matter."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         if (count := flop_registry.get(function._overloadpacket)) is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
+            self.by_stage[self._stage] += count(*args, **(kwargs or {}), out_val=result)
         return result
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """An audit and what it took; `operations` and the device's `rate` of them are 0 where they weren't counted."""
+    """An audit and what it took; where operations weren't counted, there are none, and the device's `rate` is 0."""
 
     report: AuditReport
     parameters: int
     seconds: float
-    operations: int
+    operations: Counter[str]
     rate: float
 
 
 def audit(folder: Path, tokens: Path, arguments: argparse.Namespace, progress: Progress) -> AuditReport:
-    schedules = (
-        "final",
-        "direct",
-        *(f"prefix:{m}" for m in sorted({arguments.layers // 2, arguments.layers - 2} - {0})),
-    )
     return peelaudit.audit(
         folder,
         tokens,
         tokens=arguments.tokens,
         device=arguments.device,
         dtype=arguments.dtype,
-        schedules=schedules,
-        effort="quick",
+        effort=arguments.effort,
         progress=progress,
     )
 
@@ -126,13 +130,10 @@ def audit(folder: Path, tokens: Path, arguments: argparse.Namespace, progress: P
 def measure(arguments: argparse.Namespace, progress: Progress = SILENT) -> Bench:
     """Write the network and audit it."""
     device = torch.device(arguments.device)
-    rate = 0.0
-    if arguments.count:
-        rate = matrix_rate(device, getattr(torch, arguments.dtype), 8192 if device.type == "cuda" else 512)
     with tempfile.TemporaryDirectory() as scratch:
         folder, tokens = Path(scratch) / "model", Path(scratch) / "tokens.npy"
         config = config_of(arguments.layers, arguments.width)
-        parameters = write_checkpoint(config, folder, device)
+        parameters = write_checkpoint(config, folder, device, ternary=arguments.bits == "ternary")
         draw = np.random.default_rng(0).integers(3, config.vocab_size, 2 * arguments.tokens)
         np.save(tokens, draw.astype(np.uint16))
         if device.type == "cuda":
@@ -140,11 +141,15 @@ def measure(arguments: argparse.Namespace, progress: Progress = SILENT) -> Bench
             torch.cuda.reset_peak_memory_stats(device)
         synchronise(device)
         start = time.perf_counter()
-        with Operations() if arguments.count else nullcontext() as counter:
-            report = audit(folder, tokens, arguments, progress)
+        report = audit(folder, tokens, arguments, progress)
         synchronise(device)
         seconds = time.perf_counter() - start
-    return Bench(report, parameters, seconds, counter.total if counter else 0, rate)
+        rate, operations = 0.0, Operations()
+        if arguments.count:
+            rate = matrix_rate(device, getattr(torch, arguments.dtype), 8192 if device.type == "cuda" else 512)
+            with operations:
+                audit(folder, tokens, arguments, operations)
+    return Bench(report, parameters, seconds, operations.by_stage, rate)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -154,7 +159,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=26)
     parser.add_argument("--width", type=int, default=3200)
     parser.add_argument("--tokens", type=int, default=16_384)
-    parser.add_argument("--count", action="store_true", help="count operations, which slows the audit down")
+    parser.add_argument("--bits", choices=("ternary", "float"), default="ternary", help="what its blocks are")
+    parser.add_argument("--effort", choices=("quick", "default", "thorough"), default="default")
+    parser.add_argument("--count", action="store_true", help="count operations in a second audit")
     return parser.parse_args(argv)
 
 
@@ -168,15 +175,25 @@ def main() -> None:
     size = f"{arguments.layers} layers × {arguments.width}, {bench.parameters / 1e9:.2f} billion parameters"
     held = bench.report.low_bit.sets[0].name if bench.report.low_bit else "float"
     print(f"{name}: {size}, {held}, {arguments.dtype}, {arguments.tokens} tokens")
-    print(f"wall time      {bench.seconds:.1f} s")
     if device.type == "cuda":
-        print(f"peak memory    {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB on the device")
-    if arguments.count:
-        reached = bench.operations / bench.seconds
-        print(f"operations     {bench.operations / 1e12:.1f} · 10^12, {reached / 1e12:.2f} · 10^12 a second")
-        print(f"matrix limit   {bench.rate / 1e12:.2f} · 10^12 a second, of which {reached / bench.rate:.1%}")
-    for stage, spent in bench.report.timings:
-        print(f"  {stage:20}{spent:8.1f} s")
+        print(f"peak memory {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB on the device")
+    for line in table(bench):
+        print(line)
+
+
+def table(bench: Bench) -> list[str]:
+    """A line a stage, and one for the whole: seconds and, where operations were counted, their share of the rate."""
+    whole = ("the whole audit", bench.seconds, bench.operations.total())
+    stages = [(stage, spent, bench.operations[stage]) for stage, spent in bench.report.timings]
+    lines = []
+    for name, spent, operations in (whole, *stages):
+        line = f"{name:22}{spent:8.1f} s"
+        if bench.rate:
+            line += f"{operations / 1e12:10.1f} · 10^12, {operations / max(spent, 1e-9) / bench.rate:6.1%} of the rate"
+        lines.append(line)
+    if bench.rate:
+        lines.append(f"matrix products alone reach {bench.rate / 1e12:.2f} · 10^12 a second")
+    return lines
 
 
 if __name__ == "__main__":

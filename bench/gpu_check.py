@@ -1,5 +1,5 @@
 """Does the program compute on this GPU what it computes on the CPU? `make gpu-check`, or, where nothing is installed,
-`PYTHONPATH=src python bench/gpu_check.py [--device auto] [--out DIR] [--budget 480] [--model PATH]`.
+`PYTHONPATH=src python bench/gpu_check.py [--device auto] [--out DIR] [--budget 480] [--model PATH] [--only NAME]`.
 
 Needed are torch, transformers, safetensors, typer, rich and numpy; no network, and no installed peelaudit. A line a
 check, most telling first: the parts of an audit (`bench.gpu.parts`), the fixtures' audits beside the CPU's, a real
@@ -38,11 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="a folder for the table as Markdown and JSON")
     parser.add_argument("--budget", type=float, default=480, help="seconds after which no new check is begun")
     parser.add_argument("--model", type=Path, help="a real checkpoint to audit too, such as SmolLM2's GGUF file")
+    parser.add_argument("--only", default="", help="run the checks alone whose names hold this")
     parser.add_argument("--data", type=Path, default=ROOT / "README.md", help="text for it")
     arguments = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     device = torch.device(_present() if arguments.device == "auto" else arguments.device)
-    table = Table(device, arguments.budget, arguments.out, _title(device))
+    table = Table(device, arguments.budget, arguments.out, _title(device), only=arguments.only)
     with tempfile.TemporaryDirectory() as scratch:
         _fill(table, device, arguments, Path(scratch))
     return table.finish()

@@ -90,10 +90,16 @@ def _heard(audit: Callable[[], AuditReport]) -> tuple[AuditReport, set[str]]:
 def compare(found: AuditReport, reference: AuditReport) -> tuple[float, str, list[str]]:
     """How far held-out figures are from another audit's, in widths of its intervals, at most; where; and what else
     differs that may not: verdicts, what is named, warnings.
+
+    Where weights are low-bit, what steps gain may be off by a whole width of the wider interval: a step moves weights
+    over the threshold to another code or doesn't, and the last digit decides for those that are near it.
     """
     mine, theirs = dict(_held_out(found)), dict(_held_out(reference))
     differences = [f"only one has {name}" for name in sorted(mine.keys() ^ theirs.keys())]
     shares = {name: _share(mine[name], theirs[name]) for name in mine.keys() & theirs.keys()}
+    if found.low_bit is not None:
+        steps = {name for name in shares if "gap" in name or "refine" in name}
+        shares |= {name: SHARE * _share(mine[name], theirs[name], wider=True) for name in steps}
     differences += [
         f"{name} {one} instead of {other}"
         for (name, one), (_, other) in zip(_verdicts(found), _verdicts(reference), strict=True)
@@ -104,9 +110,14 @@ def compare(found: AuditReport, reference: AuditReport) -> tuple[float, str, lis
     return shares[where], where, differences
 
 
-def _share(found: Estimate, reference: Estimate) -> float:
-    """NaN counts as infinitely far."""
-    share = abs(found.value - reference.value) / max(reference.high - reference.low, EXACT)
+def _share(found: Estimate, reference: Estimate, *, wider: bool = False) -> float:
+    """How far one is from the other, in the width of the reference's interval, or of the wider of the two. NaN counts
+    as infinitely far.
+    """
+    width = max(reference.high - reference.low, EXACT)
+    if wider:
+        width = max(width, found.high - found.low)
+    share = abs(found.value - reference.value) / width
     return share if math.isfinite(share) else math.inf
 
 

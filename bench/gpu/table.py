@@ -81,10 +81,12 @@ class Table:
         budget: seconds after which no new check is begun.
         out: a folder for the table as Markdown and as JSON, written anew after each line.
         title: what the written table is headed by.
+        only: a part of the names of the checks that are run; the others are passed over.
     """
 
-    def __init__(self, device: torch.device, budget: float, out: Path | None, title: str) -> None:
+    def __init__(self, device: torch.device, budget: float, out: Path | None, title: str, *, only: str = "") -> None:
         self.rows: list[Row] = []
+        self._only = only
         self._device, self._out, self._title = device, out, title
         self._deadline = time.monotonic() + budget
         self._lost = ""
@@ -97,6 +99,8 @@ class Table:
 
     def run(self, check: Check) -> None:
         """Run it, unless there is no time for it or the device is lost."""
+        if self._only not in check.name:
+            return
         begun = time.monotonic()
         try:
             if self.left <= 0:
