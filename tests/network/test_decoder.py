@@ -13,6 +13,7 @@ import torch
 from peelaudit.auditing.faults import damaged
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
+from peelaudit.network import decoder as decoders
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit.constraints import Integer, Ternary
@@ -132,7 +133,11 @@ def test_positions_reach_the_blocks(family: str, network: Opener) -> None:
     assert not torch.allclose(block(together)[:, -1], block(apart)[:, -2], atol=1e-9)
 
 
-def test_blocks_are_read_anew_each_time_and_nothing_else_is_held(tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_a_block_is_read_when_asked_for_and_kept_where_there_is_room(
+    blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that are asked for are kept, in as much memory as there is for them."""
     folder = models.save(models.model("llama"), tmp_path / "model")
     read: list[str] = []
     with open_checkpoint(folder) as checkpoint:
@@ -143,28 +148,41 @@ def test_blocks_are_read_anew_each_time_and_nothing_else_is_held(tmp_path: Path)
             return tensor(name)
 
         checkpoint.tensor = recorded  # type: ignore[method-assign]
+        size = sum(tensor.nbytes for tensor in decoder_of(checkpoint).block(1).module.parameters())
+        monkeypatch.setattr(decoders, "CACHED", blocks * size)
+        read.clear()
         decoder = decoder_of(checkpoint)
         assert not any(".layers." in name for name in read), "a block was read before it was asked for"
         held = [parameter for blueprint in decoder._blueprints for parameter in blueprint.parameters()]
         assert held
         assert all(parameter.is_meta for parameter in held)
-        for layer in (2, 1, 2):
+        kept: list[int] = []
+        for layer in (2, 1, 2, 1):
             read.clear()
             block = decoder.block(layer)
-            assert {name.split(".layers.")[1].split(".")[0] for name in read} == {str(layer - 1)}
+            assert {int(name.split(".layers.")[1].split(".")[0]) + 1 for name in read} == {layer} - set(kept)
+            kept += [layer] if layer not in kept and len(kept) < blocks else []
             assert all(not parameter.is_meta for parameter in block.module.parameters())
             assert all(parameter.is_meta for parameter in held)
 
 
-def test_what_is_done_to_a_block_stays_with_it(network: Opener) -> None:
+def test_what_is_done_to_a_copy_of_a_block_stays_with_it(network: Opener) -> None:
     opened = network("gpt2")
     block = opened.decoder.block(1)
     copied = block.copy()
     before = block(opened.states[0])
-    for parameter in block.trainable().values():
+    for parameter in copied.trainable().values():
         parameter.zero_()
-    for other in (copied, opened.decoder.block(1)):
-        assert torch.equal(other(opened.states[0]), before)
+    assert torch.equal(opened.decoder.block(1)(opened.states[0]), before)
+
+
+def test_a_block_with_another_weight_shares_the_rest(network: Opener) -> None:
+    block = network("gpt2").decoder.block(1)
+    name = "mlp.c_fc.weight"
+    other = block.replaced({name: torch.zeros_like(block.trainable()[name])})
+    mine, theirs = block.trainable(), other.trainable()
+    assert {key for key in mine if mine[key] is not theirs[key]} == {name}
+    assert float(mine[name].abs().max()) > 0 == float(theirs[name].abs().max())
 
 
 def test_a_block_asks_for_no_gradients_and_does_not_drop_out(network: Opener) -> None:

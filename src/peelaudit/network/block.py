@@ -85,12 +85,17 @@ class Block:
 
     def copy(self) -> Block:
         """The same block with weights of its own."""
-        module = copy.deepcopy(self.module)
+        return self._with(copy.deepcopy(self.module))
+
+    def _with(self, module: nn.Module) -> Block:
         return Block(self.layer, module, self._family, self._arguments, self._absent, self.held, self._scales)
 
     def replaced(self, weights: Mapping[str, Tensor]) -> Block:
-        """A copy with other weights (or buffers) by name, in the dtypes of its own; nothing of it takes a gradient."""
-        block = self.copy()
+        """The block with other weights (or buffers) by name, in the dtypes of its own, the rest shared with it; nothing
+        of it takes a gradient.
+        """
+        shared = {id(tensor): tensor for tensor in (*self.module.parameters(), *self.module.buffers())}
+        block = self._with(copy.deepcopy(self.module, shared))
         for name, weight in weights.items():
             path, _, own = name.rpartition(".")
             module = block.module.get_submodule(path)
@@ -102,8 +107,8 @@ class Block:
 
     @torch.no_grad()
     def changed(self, changes: Mapping[str, Tensor]) -> Block:
-        """A copy with something added to its maps, by path: [inputs, outputs], behind it a row for the bias where the
-        map has one. The sums are taken in the changes' dtype.
+        """The block with something added to its maps, by path: [inputs, outputs], behind it a row for the bias where
+        the map has one. The sums are taken in the changes' dtype.
         """
         weights = {}
         for path, change in changes.items():
@@ -131,7 +136,7 @@ class Block:
 
     @torch.no_grad()
     def rounded(self, scales: Mapping[str, Scales] | None = None) -> Block:
-        """A copy whose low-bit parameters are rounded to their sets, with these scales; without any, those that aren't
+        """The block, low-bit parameters rounded to their sets, with these scales; without any, those that aren't
         of their sets yet with scales of their own.
         """
         parameters = dict(self.module.named_parameters())

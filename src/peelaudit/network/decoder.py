@@ -1,4 +1,4 @@
-"""A checkpoint as a decoder: one block at a time out of the meta device.
+"""A checkpoint as a decoder: one block at a time out of the meta device, and kept where there is room for many.
 
 All attention, norm and rotary code is transformers'. The module is built on the meta device, its blocks are taken
 out and replaced by recorders; what is left (embeddings, rotary tables, final norm, head) is small and loaded for
@@ -84,6 +84,7 @@ class Decoder:
         self._run_shell(torch.zeros(1, seq_len, dtype=torch.long, device=device))
         self._arguments = [recorder.arguments for recorder in self._recorders]
         self._replaced: Mapping[int, Block] = {}
+        self._kept = _Kept(_room(device))
 
     def replacing(self, block: Block) -> Decoder:
         """The same network with another block in the place of the one of that layer."""
@@ -106,9 +107,14 @@ class Decoder:
         return cast("Tensor", hidden)
 
     def block(self, layer: int) -> Block:
-        """Block `layer`, 1 … L, freshly read from the checkpoint, its weights not requiring gradients."""
+        """Block `layer`, 1 … L, its weights not requiring gradients. Others may have the same one in their hands: who
+        would change it in place makes a copy.
+        """
         if layer in self._replaced:
-            return self._replaced[layer].copy()
+            return self._replaced[layer]
+        return self._kept.get(layer) or self._kept.added(self._read(layer))
+
+    def _read(self, layer: int) -> Block:
         module = copy.deepcopy(self._blueprints[layer - 1])
         prefix = f"{self.family.blocks}.{layer - 1}."
         held = self._held(module, prefix)
@@ -132,6 +138,33 @@ class Decoder:
                 owner = module.get_submodule(name.rpartition(".")[0])
                 held[name] = Held(constraint, transposed=keeps_inputs_first(owner))
         return held
+
+
+CACHED = 1 << 30
+"""Bytes of blocks that are kept in main memory. Beyond that, computing takes so long that reading hardly matters."""
+
+
+class _Kept:
+    """Blocks that were read and fit in so many bytes, the first ones: all are asked for in turns."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._blocks: dict[int, Block] = {}
+
+    def get(self, layer: int) -> Block | None:
+        return self._blocks.get(layer)
+
+    def added(self, block: Block) -> Block:
+        size = sum(tensor.nbytes for tensor in (*block.module.parameters(), *block.module.buffers()))
+        if size <= self._room:
+            self._room -= size
+            self._blocks[block.layer] = block
+        return block
+
+
+def _room(device: torch.device) -> int:
+    """Bytes for blocks: of a CUDA device, where each would be carried there again, a quarter of what is free."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else CACHED
 
 
 def _load_shell(shell: nn.Module, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:

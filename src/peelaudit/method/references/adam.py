@@ -91,7 +91,7 @@ class Latent:
 
     def rounded(self) -> Block:
         """A copy of the block as it is now, in its low-bit sets."""
-        return self._block.rounded(_copied(self._scales))
+        return self._block.copy().rounded(_copied(self._scales))
 
 
 def _copied(scales: Mapping[str, Scales]) -> dict[str, Scales]:
