@@ -45,7 +45,9 @@ def compared(config: AuditConfig, *, blocks: bool) -> list[str]:
     """A line for the network, or for each of its blocks."""
     with prepared(config) as audit, exact_float32():
         decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
-        measurer = Measurer(decoder, audit.calibration, audit.config, store=StateStore(dtype=decoder.dtype))
+        measurer = Measurer(
+            decoder, audit.calibration, audit.config, store=StateStore(dtype=decoder.dtype, device=decoder.device)
+        )
         found, lines = _Comparison(measurer, decoder, TokenRows.of(audit.calibration)), []
         reach = extent(config, decoder.n_layers)
         for layers in [[layer] for layer in range(1, decoder.n_layers + 1)] if blocks else [None]:

@@ -109,4 +109,8 @@ def opened(
         generator = torch.Generator().manual_seed(1)
         shape = (_ROWS.held_out.stop, _POSITIONS)
         data = TokenRows(torch.randint(3, decoder.vocabulary, shape, generator=generator), _ROWS)
-        yield Network(decoder, data, trained_states(decoder, data.tokens, StateStore(dtype=dtype)))
+        yield Network(
+            decoder,
+            data,
+            trained_states(decoder, data.tokens, StateStore(dtype=dtype, device=device, device_budget=1 << 30)),
+        )

@@ -55,7 +55,7 @@ Part = Callable[[Network], Values]
 
 def states(network: Network) -> Values:
     """The last hidden states."""
-    return network.states[-1].double().numpy()
+    return network.states[-1].double().cpu().numpy()
 
 
 def solver(network: Network, kind: SolverKind) -> Values:
@@ -122,7 +122,7 @@ def readout_of_last(network: Network) -> Values:
 
 
 def _store(network: Network) -> StateStore:
-    return StateStore(dtype=network.decoder.dtype)
+    return StateStore(dtype=network.decoder.dtype, device=network.decoder.device, device_budget=1 << 30)
 
 
 def _downstream(network: Network) -> Downstream:

@@ -112,7 +112,8 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
     config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
     grids = check_weights(checkpoint, clock)
     decoder, low_bit = held_decoder(audit, grids)
-    measurer = Measurer(decoder, calibration, config, store=StateStore(dtype=decoder.dtype), progress=clock)
+    store = StateStore(dtype=decoder.dtype, device=decoder.device)
+    measurer = Measurer(decoder, calibration, config, store=store, progress=clock)
     trained, wanted = measurer.trained(), audit.extent
     references = measurer.references(trained, audit.plan, map_reach=wanted.map_reach)
     refined = measurer.refined(wanted.whole, half=wanted.half) if audit.plan.refined else None

@@ -154,7 +154,9 @@ class _Bench:
     def audit(self, decoder: Decoder, *, references: bool = False) -> _Audit:
         """The figures of this network."""
         config = self._config
-        measurer = Measurer(decoder, self._calibration, config, store=StateStore(dtype=self._dtype))
+        measurer = Measurer(
+            decoder, self._calibration, config, store=StateStore(dtype=self._dtype, device=decoder.device)
+        )
         examiner, wanted = measurer.examiner(), self._audit.extent
         if wanted.alone is not None:
             deque(examiner.gaps(measurer.refiner, wanted.alone), maxlen=0)

@@ -263,7 +263,7 @@ class ReadoutFactory:
         """[d_model] float64: the means over *fit* of z and of h_L - z."""
         fit = self._data.rows.fit
         z, h = (torch.stack([s.double().mean(dim=0) for s in part[fit]]).mean(dim=0) for part in (state, self._final))
-        return z, h - z
+        return z, h.to(z.device) - z
 
     def _lens_moments(self, state: Tensor, rows: slice, z_mean: Tensor, r_mean: Tensor) -> Moments:
         width = state.shape[-1]

@@ -1,7 +1,8 @@
-"""Hidden states on disk or in memory, and the passes that make them: block by block, batch by batch.
+"""Hidden states on the device, in memory or on disk, and the passes that make them: block by block, batch by batch.
 
-A boundary state is one tensor, [sequences, positions, d_model], the three splits after one another. States live in
-memory while they fit the store's budget, in unlinked memory-mapped files beyond it. Only one block's weights are held.
+A boundary state is one tensor, [sequences, positions, d_model], the three splits after one another. States live on the
+GPU that computes, if one does, in memory where it has no room left, and in unlinked memory-mapped files where that has
+none. Only one block's weights are held.
 """
 
 from __future__ import annotations
@@ -54,43 +55,63 @@ class TokenRows:
         return cls(torch.cat(splits), Rows(slice(0, a), slice(a, a + b), slice(a + b, a + b + c)))
 
 
-class StateStore:
-    """Allocates states in memory up to `budget` bytes, then in temporary files that the system reclaims by itself.
+CPU = torch.device("cpu")
 
-    A state's bytes come back to the budget when its tensor is dropped.
+
+class StateStore:
+    """Allocates states on the device and in memory, up to so many bytes each, then in temporary files that the system
+    reclaims by itself.
+
+    A state's bytes come back when its tensor is dropped. One store serves a whole audit: two would each count on what
+    is there.
 
     Args:
         budget: bytes to hold in memory; None takes half of what is available now.
         dtype: of the states.
+        device: that computes.
+        device_budget: bytes to hold on the device; None takes half of what is free there now, if it is a CUDA device.
     """
 
-    def __init__(self, budget: int | None = None, dtype: torch.dtype = torch.float32) -> None:
-        self._left = available_memory() // 2 if budget is None else budget
+    def __init__(
+        self,
+        budget: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        device: torch.device = CPU,
+        device_budget: int | None = None,
+    ) -> None:
+        if device_budget is None:
+            device_budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+        self._left = {CPU: available_memory() // 2 if budget is None else budget}
+        if device != CPU:
+            self._left = {device: device_budget, **self._left}
         self.dtype = dtype
 
-    def empty(self, *shape: int) -> Tensor:
-        """An uninitialised state of this shape.
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialised state of this shape, in the store's dtype unless said otherwise.
 
         Raises:
             OSError: the disk has no room for it.
         """
-        size = torch.Size(shape).numel() * self.dtype.itemsize
-        if size <= self._left:
-            self._left -= size
-            state = torch.empty(shape, dtype=self.dtype)
-            weakref.finalize(state, self._give_back, size)
-            return state
+        dtype = dtype or self.dtype
+        size = torch.Size(shape).numel() * dtype.itemsize
+        for place, left in self._left.items():
+            if size <= left:
+                self._left[place] -= size
+                state = torch.empty(shape, dtype=dtype, device=place)
+                weakref.finalize(state, self._give_back, place, size)
+                return state
         with tempfile.NamedTemporaryFile(prefix="peelaudit-", delete=False) as file:
             path = Path(file.name)
             try:
                 _reserve(file.fileno(), size)
-                mapped = torch.from_file(str(path), shared=True, size=torch.Size(shape).numel(), dtype=self.dtype)
+                mapped = torch.from_file(str(path), shared=True, size=torch.Size(shape).numel(), dtype=dtype)
             finally:
                 path.unlink()
         return mapped.view(shape)
 
-    def _give_back(self, size: int) -> None:
-        self._left += size
+    def _give_back(self, place: torch.device, size: int) -> None:
+        self._left[place] += size
 
 
 def _reserve(file: int, size: int) -> None:

@@ -19,5 +19,5 @@ def influence(before: Tensor, after: Tensor) -> NDArray[np.float64]:
         before: h_{k-1}, [sequences, positions, d_model].
         after: h_k.
     """
-    pairs = zip(before, after, strict=True)
-    return np.array([float(1 - cosine_similarity(z.double(), h.double(), dim=-1).mean()) for z, h in pairs])
+    pairs = ((z.double(), h.to(z.device).double()) for z, h in zip(before, after, strict=True))
+    return np.array([float(1 - cosine_similarity(z, h, dim=-1).mean()) for z, h in pairs])

@@ -182,7 +182,10 @@ def projection_map(
 def sequence_errors(state: Tensor, target: Tensor, rows: slice) -> NDArray[np.float64]:
     """[sequences] ‖z - h‖² of each sequence in `rows`, for [sequences, positions, d_model] states; float64 sums."""
     return np.array(
-        [float((z.double() - h.double()).square().sum()) for z, h in zip(state[rows], target[rows], strict=True)]
+        [
+            float((z.double() - h.to(z.device).double()).square().sum())
+            for z, h in zip(state[rows], target[rows], strict=True)
+        ]
     )
 
 

@@ -20,7 +20,6 @@ from peelaudit.method.refinement.changes import Changes, block_changes
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Scales
-from peelaudit.network.states import StateStore
 
 __all__ = ["ChangedNetwork", "Direction", "Layers"]
 
@@ -53,7 +52,7 @@ class ChangedNetwork:
         self.rows, self.n_layers = downstream.data.rows, len(states) - 1
         self._predicted = int(downstream.data.tokens.shape[1]) - 1
         self._scales: dict[int, Mapping[str, Scales]] = {}
-        self._store = StateStore(dtype=torch.promote_types(downstream.decoder.dtype, torch.float32))
+        self._wide = torch.promote_types(downstream.decoder.dtype, torch.float32)
 
     def block(self, layer: int, changes: Changes) -> Block:
         """A block as the network would have it: changed, and its low-bit weights rounded, with the trained scales.
@@ -159,7 +158,7 @@ class ChangedNetwork:
         return found
 
     def kept(self, changes: Changes) -> Changes:
-        """Copies in main memory, or on disk where that is full."""
+        """Copies in the store."""
         return {key: self._keep(change) for key, change in changes.items()}
 
     def predictions(self, rows: slice) -> int:
@@ -167,7 +166,7 @@ class ChangedNetwork:
         return int(rows.stop - rows.start) * self._predicted
 
     def _keep(self, tensor: Tensor) -> Tensor:
-        return self._store.empty(*tensor.shape).copy_(tensor)
+        return self.down.store.empty(*tensor.shape, dtype=self._wide).copy_(tensor)
 
     def _what(self, layers: Layers) -> str:
         first, last = layers

@@ -49,18 +49,19 @@ class Downstream:
     """Runs states up, and gradients down, through a decoder's blocks.
 
     Attributes:
+        store: where states and gradients go.
         work: blocks' forward passes over one sequence, a backward pass counted as two; the readout isn't counted.
 
     Args:
         decoder: where the blocks come from.
         data: the tokens and the splits.
         readout: of the network.
-        store: where states and gradients go.
+        store: the audit's.
     """
 
     def __init__(self, decoder: Decoder, data: TokenRows, readout: Readout, store: StateStore) -> None:
-        self.decoder, self.data = decoder, data
-        self._readout, self._store = readout, store
+        self.decoder, self.data, self.store = decoder, data, store
+        self._readout = readout
         self.work = 0
 
     def apply(self, block: Block, state: Tensor, what: str, *, into: Tensor | None = None) -> Tensor:
@@ -70,7 +71,7 @@ class Downstream:
             NonFiniteResult: naming `what`.
         """
         self.work += len(state)
-        output = self._store.empty(*state.shape) if into is None else into
+        output = self.store.empty(*state.shape) if into is None else into
         return apply_block(block, state, output, device=self.decoder.device, dtype=self.decoder.dtype, what=what)
 
     def losses(self, layer: int, state: Tensor, rows: slice, what: str) -> NDArray[np.float64]:
@@ -92,7 +93,7 @@ class Downstream:
 
     def top(self, final: Tensor, rows: slice) -> Tensor:
         """The gradient at h_L of the summed loss of the sequences `rows`, whose last states are `final`."""
-        gradient, tokens = self._store.empty(*final.shape), self.data.tokens[rows]
+        gradient, tokens = self.store.empty(*final.shape), self.data.tokens[rows]
         for part in batches(slice(0, len(final)), tokens.shape[1], self._readout.batch_tokens):
             gradient[part] = self._readout.gradient(final[part], tokens[part]).to(gradient.dtype)
         return gradient

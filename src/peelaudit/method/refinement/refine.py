@@ -85,6 +85,15 @@ class Refined:
 
 
 @dataclass(frozen=True, slots=True)
+class _Step:
+    """One that was taken: the slopes there, their product with the natural-gradient direction, and the step."""
+
+    slopes: Changes
+    size: float
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
 class _Move:
     """A change that was probed: the loss on *select* with it, and what it would have gained if the loss were linear."""
 
@@ -104,8 +113,7 @@ class _Course:
     expected: float = FIRST_GAIN
     steps: int = 0
     products: int = 0
-    previous: tuple[Direction, Changes] | None = None
-    """The direction of the last step, and the step."""
+    previous: _Step | None = None
 
     @property
     def gain(self) -> float:
@@ -216,13 +224,14 @@ class Refiner:
 
     def _step(self, course: _Course) -> bool:
         """Take the best step along one direction; false, and none, if none helps on *select*."""
-        direction = self._direction(course)
-        best = min(self._search(course, direction), key=lambda move: move.loss, default=None)
+        at = self._direction(course)
+        direction = at.natural if course.previous is None else self._conjugate(at, course.previous)
+        best = min(self._search(course, at, direction), key=lambda move: move.loss, default=None)
         if best is None or not best.loss < course.loss:
             return False
         course.changes = self._network.kept(plus(course.changes, 1.0, best.changes))
         course.loss, course.steps = best.loss, course.steps + 1
-        course.previous = (direction, best.changes)
+        course.previous = _Step(at.slopes, dot(at.slopes, at.natural), best.changes)
         course.expected = min(best.expected, FIRST_GAIN)
         return True
 
@@ -238,9 +247,8 @@ class Refiner:
             for part in (self._first.slopes, self._first.natural)
         ))  # fmt: skip
 
-    def _search(self, course: _Course, at: Direction) -> list[_Move]:
+    def _search(self, course: _Course, at: Direction, direction: Changes) -> list[_Move]:
         """Probes along a direction: parabolas through the slope at 0 and the last probe."""
-        direction = at.natural if course.previous is None else _conjugate(at, *course.previous)
         slope = dot(at.slopes, direction)
         if not slope < 0:
             return []
@@ -258,6 +266,19 @@ class Refiner:
                 break
             step *= factor
         return moves
+
+    def _conjugate(self, at: Direction, before: _Step) -> Changes:
+        """The natural-gradient direction plus as much of the last step as Polak and Ribière say.
+
+        The last step is a multiple of its direction.
+        """
+        if not before.size < 0:
+            return at.natural
+        share = (dot(at.slopes, at.natural) - dot(before.slopes, at.natural)) / before.size
+        length = dot(before.slopes, before.changes) / before.size
+        if not (share > 0 and length > 0):
+            return at.natural
+        return self._network.kept(plus(at.natural, share / length, before.changes))
 
     def _gauss_newton(self, course: _Course, most: int) -> None:
         """Conjugate gradients on the exact curvature from the blocks as they are; the best iterate is kept."""
@@ -287,16 +308,3 @@ class Refiner:
                     course.loss, best, since = loss, changes, 0
         if best is not None:
             course.changes = self._network.kept(best)
-
-
-def _conjugate(at: Direction, before: Direction, step: Changes) -> Changes:
-    """The natural-gradient direction plus as much of the last step as Polak and Ribière say.
-
-    The last step is a multiple of its direction.
-    """
-    size = dot(before.slopes, before.natural)
-    share = (dot(at.slopes, at.natural) - dot(before.slopes, at.natural)) / size if size < 0 else 0.0
-    length = dot(before.slopes, step) / size if size < 0 else 0.0
-    if not share > 0 or not length > 0:
-        return at.natural
-    return plus(at.natural, share / length, step)
