@@ -57,7 +57,7 @@ regression-gate: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.regression_gate
 
 bench-gpu: setup
-	$(BIN)/python -m bench.device
+	$(BIN)/python -m bench.device $(ARGS)
 
 # The wheel beside the CPU on the GPU that is here, if any; ARGS="--model PATH" audits a real model too. dist/gpu-check can
 # be carried to a machine that has the libraries and nothing else.

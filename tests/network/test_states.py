@@ -24,6 +24,7 @@ from peelaudit.network.states import StateStore, TokenRows, apply_block, availab
 from peelaudit.settings.audit import AuditConfig
 from tests.checkpoints import models
 from tests.networks import Network
+from tests.pretend import pretend
 
 CPU = torch.device("cpu")
 
@@ -170,3 +171,13 @@ def test_rows_are_the_splits_one_after_another(tmp_path: Path) -> None:
     ):
         assert torch.equal(data.tokens[rows], torch.from_numpy(split.tokens))
     assert data.rows.held_out.stop == len(data.tokens)
+
+
+def test_states_live_on_the_device_where_it_has_room_and_in_memory_beyond() -> None:
+    with pretend() as device:
+        store = StateStore(budget=4 * 30, device=device, device_budget=4 * 30)
+        first, second, third = (store.empty(1, 1, 30) for _ in range(3))
+        assert [state.device.type for state in (first, second, third)] == ["pretend", "cpu", "cpu"]
+        assert store.empty(0, dtype=torch.float64).device.type == "pretend"
+        del first
+        assert store.empty(1, 1, 15, dtype=torch.float64).device.type == "pretend"

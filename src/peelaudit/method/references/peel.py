@@ -152,7 +152,7 @@ def projection_map(
     progress: Progress = SILENT,
 ) -> tuple[ProjectionRow, ...]:
     """The peel map: for each block k, from the trained h_{k-1}, the closed-form block to every later state, or to the
-    next `reach` of them.
+    next `reach` of them. Of a low-bit network it is a float block.
 
     Each is fitted on *fit* and its penalty chosen on *select*.
 
@@ -166,7 +166,7 @@ def projection_map(
         held_out = np.zeros((1 + len(later), rows.held_out.stop - rows.held_out.start))
         select, unknowns = np.zeros(1 + len(later)), 0
         if later:
-            regression = BlockRegression(decoder.block(layer), inputs, later, rows)
+            regression = BlockRegression(decoder.block(layer).unconstrained(), inputs, later, rows)
             unknowns = regression.features
             changes = [regression.change(index) for index in range(len(later))]
             held_out[1:] = regression.errors(changes, rows.held_out)
