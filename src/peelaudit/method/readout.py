@@ -200,6 +200,8 @@ class ReadoutFactory:
     def __init__(self, decoder: Decoder, data: TokenRows, final: Tensor, *, seed: int) -> None:
         self.own = Readout("own", Unembedding.of(decoder))
         self._data, self._final, self._seed = data, final, seed
+        self._exponent: float | None = None
+        """The log of the temperature that the own head's logits want at h_L, once it was looked for."""
 
     def fit(self, kind: ReadoutKind, state: Tensor, what: str) -> Readout:
         """A readout of this kind for a state [sequences, positions, d_model]: fitted on *fit*, chosen on *select*.
@@ -222,12 +224,20 @@ class ReadoutFactory:
         Raises:
             NonFiniteResult: naming `what`.
         """
+        known = self._exponent if state is self._final else None
+        exponent = self._wanted(state, what) if known is None else known
+        if state is self._final:
+            self._exponent = exponent
+        return math.exp(exponent), self._scaled(exponent)
 
-        def head(exponent: float) -> Readout:
-            return replace(self.own, unembedding=self.own.unembedding.scaled(math.exp(-exponent)))
+    def _scaled(self, exponent: float) -> Readout:
+        return replace(self.own, unembedding=self.own.unembedding.scaled(math.exp(-exponent)))
+
+    def _wanted(self, state: Tensor, what: str) -> float:
+        """The log of the temperature of least loss on *select*, by golden sections."""
 
         def loss(exponent: float) -> float:
-            return self._select_loss(head(exponent), state, what)
+            return self._select_loss(self._scaled(exponent), state, what)
 
         low, high = -TEMPERATURE_REACH, TEMPERATURE_REACH
         at = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)]
@@ -239,8 +249,7 @@ class ReadoutFactory:
             else:
                 low, at = at[0], [at[1], at[0] + GOLDEN * (high - at[0])]
                 found = [found[1], loss(at[1])]
-        best = at[0] if found[0] <= found[1] else at[1]
-        return math.exp(best), head(best)
+        return at[0] if found[0] <= found[1] else at[1]
 
     @torch.no_grad()
     def _lens(self, state: Tensor) -> Readout:
