@@ -196,6 +196,17 @@ def test_a_layers_own_figures_stand_in_a_table_with_what_refining_it_took() -> N
     assert "All together took 4 steps, 6 products and 35 passes." in unwrapped(text)
 
 
+def test_without_gaps_every_other_figure_stands_under_its_header() -> None:
+    report = make_report(refinement=None)
+    rows = tuple(dataclasses.replace(row, gap=None) for row in report.layers)
+    lines = render_report(dataclasses.replace(report, layers=rows), width=80, full=True).splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("Each layer by itself"))
+    header, _, first = (line.split() for line in lines[start + 1 : start + 4])
+    assert header[:2] == ["k", "redund."]
+    assert "%" not in header
+    assert first[:2] == ["1", f"{rows[0].redundancy.value:.3f}"]
+
+
 def test_the_profile_has_a_row_for_each_depth_and_accuses_no_layer() -> None:
     profile, coloured = (
         render_report(make_report(80), full=True, colour=colour).split("The peel profile")[1].split("The references")[0]

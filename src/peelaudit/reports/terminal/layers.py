@@ -47,16 +47,19 @@ def notable(report: AuditReport) -> tuple[LayerRow, ...]:
 
 
 def _own(report: AuditReport, columns: Sequence[Quantity]) -> Table:
-    """The layers' own figures, and how far each block was refined."""
-    gap, *others = columns
+    """The layers' own figures, and how far each block was refined; behind the gap, if there is one, its interval."""
     info = report.refinement
     grid = table()
-    for name in ("k", gap.header, "95 %", *(one.header for one in others), *(() if info is None else ("steps", "pr."))):
+    headers = (name for one in columns for name in (one.header, *(("95 %",) if one.key == "gap" else ())))
+    for name in ("k", *headers, *(() if info is None else ("steps", "pr."))):
         grid.add_column(name, justify="right", no_wrap=True)
     for row in report.layers:
-        cells = (figure_text(one.of(row), one.form) for one in others)
-        range_ = "" if row.gap is None else interval(row.gap, sign=True)
-        grid.add_row(str(row.layer), figure_text(row.gap, gap.form), range_, *cells, *_effort(info, row.layer))
+        cells = [str(row.layer)]
+        for one in columns:
+            cells.append(figure_text(one.of(row), one.form))
+            if one.key == "gap":
+                cells.append("" if row.gap is None else interval(row.gap, sign=True))
+        grid.add_row(*cells, *_effort(info, row.layer))
     return grid
 
 
