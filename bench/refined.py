@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from peelaudit.auditing.effort import extent
 from peelaudit.auditing.measure import Measurer
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.run import held_decoder, prepared
-from peelaudit.method.refinement.refine import Reach, Refined, Refiner
+from peelaudit.method.refinement.refine import Reach
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows
@@ -41,24 +41,21 @@ STEPS = 2000
 """Of Adam, for one block."""
 
 
-def compared(config: AuditConfig, *, blocks: bool) -> list[str]:
+def compared(config: AuditConfig, *, blocks: bool) -> Iterator[str]:
     """A line for the network, or for each of its blocks."""
     with prepared(config) as audit, exact_float32():
         decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
         measurer = Measurer(
             decoder, audit.calibration, audit.config, store=StateStore(dtype=decoder.dtype, device=decoder.device)
         )
-        found, lines = _Comparison(measurer, decoder, TokenRows.of(audit.calibration)), []
-        reach = extent(config, decoder.n_layers)
-        for layers in [[layer] for layer in range(1, decoder.n_layers + 1)] if blocks else [None]:
-            lines.append(found.line(_name(config, layers), layers, reach.whole))
-    return lines
+        found = _Comparison(measurer, decoder, TokenRows.of(audit.calibration))
+        yield from found.lines(config, extent(config, decoder.n_layers).whole, blocks=blocks)
 
 
-def _name(config: AuditConfig, layers: Sequence[int] | None) -> str:
+def _name(config: AuditConfig, layer: int | None) -> str:
     path = Path(config.checkpoint)
-    name = f"{path.parent.name}/{path.name}" if path.is_file() else path.name
-    return name if layers is None else f"{name}, layer {layers[0]}"
+    name = f"{path.parent.name}/{path.name}"
+    return name if layer is None else f"{name}, layer {layer}"
 
 
 class _Comparison:
@@ -70,13 +67,19 @@ class _Comparison:
         self._embedded = embedded
         self._base = measurer.losses_of(decoder, measurer.head)
 
-    def line(self, name: str, layers: Sequence[int] | None, reach: Reach) -> str:
-        begun, refiner = time.process_time(), self._measurer.refiner
-        refined = refiner.all(reach) if layers is None else self._alone(refiner, layers[0], reach)
-        ours, spent = refiner.losses(refined, self._data.rows.held_out), time.process_time() - begun
+    def lines(self, config: AuditConfig, reach: Reach, *, blocks: bool) -> Iterator[str]:
+        """One for the network, or for each block, the last first."""
+        refiner = self._measurer.refiner
+        begun = time.process_time()
+        for refined in refiner.each(reach) if blocks else (refiner.all(reach),):
+            ours, layer = refiner.losses(refined, self._data.rows.held_out), refined.layers[0] if blocks else None
+            yield self._line(_name(config, layer), layer, ours, time.process_time() - begun)
+            begun = time.process_time()
+
+    def _line(self, name: str, layer: int | None, ours: Losses, spent: float) -> str:
         adam = end_to_end(
             self._decoder, self._embedded, self._data, self._measurer.head,
-            layers=layers, steps=None if layers is None else STEPS,
+            layers=None if layer is None else [layer], steps=None if layer is None else STEPS,
         )  # fmt: skip
         mine, theirs = self._gain(ours), self._gain(adam.held_out)
         more = self._estimate(adam.held_out - ours)
@@ -87,9 +90,6 @@ class _Comparison:
             f"{interval(theirs, sign=True):18} {rate:>6} {adam.seconds:6.0f}  {signed(more.value)} "
             f"{interval(more, sign=True)}"
         )
-
-    def _alone(self, refiner: Refiner, layer: int, reach: Reach) -> Refined:
-        return next(found for found in refiner.each(reach) if found.layers[0] == layer)
 
     def _mean(self, losses: Losses) -> float:
         return float(losses.mean()) / (self._data.tokens.shape[1] - 1)

@@ -43,6 +43,7 @@ _SYMPTOMS = {
     Symptom.UNTRAINED: "matrices that can't be told from random ones, as if never trained or overwritten",
     Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream",
     Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream",
+    Symptom.COARSE: "weights of two or three values where the other layers' have more, as if rounded by mistake",
     Symptom.NOISY: "matrices whose bulk, what is beside their leading directions, raises the loss as the others' "
     "doesn't, as if noised or rounded after training",
     Symptom.MISSCALED: "matrices whose scale the loss would change, unlike the others', as if disturbed after training",

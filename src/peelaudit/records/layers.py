@@ -21,6 +21,8 @@ class Symptom(StrEnum):
     """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
     MLP_SILENT = "MLP silent"
     """Its MLP adds next to nothing to the residual stream, compared with the other layers'."""
+    COARSE = "coarse"
+    """Its matrices hold two or three values, or signs times a size, where most layers' hold more."""
     NOISY = "noisy"
     """The loss would fall if what its matrices hold beside their leading directions were less, as it wouldn't with the
     others'.
@@ -36,11 +38,14 @@ class LayerSigns:
     `attention_rms` and `mlp_rms` are root mean squares of what each adds to the residual stream, over *held-out*.
     `spectral_excess` is the most of the block's matrices: how far the largest eigenvalue of W'W is above what random
     entries of the same spread give, in the unit of its law (Tracy and Widom): up to 8, it may be chance.
+    `levels` is the most values that the weights of one scale take in any of the matrices: 2 in a binary block, 3 in a
+    ternary one, None in others.
     """
 
     attention_rms: float
     mlp_rms: float
     spectral_excess: float
+    levels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

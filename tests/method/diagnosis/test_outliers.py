@@ -48,8 +48,8 @@ def test_what_is_known_is_left_out_and_its_neighbours_are_not_named() -> None:
 
 
 def test_low_bit_layers_may_differ_more() -> None:
-    """The undamaged bitllama-3M after one step."""
-    healthy = gains(0.016, 0.04, 0.0, 0.0, 0.023, 0.05, 0.066, 0.035)
+    """The undamaged bitllama-3M after one step, its largest gap a fifth larger."""
+    healthy = gains(0.016, 0.04, 0.0, 0.0, 0.023, 0.05, 0.08, 0.035)
     assert standing_out(Gaps(PANEL, healthy)) == (7,)
     assert standing_out(Gaps(PANEL, healthy, low_bit=True)) == ()
     assert standing_out(Gaps(PANEL, gains(0.016, 0.04, 0.3, 0.0, 0.023, 0.05, 0.06, 0.035), low_bit=True)) == (3,)
@@ -64,6 +64,13 @@ def test_one_step_names_no_low_bit_layer_and_ranks_them() -> None:
     assert 0 < suspicion(one_step).max() < 1
     assert int(suspicion(one_step).argmax()) == 6
     assert standing_out(Gaps(PANEL, healthy, one_step=True)) == (7,)
+
+
+def test_another_damaged_layer_does_not_hide_one() -> None:
+    for sick in ((2, 7), (2, 5)):
+        gaps = [0.3 if layer in sick else 0.01 for layer in range(1, 11)]
+        gaps[sick[0] - 1] = 0.35
+        assert standing_out(Gaps(PANEL, gains(*gaps))) == sick
 
 
 def test_at_most_three_are_named() -> None:

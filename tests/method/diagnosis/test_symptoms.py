@@ -73,6 +73,22 @@ def test_silence_is_relative_to_the_other_layers() -> None:
     assert found == ((), (Symptom.UNTRAINED, Symptom.ATTENTION_SILENT), (), (Symptom.MLP_SILENT,))
 
 
+@pytest.mark.parametrize(
+    ("levels", "coarse"),
+    [
+        ((None, 2, None), [2]),  # one bit where the others are floats
+        ((3, 3, 2, 3), [3]),  # and where they are ternary
+        ((2, 2, 2), []),
+        ((None, 2, 2), []),  # a float block, the first say, left as it was
+        ((2, None, None, 3), [1, 4]),
+        ((2,), []),
+    ],
+)
+def test_few_values_are_coarse_where_most_layers_hold_more(levels: tuple[int | None, ...], coarse: list[int]) -> None:
+    found = symptoms([LayerSigns(1.0, 1.0, 50.0, one) for one in levels])
+    assert [layer for layer, some in enumerate(found, 1) if some == (Symptom.COARSE,)] == coarse
+
+
 @pytest.mark.parametrize("name", ["nanogpt/ckpt.pt", "llama", "llama-ternary", "llama-binary"])
 def test_trained_layers_have_none_and_damaged_ones_their_own(name: str) -> None:
     config = AuditConfig(checkpoint=str(FIXTURES / name), tokens=4096)
@@ -97,6 +113,9 @@ def test_trained_layers_have_none_and_damaged_ones_their_own(name: str) -> None:
             for kind, found in expected.items():
                 sick = look(damaged(block, kind, heads=heads, seed=index))
                 assert symptoms([*healthy[:index], sick, *healthy[index + 1 :]])[index] == found
+            sick = look(damaged(block, FaultKind.ONE_BIT, heads=heads, seed=index))
+            coarse = Symptom.COARSE in symptoms([*healthy[:index], sick, *healthy[index + 1 :]])[index]
+            assert coarse == (name != "llama-binary")
 
 
 def test_a_checkpoint_before_the_first_step_is_untrained_throughout() -> None:

@@ -27,11 +27,12 @@ __all__ = [
     "FEWEST_CLUSTERS",
     "LEAST_CONTRAST",
     "LOW_BIT_SPREAD",
+    "MANY",
+    "MARGIN",
     "MOST_NAMED",
     "MOST_TIED",
     "PRIOR_FREEDOM",
     "PRIOR_SPREAD",
-    "SLOPE_MARGIN",
     "SLOPE_SPREAD",
     "BulkSlopes",
     "Gaps",
@@ -61,9 +62,12 @@ step and 0.47 at the end on the undamaged bitllama-3M.
 SLOPE_SPREAD = 0.05
 """Root mean square of healthy layers' scale slopes, over one token's standard deviation. A guess: 0.014, 0.018, 0.020
 and 0.029 on four undamaged networks of 4 to 8 layers, 0.07 on one of 30 with texts of 32 tokens."""
-SLOPE_MARGIN = 1.25
-"""How far beyond its level a slope has to be. Some healthy layers' differ for good: on ten draws of texts of 32 tokens
-block 12 of SmolLM2 came to 0.48 to 1.21 times the level."""
+MARGIN = 1.25
+"""How far beyond its level a gap or a scale slope has to be. Some healthy layers' differ for good: on ten draws of
+texts of 32 tokens the slope of SmolLM2's block 12 came to 0.48 to 1.21 times the level, and on six the gap of an
+over-fitted network's first block to 0.40 to 1.07."""
+MANY = 6
+"""Layers to compare a gap with, from which on the largest of them is left out: it may be damaged too."""
 BULK_SPREAD = 0.075
 """Standard deviation of healthy layers' bulk slopes, nats/token. A guess: 0.01 to 0.02 on three undamaged networks of
 4 to 8 layers, 0.09 on stories260K, 0.13 on SmolLM2."""
@@ -114,14 +118,16 @@ class Gaps:
 
     def ratio(self, index: int, others: Sequence[int]) -> float:
         """See `Yardstick`."""
-        rest = self.sizes[list(others)]
+        others = sorted(others, key=lambda other: self.sizes[other])[: -1 if len(others) >= MANY else None]
+        rest = self.sizes[others]
         own = self._panel.estimate(self._gains[index], "held_out")
         mean = np.mean([self._gains[other] for other in others], axis=0)
         contrast = self._panel.estimate(self._gains[index] - mean, "held_out")
         prior = max(self._spread * float(rest.mean()), RESOLUTION)
         variance, freedom = _moderated(prior, float(rest.var(ddof=1)), len(rest) - 1)
         error = math.hypot(math.sqrt(variance * (1 + 1 / len(rest))), _error(contrast))
-        ratio = contrast.value / (error * student_quantile(1 - (1 - CONFIDENCE) / len(self.sizes), freedom))
+        level = student_quantile(1 - (1 - CONFIDENCE) / len(self.sizes), freedom)
+        ratio = contrast.value / (MARGIN * error * level)
         sure = self.judged and own.low > RESOLUTION and contrast.low > LEAST_CONTRAST
         return ratio if sure else min(ratio, _UNSURE)
 
@@ -152,7 +158,7 @@ class ScaleSlopes:
         rest = self.sizes[list(others)]
         variance, freedom = _moderated(SLOPE_SPREAD, float(np.square(rest).mean()), len(rest))
         error = math.hypot(math.sqrt(variance), self._errors[index])
-        ratio = float(self.sizes[index]) / (SLOPE_MARGIN * error * _level(len(self.sizes), freedom))
+        ratio = float(self.sizes[index]) / (MARGIN * error * _level(len(self.sizes), freedom))
         return ratio if self._enough else min(ratio, _UNSURE)
 
     def clear(self, index: int, other: int) -> bool:

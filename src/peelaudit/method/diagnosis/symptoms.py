@@ -1,4 +1,5 @@
-"""What a block shows by itself, without a repair: matrices that can't be told from random ones, a half that is silent.
+"""What a block shows by itself, without a repair: matrices that can't be told from random ones, a half that is silent,
+weights of fewer values than the other blocks'.
 
 A matrix of independent entries of one spread has no singular value far above the edge that random matrix theory gives
 for its size; training leaves some far above it (Martin and Mahoney, arXiv 1810.01075). The largest eigenvalue of such
@@ -25,13 +26,15 @@ from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.linalg.spectrum import leading
 from peelaudit.network.block import Block
 from peelaudit.network.linear import tapped
+from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.network.states import batches
-from peelaudit.records import LayerSigns, Symptom
+from peelaudit.records import GridKind, LayerSigns, Symptom
 
 __all__ = ["RANDOM", "SILENT_SHARE", "signs", "spectral_excess", "symptoms"]
 
 RANDOM = 8.0
 """Spectral excess up to which a matrix may be random."""
+_LEVELS = {GridKind.BINARY: 2, GridKind.TERNARY: 3}
 SILENT_SHARE = 1e-3
 """A half is silent that writes less than this share of the layers' median."""
 
@@ -45,9 +48,13 @@ def signs(block: Block, inputs: Tensor, rows: slice) -> LayerSigns:
         inputs: h_{k-1}, [sequences, positions, d_model].
         rows: the sequences to run it on.
     """
-    excess = max(spectral_excess(linear.weight) for linear in block.linears().values())
+    linears = block.linears().values()
+    excess = max(spectral_excess(linear.weight) for linear in linears)
+    grids = [find_grid(linear.turned(linear.weight).T) for linear in linears]
+    levels = [_LEVELS.get(grid.kind, 0) for grid in grids if grid is not None]
+    few = len(levels) == len(grids) and all(levels)
     attention, mlp = _written(block, inputs, rows)
-    return LayerSigns(attention, mlp, excess)
+    return LayerSigns(attention, mlp, excess, max(levels) if few else None)
 
 
 def spectral_excess(weight: Tensor) -> float:
@@ -86,11 +93,14 @@ def symptoms(layers: Sequence[LayerSigns]) -> tuple[tuple[Symptom, ...], ...]:
     """What is wrong with each of a network's layers, as far as its signs tell."""
     attention = _silent([one.attention_rms for one in layers])
     mlp = _silent([one.mlp_rms for one in layers])
+    levels = [math.inf if one.levels is None else float(one.levels) for one in layers]
+    usual = float(np.median(levels))
     return tuple(
         (
             *((Symptom.UNTRAINED,) if one.spectral_excess <= RANDOM else ()),
             *((Symptom.ATTENTION_SILENT,) if attention[index] else ()),
             *((Symptom.MLP_SILENT,) if mlp[index] else ()),
+            *((Symptom.COARSE,) if levels[index] < usual else ()),
         )
         for index, one in enumerate(layers)
     )
