@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["SILENT", "Clock", "Progress", "SilentProgress"]
@@ -34,21 +35,26 @@ SILENT: Progress = SilentProgress()
 
 
 class Clock:
-    """Passes everything on and keeps the seconds that each stage took.
+    """Passes everything on and keeps the seconds that each stage took, and its work where there is a meter.
+
+    Attributes:
+        meter: says how much work was done so far, in any unit.
 
     Args:
         progress: whom to tell.
     """
 
     def __init__(self, progress: Progress = SILENT) -> None:
+        self.meter: Callable[[], float] = lambda: 0.0
         self._progress = progress
         self._seconds: dict[str, float] = {}
-        self._stage: tuple[str, float] | None = None
+        self._work: dict[str, float] = {}
+        self._stage: tuple[str, float, float] | None = None
 
     def stage(self, name: str, total: int) -> None:
         """End the stage before, begin this one."""
         self._end()
-        self._stage = (name, time.perf_counter())
+        self._stage = (name, time.perf_counter(), self.meter())
         self._progress.stage(name, total)
 
     def advance(self, steps: int = 1) -> None:
@@ -60,8 +66,14 @@ class Clock:
         self._end()
         return tuple(self._seconds.items())
 
+    def work(self) -> tuple[tuple[str, float], ...]:
+        """Work by stage that had any, in order, the current one ended now."""
+        self._end()
+        return tuple((name, done) for name, done in self._work.items() if done)
+
     def _end(self) -> None:
         if self._stage is not None:
-            name, start = self._stage
+            name, start, before = self._stage
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+            self._work[name] = self._work.get(name, 0.0) + self.meter() - before
             self._stage = None

@@ -158,9 +158,10 @@ def test_a_search_runs_the_staircase_of_least_error_in_the_peel_map(deep: Networ
 def test_the_peel_map_goes_as_far_as_it_is_told(deep: Network) -> None:
     made = measurer(deep)
     sequences = deep.rows.held_out.stop - deep.rows.held_out.start
-    for reach, lengths in ((None, (3, 2, 1)), (1, (2, 2, 1))):
+    for reach, lengths in ((None, (3, 2, 1)), (1, (2, 2, 1)), (0, (1, 1, 1))):
         _, found = referred(made, "final", map_reach=reach)
         assert [row.held_out.shape for row in found.peel_map] == [(length, sequences) for length in lengths]
+        assert found.unknowns > 0
 
 
 def test_float_references_are_fitted_beside_low_bit_ones_where_they_are_asked_for(network: Opener) -> None:

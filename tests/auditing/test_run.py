@@ -404,8 +404,13 @@ def test_each_effort_has_its_references_and_gaps() -> None:
     fast = quick()
     assert {schedule.name for schedule in fast.schedules} == {"direct", "final"}
     assert (fast.refinement, fast.network.refinement) == (None, None)
-    assert {len(row.projection_error) for row in fast.layers} == {1, 2}
+    assert {len(row.projection_error) for row in fast.layers} == {1}
+    passes = dict(fast.passes)
+    assert passes.keys() == {"hidden states", "reference blocks", "estimate", "slopes"}
+    assert passes["hidden states"] == pytest.approx(1, abs=0.05)
+    assert sum(passes.values()) < 6.8
     report = audited()
+    assert sum(dict(report.passes).values()) > 10 * sum(passes.values())
     assert report.schedules[0].name == "refined"
     assert len(report.schedules) == 1 + 8
     assert report.refinement is not None

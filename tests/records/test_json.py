@@ -36,7 +36,7 @@ def pairs(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 for kind, strategy in ((float, FLOATS), (str, TEXTS)):
     st.register_type_strategy(kind, strategy)
-SPECIAL = {"settings": pairs(SETTING), "versions": pairs(TEXTS), "timings": pairs(FLOATS)}
+SPECIAL = {"settings": pairs(SETTING), "versions": pairs(TEXTS), "timings": pairs(FLOATS), "passes": pairs(FLOATS)}
 FEW = {
     name: st.lists(st.from_type(typing.get_args(hint)[0]), max_size=2).map(tuple)
     for name, hint in typing.get_type_hints(AuditReport).items()

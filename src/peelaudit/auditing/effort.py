@@ -44,7 +44,7 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
     far = Reach(products=24, rounds=3)
     extents: Mapping[Effort, Extent] = MappingProxyType(
         {
-            "quick": Extent(("direct", "final"), default, None, half=False, estimate=True, map_reach=1),
+            "quick": Extent(("direct", "final"), default, None, half=False, estimate=True, map_reach=0),
             "default": Extent(DEFAULT_SCHEDULES, default, Reach(products=3) if few else Reach(steps=1), half=True),
             "thorough": Extent(("refined", "all") if few else DEFAULT_SCHEDULES, far, far, half=True),
         }

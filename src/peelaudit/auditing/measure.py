@@ -118,6 +118,12 @@ class ReferenceLosses:
     nodes: Mapping[tuple[int, ...], Losses]
     float_nodes: Mapping[tuple[int, ...], Losses] | None
 
+    @property
+    def unknowns(self) -> int:
+        """Of a block's regression, per output; 0 where none was done."""
+        fitted = (fit.unknowns or 0 for one in self.schedules for fit in one.blocks)
+        return max((*fitted, *(row.unknowns for row in self.peel_map)))
+
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
@@ -249,7 +255,7 @@ class Measurer:
 
     def estimated(self) -> Losses | None:
         """On the panel, zero but for *held-out*: what a step of all blocks is estimated to gain, see `Refiner`."""
-        found = self.refiner.estimated()
+        found = self.refiner.estimated(progress=self._progress)
         if found is None:
             return None
         gains = np.zeros_like(self._base)

@@ -112,6 +112,8 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
     config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
     grids = check_weights(checkpoint, clock)
     decoder, low_bit = held_decoder(audit, grids)
+    sequences = sum(len(split.tokens) for split in (calibration.fit, calibration.select, calibration.held_out))
+    clock.meter = lambda: decoder.work.done / (sequences * decoder.n_layers)
     store = StateStore(dtype=decoder.dtype, device=decoder.device)
     measurer = Measurer(decoder, calibration, config, store=store, progress=clock)
     trained, wanted = measurer.trained(), audit.extent
@@ -145,7 +147,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
         search=findings.search,
         warnings=(
             *calibration.warnings,
-            *calibration_warnings(calibration.info, references.peel_map[0].unknowns),
+            *calibration_warnings(calibration.info, references.unknowns),
             *rank_warnings(findings.schedules),
             *naming_warnings(calibration.info),
             *checkpoint.notes,
@@ -154,6 +156,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
         headline=findings.headline,
         advice=findings.advice,
         timings=clock.seconds(),
+        passes=clock.work(),
         refinement=findings.naming.refinement,
     )
 

@@ -14,9 +14,22 @@ from peelaudit.network.families import Family
 from peelaudit.network.linear import LinearMap
 from peelaudit.network.lowbit.constraints import Held, Scales
 
-__all__ = ["NOTHING_HELD", "Block"]
+__all__ = ["NOTHING_HELD", "Block", "Work"]
 
 NOTHING_HELD: Mapping[str, Held] = {}
+
+
+class Work:
+    """What blocks computed, in forward passes of one block over one sequence: a derivative along a direction is another
+    one, a backward pass two. Readouts aren't counted.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def add(self, passes: int) -> None:
+        """So many more."""
+        self.done += passes
 
 
 class Block:
@@ -27,6 +40,7 @@ class Block:
         module: transformers' own module.
         writers: the maps of the attention output and of the MLP down projection.
         norms: what each writer's product passes before it is added to the residual stream, or None.
+        work: is told of each call.
         held: the parameters that are low-bit, by name: a reference block's must be too.
     """
 
@@ -39,8 +53,11 @@ class Block:
         absent: frozenset[str] = frozenset(),
         held: Mapping[str, Held] = NOTHING_HELD,
         scales: Mapping[str, Scales] | None = None,
+        *,
+        work: Work,
     ) -> None:
         self.layer = layer
+        self.work = work
         self.module = module
         self.held = held
         self._scales = scales
@@ -57,6 +74,7 @@ class Block:
             weights: parameters by name that stand in for the block's own in this call.
         """
         args, kwargs = self._arguments
+        self.work.add(len(hidden))
         if weights is None:
             output = self.module(hidden, *args, **kwargs)
         else:
@@ -88,7 +106,8 @@ class Block:
         return self._with(copy.deepcopy(self.module))
 
     def _with(self, module: nn.Module) -> Block:
-        return Block(self.layer, module, self._family, self._arguments, self._absent, self.held, self._scales)
+        known = (self._family, self._arguments, self._absent, self.held, self._scales)
+        return Block(self.layer, module, *known, work=self.work)
 
     def replaced(self, weights: Mapping[str, Tensor]) -> Block:
         """The block with other weights (or buffers) by name, in the dtypes of its own, the rest shared with it; nothing
@@ -122,7 +141,7 @@ class Block:
 
     def unconstrained(self) -> Block:
         """The same block, its weights shared, whose references may be floats."""
-        return Block(self.layer, self.module, self._family, self._arguments, self._absent)
+        return Block(self.layer, self.module, self._family, self._arguments, self._absent, work=self.work)
 
     def scales(self) -> dict[str, Scales]:
         """Those of the low-bit parameters, which are of their sets.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
-from peelaudit.network.block import Block
+from peelaudit.network.block import Block, Work
 from peelaudit.network.families import family_of
 from peelaudit.network.linear import keeps_inputs_first
 from peelaudit.network.lowbit.constraints import Constraint, Held
@@ -38,6 +38,9 @@ class _Recorder(nn.Module):
 
 class Decoder:
     """A checkpoint's network, embedding and head in memory, blocks on demand.
+
+    Attributes:
+        work: what all of its blocks computed.
 
     Args:
         checkpoint: open, with complete weights.
@@ -65,6 +68,7 @@ class Decoder:
         self._checkpoint = checkpoint
         self._constraints, self._rounding = constraints or {}, rounding
         self.low_bit = bool(self._constraints)
+        self.work = Work()
         self.family = family_of(checkpoint)
         self.device, self.dtype = device, dtype
         shell = checkpoint.skeleton()
@@ -128,7 +132,8 @@ class Decoder:
         module.load_state_dict(weights, strict=True, assign=True)
         module.requires_grad_(requires_grad=False).eval()
         absent = frozenset(name for name in weights if prefix + name in self._checkpoint.absent)
-        return Block(layer, module, self.family, self._arguments[layer - 1], absent, held, scales or None)
+        known = (self.family, self._arguments[layer - 1], absent, held, scales or None)
+        return Block(layer, module, *known, work=self.work)
 
     def _held(self, module: nn.Module, prefix: str) -> dict[str, Held]:
         """The block's low-bit parameters."""

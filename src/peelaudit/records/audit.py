@@ -208,7 +208,8 @@ class AuditReport:
     """A finished audit. `settings` are the resolved ones, `versions` those of the tool and the libraries that computed,
     `timings` are seconds by stage (the one part that differs between equal runs). `held_out_predictions` is the number
     of predicted tokens of each held-out cluster. `headline` is the verdict in words. `low_bit` is None where all blocks
-    are float.
+    are float. `passes` is what the blocks computed, by stage, in forward passes of all of them over all calibration
+    tokens: a backward pass counts as two, and readouts as none.
     """
 
     schema_version: int
@@ -229,6 +230,7 @@ class AuditReport:
     timings: tuple[tuple[str, float], ...]
     refinement: LayerRefinement | None = None
     low_bit: LowBit | None = None
+    passes: tuple[tuple[str, float], ...] = ()
 
     def __repr__(self) -> str:
         """The verdict in words: the figures fill pages."""

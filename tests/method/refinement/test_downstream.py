@@ -89,13 +89,19 @@ def test_a_state_is_left_as_it_was_and_written_where_it_is_told(deep: Network) -
 
 def test_work_is_counted_in_forward_passes_over_a_sequence(deep: Network) -> None:
     down, rows = downstream(deep), deep.rows.select
-    count = rows.stop - rows.start
+    count, before = rows.stop - rows.start, deep.decoder.work.done
+
+    def passes() -> float:
+        return (deep.decoder.work.done - before) / count
+
     down.rise(1, deep.states[1][rows], "the network")
-    assert down.work == 2 * count
+    assert passes() == 2
     gradient = down.top(deep.states[-1][rows], rows)
-    assert down.work == 2 * count
+    assert passes() == 2
     down.descend([deep.states[2][rows]], 2, gradient)
-    assert down.work == (2 + 3) * count
+    assert passes() == 2 + 3
+    down.push(deep.decoder.block(3), deep.states[2][rows], torch.zeros_like(gradient), {})
+    assert passes() == 2 + 3 + 2
 
 
 def test_a_state_or_a_loss_that_is_not_finite_names_what_it_is_of(deep: Network) -> None:

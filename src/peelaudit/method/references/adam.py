@@ -58,6 +58,7 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
             raise NonFiniteResult(f"layer {block.layer}: the loss of Adam became NaN or Inf at step {step}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        block.work.add(2 * len(chosen))
         optimizer.step()
         cosine.step()
         if step in stops:

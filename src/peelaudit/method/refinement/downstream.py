@@ -50,7 +50,6 @@ class Downstream:
 
     Attributes:
         store: where states and gradients go.
-        work: blocks' forward passes over one sequence, a backward pass counted as two; the readout isn't counted.
 
     Args:
         decoder: where the blocks come from.
@@ -62,7 +61,6 @@ class Downstream:
     def __init__(self, decoder: Decoder, data: TokenRows, readout: Readout, store: StateStore) -> None:
         self.decoder, self.data, self.store = decoder, data, store
         self._readout = readout
-        self.work = 0
 
     def apply(self, block: Block, state: Tensor, what: str, *, into: Tensor | None = None) -> Tensor:
         """The block's output for [sequences, positions, d_model], in a new state or `into` that one.
@@ -70,7 +68,6 @@ class Downstream:
         Raises:
             NonFiniteResult: naming `what`.
         """
-        self.work += len(state)
         output = self.store.empty(*state.shape) if into is None else into
         return apply_block(block, state, output, device=self.decoder.device, dtype=self.decoder.dtype, what=what)
 
@@ -123,7 +120,7 @@ class Downstream:
         """
         if not bool(torch.isfinite(gradient).all()):
             raise NonFiniteResult(f"the gradient of the loss at the output of layer {block.layer} holds NaN or Inf")
-        self.work += 3 * len(inputs)
+        block.work.add(2 * len(inputs))
         for part in batches(slice(0, len(inputs)), inputs.shape[1]):
             # A copy: the gradient at the last map's output may be this very tensor, which is overwritten below.
             pull = block.take(gradient[part].clone())
@@ -199,7 +196,7 @@ class Downstream:
             NotImplementedError: the block has no forward-mode derivative.
             NonFiniteResult: the tangent became NaN or Inf.
         """
-        self.work += 2 * len(inputs)
+        block.work.add(len(inputs))
         weights, turns = {}, {}
         for path, change in changes.items():
             linear = block.linears()[path]

@@ -135,8 +135,8 @@ class Refiner:
 
     @property
     def passes(self) -> float:
-        """The cost so far, in forward passes of all blocks over all calibration tokens."""
-        return self._network.down.work / (self._network.n_layers * len(self._losses))
+        """What the network's blocks computed so far, in forward passes of all of them over all calibration tokens."""
+        return self._network.down.decoder.work.done / (self._network.n_layers * len(self._losses))
 
     def all(self, reach: Reach, *, progress: Progress = SILENT) -> Refined:
         """Move all blocks at once.
@@ -160,7 +160,7 @@ class Refiner:
             yield self._refined(self._course(layer, layer), reach)
             progress.advance()
 
-    def estimated(self) -> NDArray[np.float64] | None:
+    def estimated(self, *, progress: Progress = SILENT) -> NDArray[np.float64] | None:
         """[sequences] nats of *held-out* that one natural-gradient step of all blocks would gain, without taking it.
 
         The step is *fit*'s, its length the best of the quadratic model on *select*, and that model of *held-out*, which
@@ -169,6 +169,7 @@ class Refiner:
         Raises:
             NonFiniteResult: naming the layer.
         """
+        progress.stage("estimate", 1)
         natural = self._direction(self._course(1, self._network.n_layers)).natural
         try:
             slopes, bends = self._network.modelled(natural, self._network.rows.select)
@@ -178,6 +179,7 @@ class Refiner:
             return None
         length = max(0.0, float(length))
         gain: NDArray[np.float64] = -length * slopes - length**2 / 2 * bends
+        progress.advance()
         return gain
 
     def blocks(self, refined: Refined) -> Iterator[Block]:

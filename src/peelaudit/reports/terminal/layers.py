@@ -21,6 +21,8 @@ __all__ = ["notable", "parts"]
 _WIDE = 92
 """Columns of text from which on the profile has the fit tokens' gap too, and whole names."""
 _NOTABLE = 3
+_LEAST_PASSES = 0.5
+"""Of a stage, for it to be told."""
 
 
 def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
@@ -78,6 +80,9 @@ def _cost_words(report: AuditReport) -> Iterator[str]:
         yield (
             f"All together took {whole.steps} steps, {whole.products} products and {count(round(whole.passes))} passes."
         )
+    if report.passes:
+        most = ", ".join(f"{stage} {count(round(done))}" for stage, done in report.passes if done >= _LEAST_PASSES)
+        yield f"The audit's blocks took {count(round(sum(done for _, done in report.passes)))} passes in all: {most}."
 
 
 def _readout_words(report: AuditReport) -> str:
