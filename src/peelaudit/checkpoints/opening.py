@@ -101,11 +101,14 @@ def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Stor
     """The store of what the parameters are made of, the skeleton with what a quantisation computes beside them, and
     where each parameter comes from.
     """
-    method = parts.description.method
+    method, store = parts.description.method, parts.store
     if method is None:
-        return parts.store, skeleton, match(parts.names(parts.store, skeleton), skeleton, subject)
-    store, skeleton = Dequantized(parts.store, method), method.prepare(skeleton)
-    return store, skeleton, match(store.origins(parts.names(store, skeleton), skeleton), skeleton, subject)
+        found = parts.names(store, skeleton)
+    else:
+        store = packed = Dequantized(store, method)
+        skeleton = method.prepare(skeleton)
+        found = packed.origins(parts.names(packed, skeleton), skeleton)
+    return store, skeleton, match(found, skeleton, subject, within_wrapper=parts.description.within_wrapper)
 
 
 def _find_parts(path: Path, config: Path | None) -> _Parts:

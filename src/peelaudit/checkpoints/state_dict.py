@@ -39,7 +39,8 @@ def recognise(content: object, path: Path) -> StateDict:
     nested or self-referencing is ever walked.
 
     Raises:
-        MalformedCheckpoint: names aren't text, or a tensor has no bytes.
+        MalformedCheckpoint: names aren't text.
+        MismatchedWeights: something else than tensors is among them.
         UnsupportedCheckpoint: there is no state dict.
     """
     subject = quoted(path)
@@ -64,6 +65,11 @@ def _tensors(state: Mapping[object, object], path: Path) -> Mapping[str, torch.T
             raise MalformedCheckpoint(f"{quoted(path)}: a tensor's name is of type {type(name).__name__}, not text")
         if isinstance(value, torch.Tensor):
             found[name] = value
+        elif value is not None and not name.endswith("_extra_state"):
+            raise MismatchedWeights(
+                f"{quoted(path)}: in the state dict, {quoted(name)} is a {type(value).__name__}, not a tensor: what it"
+                " does to the network isn't known"
+            )
     return found
 
 
