@@ -94,7 +94,8 @@ def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
         training_step=parts.training_step,
         sha256=snapshot.sha256,
     )
-    return Checkpoint(info, config, skeleton, store, matched, snapshot, method.notes if method else ())
+    notes = (*parts.description.notes, *(method.notes if method else ()))
+    return Checkpoint(info, config, skeleton, store, matched, snapshot, notes)
 
 
 def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Store, torch.nn.Module, Matched]:
