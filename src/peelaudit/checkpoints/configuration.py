@@ -204,11 +204,15 @@ def build_config(description: Description) -> Any:
     """
     values = {key: value for key, value in description.values.items() if key not in _UNUSED}
     try:
-        return description.config_class.from_dict(values)
+        config = description.config_class.from_dict(values)
     except Exception as error:
         raise MalformedCheckpoint(
             f"{description.subject}: the values contradict each other or the family's types ({type(error).__name__})"
         ) from None
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if slides and getattr(config, "sliding_window", 0) is None:
+        raise MalformedCheckpoint(f"{description.subject}: layer_types has sliding_attention, but no sliding_window")
+    return config
 
 
 def build_skeleton(config: Any, subject: str) -> torch.nn.Module:
