@@ -86,6 +86,8 @@ def test_the_token_stands_where_the_network_does_better(folder: Path, monkeypatc
     assert front is not None
     assert (front.placement, front.without, front.within, front.fed_only) == ("sequence", 5.0, 3.0, ())
     assert found.info.tokens_sha256 != stream.info.tokens_sha256 == found.info.drawn_sha256
+    network(monkeypatch, bare=5.0, headed=4.995)
+    assert (choose(stream).fit.tokens == stream.fit.tokens).all()
     network(monkeypatch, bare=3.0, headed=5.0)
     same = choose(stream)
     assert (same.fit.tokens == stream.fit.tokens).all()

@@ -111,6 +111,29 @@ def test_a_bin_is_little_endian_uint16(tmp_path: Path) -> None:
     assert (info.tokens_sha256, info.kind, info.available_tokens) == (expected, "bin", 6000)
 
 
+def test_rows_that_are_filled_up_end_before_the_padding(tmp_path: Path) -> None:
+    """The network isn't fed what a batch was padded with, let alone asked to predict it."""
+    rows = 1 + RNG.integers(0, 100, (200, 70))
+    lengths = RNG.integers(40, 71, 200)
+    for row, length in zip(rows, lengths, strict=True):
+        row[length:] = 0
+    calibration = load(tmp_path, save(tmp_path / "a.npy", rows), seq_len=32)
+    for split in (calibration.fit, calibration.select, calibration.held_out):
+        assert (split.tokens != 0).all()
+    assert calibration.info.available_tokens in (None, int(lengths.sum()))
+    assert any("the token 0 at the end of its rows is taken for padding" in one for one in calibration.warnings)
+
+
+@pytest.mark.parametrize("ending", ["one token", "chance"])
+def test_rows_that_only_end_alike_are_whole(tmp_path: Path, ending: str) -> None:
+    rows = 1 + RNG.integers(0, 100, (200, 64))
+    if ending == "one token":
+        rows[:, -1] = 0
+    calibration = load(tmp_path, save(tmp_path / "a.npy", rows), seq_len=64)
+    assert calibration.info.available_tokens == rows.size
+    assert not any("padding" in one for one in calibration.warnings)
+
+
 def llmc(magic: int, version: int, ids: np.ndarray, dtype: str, count: int | None = None) -> bytes:
     """A token file as llm.c's scripts write it."""
     header = np.zeros(256, dtype="<i4")

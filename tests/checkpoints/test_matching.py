@@ -116,6 +116,19 @@ def test_an_adapter_among_the_weights_is_refused_with_advice(write: Save, name: 
         open_checkpoint(write(tmp_path / "a", {name: torch.ones(3)}))
 
 
+def test_what_a_script_writes_beside_tensors_is_no_part_of_the_network(tmp_path: Path) -> None:
+    with open_checkpoint(as_bin(tmp_path / "a", {"epoch": 3, "args": {"lr": 0.1}})) as checkpoint:  # type: ignore[dict-item]
+        assert checkpoint.ignored == ()
+
+
+@pytest.mark.parametrize("key", ["lora", "lora_state_dict", "adapter"])
+def test_an_adapter_beside_a_state_dict_is_refused_with_advice(key: str, tmp_path: Path) -> None:
+    folder = save(model("llama"), tmp_path)
+    torch.save({"model": model("llama").state_dict(), key: {"a": torch.ones(2)}}, folder / "a.pt")
+    with pytest.raises(UnsupportedCheckpoint, match=f"holds '{key}' beside its model; merge that"):
+        open_checkpoint(folder / "a.pt")
+
+
 def test_an_adapter_beside_the_weights_is_refused_with_advice(tmp_path: Path) -> None:
     path = as_safetensors(tmp_path / "a", {})
     (path / "adapter_config.json").write_text("{}")

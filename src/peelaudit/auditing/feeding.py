@@ -24,6 +24,12 @@ from peelaudit.settings.audit import Bos
 __all__ = ["fed"]
 
 
+LEAST_GAIN = 0.01
+"""Nats/token for which the token is put before every sequence: an untrained network does as badly either way, and is to
+be fed as the later ones of its run are, more often than not.
+"""
+
+
 def fed(
     calibration: Calibration, decoder: Decoder, wanted: Bos, store: StateStore, *, progress: Progress = SILENT
 ) -> Calibration:
@@ -51,7 +57,7 @@ def fed(
         same = np.array_equal(other.select.tokens, calibration.select.tokens)
         each_headed = each if same else _select_losses(other, decoder, store)
         losses = _compared(calibration, each, each_headed)
-        if wanted == "sequence" or losses[1] < losses[0]:
+        if wanted == "sequence" or losses[0] - losses[1] > LEAST_GAIN:
             found, each = other, each_headed
     progress.advance()
     fed_only = _never_predicted(found, each)
