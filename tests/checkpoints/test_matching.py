@@ -87,6 +87,22 @@ def test_nor_in_nanogpt(name: str, tmp_path: Path) -> None:
         open_checkpoint(as_nanogpt(tmp_path / "a", {name: torch.ones(32)}))
 
 
+@pytest.mark.parametrize("write", [as_lightning, as_bin, as_nanogpt])
+def test_a_tensor_left_out_is_an_error(write: Save, tmp_path: Path) -> None:
+    path = write(tmp_path / "a", {})
+    file = path / "pytorch_model.bin" if path.is_dir() else path
+    content = torch.load(file, weights_only=True)
+    state = content.get("state_dict") or content.get("model") or content
+    for name in list(state):
+        if name.endswith("attn.bias") or (write is as_nanogpt and name in ("lm_head.weight", "transformer.wte.weight")):
+            continue  # a mask; two names of one matrix
+        tensor = state.pop(name)
+        torch.save(content, file)
+        with pytest.raises(MismatchedWeights):
+            open_checkpoint(path)
+        state[name] = tensor
+
+
 @pytest.mark.parametrize("write", LLAMA_FILES)
 def test_what_is_known_to_be_without_effect_is_left_out(write: Save, tmp_path: Path) -> None:
     beside = {
