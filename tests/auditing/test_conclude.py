@@ -33,7 +33,7 @@ def losses(fit: float, select: float, held_out: float, panel: Panel = PANEL) -> 
     """Of these means, nats/token: every sequence of a split alike."""
     found = np.empty(len(panel.index))
     for split, mean in (("fit", fit), ("select", select), ("held_out", held_out)):
-        found[panel.splits[split]] = mean * panel.predictions  # type: ignore[index]
+        found[panel.splits[split]] = mean * panel.predictions[panel.splits[split]]  # type: ignore[index]
     return found
 
 

@@ -111,6 +111,79 @@ def test_a_bin_is_little_endian_uint16(tmp_path: Path) -> None:
     assert (info.tokens_sha256, info.kind, info.available_tokens) == (expected, "bin", 6000)
 
 
+def test_rows_that_are_filled_up_end_before_the_padding(tmp_path: Path) -> None:
+    """The network isn't fed what a batch was padded with, let alone asked to predict it."""
+    rows = 1 + RNG.integers(0, 100, (200, 70))
+    lengths = RNG.integers(40, 71, 200)
+    for row, length in zip(rows, lengths, strict=True):
+        row[length:] = 0
+    calibration = load(tmp_path, save(tmp_path / "a.npy", rows), seq_len=32)
+    for split in (calibration.fit, calibration.select, calibration.held_out):
+        assert (split.tokens != 0).all()
+    assert calibration.info.available_tokens in (None, int(lengths.sum()))
+    assert any("the token 0 at the end of its rows is taken for padding" in one for one in calibration.warnings)
+
+
+@pytest.mark.parametrize("ending", ["one token", "chance"])
+def test_rows_that_only_end_alike_are_whole(tmp_path: Path, ending: str) -> None:
+    rows = 1 + RNG.integers(0, 100, (200, 64))
+    if ending == "one token":
+        rows[:, -1] = 0
+    calibration = load(tmp_path, save(tmp_path / "a.npy", rows), seq_len=64)
+    assert calibration.info.available_tokens == rows.size
+    assert not any("padding" in one for one in calibration.warnings)
+
+
+def llmc(magic: int, version: int, ids: np.ndarray, dtype: str, count: int | None = None) -> bytes:
+    """A token file as llm.c's scripts write it."""
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = magic, version, len(ids) if count is None else count
+    return header.tobytes() + ids.astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        IDS.astype("<u4").tobytes(),
+        llmc(20240520, 1, IDS, "<u2"),
+        llmc(20240801, 7, IDS, "<u4"),
+    ],
+    ids=["uint32", "llm.c for GPT-2", "llm.c for Llama 3"],
+)
+def test_a_bin_of_wider_ids_or_with_a_header_holds_the_same_tokens(raw: bytes, tmp_path: Path) -> None:
+    (path := tmp_path / "a.bin").write_bytes(raw)
+    expected = load(tmp_path, save(tmp_path / "a.npy", IDS)).info.tokens_sha256
+    info = load(tmp_path, path).info
+    assert (info.tokens_sha256, info.available_tokens) == (expected, 6000)
+
+
+def test_ids_of_a_large_vocabulary_are_uint32(tmp_path: Path) -> None:
+    ids = IDS + 100_000
+    (path := tmp_path / "a.bin").write_bytes(ids.astype("<u4").tobytes())
+    expected = load(tmp_path, save(tmp_path / "a.npy", ids), vocabulary=128_256).info.tokens_sha256
+    assert load(tmp_path, path, vocabulary=128_256).info.tokens_sha256 == expected
+    path.write_bytes(IDS.astype("<u2").tobytes())
+    assert "is not in the model's vocabulary of 128256" in refusal(tmp_path, path, vocabulary=128_256)
+    path.write_bytes(ids.astype("<u4").tobytes() + b"\0\0")
+    assert "24002 bytes are not a whole number of uint32 tokens" in refusal(tmp_path, path, vocabulary=128_256)
+
+
+@pytest.mark.parametrize(
+    ("raw", "defect"),
+    [
+        (llmc(20240520, 2, IDS, "<u2"), "its llm.c header is of version 2; version 1 is read"),
+        (llmc(20240520, 1, IDS, "<u2", 6001), "its llm.c header promises 6001 tokens, 12002 bytes, and 12000 follow"),
+        (llmc(20240520, 1, IDS, "<u2", -1), "its llm.c header promises -1 tokens"),
+        (llmc(20240801, 7, IDS, "<u2"), "its llm.c header promises 6000 tokens, 24000 bytes, and 12000 follow"),
+        (llmc(20240520, 1, IDS[:0], "<u2"), "its llm.c header promises 0 tokens"),
+        (np.array([20240520, 1, 9], dtype="<i4").tobytes(), "its llm.c header promises 9 tokens"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_refused(raw: bytes, defect: str, tmp_path: Path) -> None:
+    (path := tmp_path / "a.bin").write_bytes(raw)
+    assert defect in refusal(tmp_path, path)
+
+
 @pytest.mark.parametrize("suffix", ["npy", "bin"])
 def test_row_53_a_token_beyond_the_vocabulary_is_named_with_its_place(tmp_path: Path, suffix: str) -> None:
     ids = IDS.copy()

@@ -48,7 +48,7 @@ def write(
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(5000.0)
-    writer.add_rope_dimension_count(WIDTH // 4)
+    writer.add_rope_dimension_count(HEAD_SIZES.get(architecture, WIDTH // 4))
     writer.add_token_list([f"t{index}" for index in range(VOCABULARY)])
     writer.add_tokenizer_model("gpt2")
     generator = np.random.default_rng(0)
@@ -66,6 +66,7 @@ def write(
             sizes |= {f"{block}.attn_{part}": (heads * size, WIDTH), f"{block}.attn_q_norm": (size,)}
             sizes |= {f"{block}.attn_k_norm": (size,), f"{block}.attn_output": (WIDTH, 4 * size)}
     if architecture == "gemma3":
+        writer.add_sliding_window(16)
         parts = ("post_attention_norm", "post_ffw_norm")
         sizes |= {f"blk.{layer}.{part}": (WIDTH,) for layer in range(LAYERS) for part in parts}
     if architecture == "qwen2":
@@ -196,6 +197,15 @@ def value(key: bytes, kind: int, data: bytes) -> bytes:
 
 
 ARCHITECTURE = value(b"general.architecture", 8, text(b"llama"))
+SIZED = (
+    ARCHITECTURE,
+    *(
+        value(b"llama." + key, 4, struct.pack("<I", 4))
+        for key in (b"block_count", b"context_length", b"embedding_length", b"feed_forward_length")
+    ),
+    value(b"llama.attention.head_count", 4, struct.pack("<I", 4)),
+    value(b"llama.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-5)),
+)
 
 
 def tensor(name: bytes = b"a", dims: tuple[int, ...] = (32,), kind: int = 0, offset: int = 0) -> bytes:
@@ -248,9 +258,12 @@ def aligned(number: int, kind: int = 4) -> bytes:
         (header(tensors=(tensor(),)) + bytes(200), "doesn't name its architecture"),
         (header(value(b"general.architecture", 8, text(b"bert"))), "the architecture 'bert' can't be audited"),
         (header(ARCHITECTURE, value(b"llama.expert_count", 4, struct.pack("<I", 8))), "mixtures of experts"),
-        (header(ARCHITECTURE, value(b"llama.rope.scaling.type", 8, text(b"yarn"))), "scales its rotary"),
-        (header(ARCHITECTURE, tensors=(tensor(b"rope_freqs.weight"),)) + bytes(200), "scales its rotary"),
-        (header(ARCHITECTURE, value(b"llama.block_count", 8, text(b"two"))), "num_hidden_layers is 'two'"),
+        (header(*SIZED, value(b"llama.rope.scaling.type", 8, text(b"longrope"))), "rope.scaling.type' is 'longrope'"),
+        (header(*SIZED, tensors=(tensor(b"rope_freqs.weight"),)) + bytes(200), "scales its rotary"),
+        (header(ARCHITECTURE, value(b"llama.block_count", 8, text(b"two"))), "llama.block_count' is 'two'"),
+        (header(ARCHITECTURE), "lacks the value 'llama.block_count'"),
+        (header(ARCHITECTURE, value(b"split.count", 2, struct.pack("<H", 2))), "one of '2' parts"),
+        (header(ARCHITECTURE, value(b"general.type", 8, text(b"adapter"))), "general.type is 'adapter'"),
     ],
 )
 def test_hostile_headers(content: bytes, message: str, tmp_path: Path) -> None:

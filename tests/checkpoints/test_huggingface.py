@@ -235,7 +235,7 @@ def test_values_that_name_code_kernels_or_labels_are_not_followed(llama: Path) -
     edit(
         llama,
         num_labels=10**9,
-        auto_map={"AutoModelForCausalLM": "evil.Model"},
+        auto_map={"AutoModelForCausalLM": "evil.LlamaForCausalLM"},
         _attn_implementation="somebody/kernels",
         kernel_config={"RMSNorm": "somebody/kernels:RMSNorm"},
     )
@@ -264,7 +264,7 @@ def test_no_layer_is_nothing_to_audit(llama: Path) -> None:
 )
 def test_what_cannot_be_audited_is_said_in_one_sentence(llama: Path, values: dict[str, object], message: str) -> None:
     (llama / "evil.py").write_text("raise SystemExit('ran')")
-    edit(llama, **values)
+    edit(llama, architectures=None, **values)
     with pytest.raises(UnsupportedCheckpoint, match=message) as caught:
         open_checkpoint(llama)
     assert "\n" not in str(caught.value)

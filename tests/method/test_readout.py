@@ -15,7 +15,7 @@ from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.readout import Readout, ReadoutFactory, Unembedding, token_losses
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import Rows, StateStore, TokenRows, trained_states
+from peelaudit.network.states import NO_TARGET, Rows, StateStore, TokenRows, trained_states
 from tests.places import FIXTURES
 
 ROWS = Rows(slice(0, 24), slice(24, 32), slice(32, 44))
@@ -42,6 +42,21 @@ def drawn(peeled: tuple) -> tuple[Decoder, TokenRows, tuple[Tensor, ...]]:
         chances = Unembedding.of(decoder).logits(final).softmax(dim=-1)
         tokens[:, position] = torch.multinomial(chances, 1, generator=generator)[:, 0]
     return decoder, TokenRows(tokens, ROWS), trained_states(decoder, tokens, StateStore())
+
+
+def test_what_is_fed_only_is_in_no_loss(peeled: tuple) -> None:
+    """The loss of a sequence is that of its other tokens, whichever token stands there for the loss."""
+    decoder, data, states = peeled
+    fed_only = torch.zeros_like(data.tokens, dtype=torch.bool)
+    fed_only[:, 7] = fed_only[3, 9] = True
+    masked = replace(data, fed_only=fed_only)
+    assert masked.predictions(slice(2, 5)).tolist() == [30, 29, 30]
+    assert data.predictions(slice(2, 5)).tolist() == [31, 31, 31]
+    own = ReadoutFactory(decoder, masked, states[-1], seed=0).own
+    found = own.losses(states[-1], masked.targets(slice(None)), torch.arange(2, 5), "a test")
+    each = token_losses(own.unembedding.logits(states[-1][2:5, :-1]), data.tokens[2:5, 1:]).double()
+    expected = each.masked_fill(fed_only[2:5, 1:], 0).sum(dim=1)
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-6)
 
 
 def select_loss(factory: ReadoutFactory, kind: str, state: Tensor, data: TokenRows) -> float:
@@ -167,8 +182,13 @@ def test_a_temperature_is_chosen_on_select(peeled: tuple) -> None:
 
 @pytest.mark.parametrize("kind", ["own", "lens"])
 @pytest.mark.parametrize("softcap", [None, 3.0])
-def test_a_curvature_product_is_the_change_of_the_gradient_of_expected_losses(kind: str, softcap: float | None) -> None:
-    """J'(diag p - pp')J v from the whole Jacobian, and the losses' slopes from differences."""
+@pytest.mark.parametrize("left_out", [(), ((0, 0), (1, 2))])
+def test_a_curvature_product_is_the_change_of_the_gradient_of_expected_losses(
+    kind: str, softcap: float | None, left_out: tuple[tuple[int, int], ...]
+) -> None:
+    """J'(diag p - pp')J v from the whole Jacobian, and the losses' slopes from differences; where the next token isn't
+    to be predicted, nothing.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -181,16 +201,20 @@ def test_a_curvature_product_is_the_change_of_the_gradient_of_expected_losses(ki
         None if kind == "own" else (0.3 * draw(6, 6), draw(6)),
     )
     state, tangent, tokens = draw(2, 4, 6), draw(2, 4, 6), torch.randint(0, 9, (2, 4), generator=generator)
+    for sequence, position in left_out:
+        tokens[sequence, position + 1] = NO_TARGET
 
     def logits(hidden: Tensor) -> Tensor:
         moved = hidden if readout.map is None else hidden + hidden @ readout.map[0] + readout.map[1]
         return readout.unembedding.logits(moved)
 
-    product = readout.curvature(state, tangent)
+    product = readout.curvature(state, tangent, tokens)
     slopes, bends = readout.along(state, tangent, tokens)
     expected = torch.zeros_like(state)
     for sequence in range(2):
         for position in range(3):
+            if (sequence, position) in left_out:
+                continue
             jacobian = torch.autograd.functional.jacobian(logits, state[sequence, position])
             p = jacobian.new_tensor(logits(state[sequence, position]).softmax(dim=-1).tolist())
             inner = torch.diag(p) - torch.outer(p, p)
@@ -208,7 +232,7 @@ def test_curvature_leaves_what_it_is_given(peeled: tuple) -> None:
     decoder, data, states = peeled
     own = ReadoutFactory(decoder, data, states[-1], seed=0).own
     state, tangent = states[-1][:2].clone(), torch.ones_like(states[-1][:2])
-    own.curvature(state, tangent)
+    own.curvature(state, tangent, data.tokens[:2])
     assert torch.equal(state, states[-1][:2])
     assert torch.equal(tangent, torch.ones_like(tangent))
     assert not state.requires_grad

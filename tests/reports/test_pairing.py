@@ -8,7 +8,7 @@ import math
 import pytest
 
 from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
-from peelaudit.records import AuditReport
+from peelaudit.records import AuditReport, Front
 from peelaudit.reports.compare import compare
 from peelaudit.reports.pairing import Change, Pairing, check_settings
 from tests.factories import make_report
@@ -55,6 +55,15 @@ def test_all_that_keeps_reports_apart_is_told() -> None:
     assert len(caught.value.problems) == len(starts)
     for problem, start in zip(caught.value.problems, starts, strict=True):
         assert problem.startswith(start)
+
+
+def test_tokens_that_differ_by_what_sequences_begin_with_are_told_so() -> None:
+    document, sequence = (Front((1,), placement, 3.0, 2.0, ()) for placement in ("document", "sequence"))
+    base = dataclasses.replace(BASE, data=dataclasses.replace(BASE.data, front=document))
+    new = dataclasses.replace(BASE, data=dataclasses.replace(BASE.data, front=sequence, tokens_sha256="d4" * 32))
+    with pytest.raises(IncomparableReports, match="before every sequence in some alone: give --bos"):
+        compare(base, new)
+    compare(BASE, with_settings(base, bos="document"))
 
 
 def test_a_setting_that_one_report_is_without_keeps_them_apart() -> None:

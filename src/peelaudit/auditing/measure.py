@@ -8,6 +8,7 @@ computed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import Rows, StateStore, TokenRows, trained_states
+from peelaudit.network.states import NO_TARGET, Rows, StateStore, TokenRows, trained_states
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import BlockFit
 from peelaudit.settings.audit import AuditConfig, ReadoutKind
@@ -167,7 +168,14 @@ class Measurer:
             "select": calibration.select.clusters,
             "held_out": calibration.held_out.clusters,
         }
-        draw = partial(Panel.of, clusters, self._data.tokens.shape[1], resamples=config.resamples, seed=config.seed)
+        draw = partial(
+            Panel.of,
+            clusters,
+            self._data.tokens.shape[1],
+            resamples=config.resamples,
+            seed=config.seed,
+            predictions=self._data.predictions(slice(None)).numpy(),
+        )
         self._panel = draw()
         self._depth_panel = draw(fit_sequences=max(LEAST_FIT, len(calibration.select.clusters) // 2))
         self._states = trained_states(decoder, self._data.tokens, store, progress=progress)
@@ -198,9 +206,9 @@ class Measurer:
         Raises:
             NonFiniteResult: a state or a loss became NaN or Inf.
         """
-        tokens = self._data.tokens[self._data.rows.held_out]
-        final = trained_states(decoder, tokens, self._store)[-1]
-        return head.losses(final, tokens, torch.arange(len(final)), "the reference refined, as saved")
+        rows = self._data.rows.held_out
+        final = trained_states(decoder, self._data.tokens[rows], self._store)[-1]
+        return head.losses(final, self._data.targets(rows), torch.arange(len(final)), "the reference refined, as saved")
 
     @property
     def head(self) -> Readout:
@@ -228,7 +236,7 @@ class Measurer:
             own=tuple(own),
             readout=tuple(readout),
             deviations=tuple(deviation(state, rows.held_out) for state in self._states[1:]),
-            unigram=_unigram(self._data.tokens, rows.fit, self._decoder.vocabulary),
+            unigram=_unigram(self._data.targets(slice(None)), rows.fit, self._decoder.vocabulary),
             temperature=temperature,
             tempered=self._read(tempered, self._states[-1], "the trained network"),
         )
@@ -264,7 +272,7 @@ class Measurer:
 
     def _refined_by_half(self, reach: Reach, rows: Rows) -> Losses:
         """On the panel, zero but for *held-out*: the losses of blocks refined with half of *fit*."""
-        fewer = TokenRows(self._data.tokens, Rows(slice(0, rows.fit.stop // 2), rows.select, rows.held_out))
+        fewer = dataclasses.replace(self._data, rows=Rows(slice(0, rows.fit.stop // 2), rows.select, rows.held_out))
         down = Downstream(self._decoder, fewer, self._head, self._store)
         refiner = Refiner(down, self._states, self._base)
         losses = np.zeros_like(self._base)
@@ -309,10 +317,10 @@ class Measurer:
 
     def _losses(self, kind: ReadoutKind, state: Tensor, panel: Panel, what: str) -> Losses:
         fitted = self._readouts.fit(kind, state, what)
-        return fitted.losses(state, self._data.tokens, torch.from_numpy(panel.index), what)
+        return fitted.losses(state, self._data.targets(slice(None)), torch.from_numpy(panel.index), what)
 
     def _read(self, readout: Readout, state: Tensor, what: str) -> Losses:
-        return readout.losses(state, self._data.tokens, torch.arange(len(state)), what)
+        return readout.losses(state, self._data.targets(slice(None)), torch.arange(len(state)), what)
 
     def _schedules(self, plan: SchedulePlan, peel_map: Sequence[ProjectionRow]) -> tuple[tuple[Schedule, ...], int]:
         """The schedules to run, and how many staircases the search has compared. `final` is always among them."""
@@ -352,8 +360,10 @@ class Measurer:
         return nodes, leaves
 
 
-def _unigram(tokens: Tensor, fit: slice, vocabulary: int) -> Losses:
+def _unigram(targets: Tensor, fit: slice, vocabulary: int) -> Losses:
     """[sequences] nats of each sequence under the fit tokens' add-one frequencies, first positions left out."""
-    counts = torch.bincount(tokens[fit].flatten(), minlength=vocabulary).double() + 1
-    surprise: Losses = -(counts / counts.sum()).log()[tokens[:, 1:]].sum(dim=1).numpy()
-    return surprise
+    seen = targets[fit].flatten()
+    counts = torch.bincount(seen[seen != NO_TARGET], minlength=vocabulary).double() + 1
+    surprises = -(counts / counts.sum()).log()[targets[:, 1:].clamp(min=0)]
+    summed: Losses = surprises.masked_fill(targets[:, 1:] == NO_TARGET, 0.0).sum(dim=1).numpy()
+    return summed

@@ -16,6 +16,7 @@ import torch
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, rank_warnings
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.effort import Extent, extent
+from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.measure import Measurements, Measurer, RefinedLosses
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.calibration import Calibration, check_given, load_calibration
@@ -109,12 +110,14 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
     Raises:
         PeelauditError: as `audit_config`; the checkpoint having changed meanwhile is one.
     """
-    config, checkpoint, calibration, clock = audit.config, audit.checkpoint, audit.calibration, audit.clock
+    config, checkpoint, clock = audit.config, audit.checkpoint, audit.clock
     grids = check_weights(checkpoint, clock)
     decoder, low_bit = held_decoder(audit, grids)
-    sequences = sum(len(split.tokens) for split in (calibration.fit, calibration.select, calibration.held_out))
+    drawn = audit.calibration
+    sequences = sum(len(split.tokens) for split in (drawn.fit, drawn.select, drawn.held_out))
     clock.meter = lambda: decoder.work.done / (sequences * decoder.n_layers)
     store = StateStore(dtype=decoder.dtype, device=decoder.device)
+    calibration = fed(drawn, decoder, config.bos, store, progress=clock)
     measurer = Measurer(decoder, calibration, config, store=store, progress=clock)
     trained, wanted = measurer.trained(), audit.extent
     references = measurer.references(trained, audit.plan, map_reach=wanted.map_reach)

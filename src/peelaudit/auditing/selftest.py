@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.faults import damaged
+from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.measure import Measurements, Measurer
 from peelaudit.auditing.run import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
@@ -123,10 +124,12 @@ class _Bench:
     """A checkpoint open for audits of damaged copies."""
 
     def __init__(self, audit: Prepared) -> None:
-        self._audit, self._config, self._calibration = audit, audit.config, audit.calibration
+        self._audit, self._config = audit, audit.config
         self._info = audit.checkpoint.info
         self._dtype = getattr(torch, audit.config.dtype)
         self.decoder = _decoder(audit)
+        store = StateStore(dtype=self._dtype, device=self.decoder.device)
+        self._calibration = fed(audit.calibration, self.decoder, audit.config.bos, store)
 
     def decoder_of(self, path: Path, stack: ExitStack) -> Decoder:
         """Another checkpoint's network, open as long as `stack`. Raises ConfigError where it isn't alike."""

@@ -6,6 +6,7 @@
     tokenization    the checkpoint's tokenizer, or the given one; never from a hub
     drawing         documents -> clusters of sequences
     splits          clusters -> fit, select, held-out
+    feeding         what stands before each sequence, and what is no target
 
 **Documents and splits.** Exact duplicates are dropped, for the copy of a fitted document is no held-out one. The others
 are shuffled (seeded) and joined to clusters (`draw_documents`); whole clusters go to the splits. Where there are no
@@ -13,19 +14,19 @@ documents, or fewer than three splits need, the sequence is the unit (`draw_stre
 
 **Special tokens.** A document has in front of it what its tokenizer puts there by itself (Llama's `<s>`); where it adds
 nothing but has one token for the beginning and the end of a text (GPT-2's `<|endoftext|>`), that one; else nothing.
-What the tokenizer puts behind a text stands behind a whole document. A sequence that begins within a document begins
-with the document's tokens, without a special one; so does every sequence of an undivided text. Measured, nats/token of
-the text on TinyStories, sequences of 128:
+What the tokenizer puts behind a text stands behind a whole document. Sequences that begin within a document, and all of
+an undivided text, begin so as well where the trained network does better then (`peelaudit.auditing.feeding`). Measured,
+nats/token of the text on TinyStories, sequences of 128:
 
     stories260K             a story with `<s>` before it 1.443   with nothing 1.475          with `</s>` 1.545
     bitllama-3M                                          1.349                1.368                      1.375
     SmolLM2-135M-Instruct             `<|im_start|>` 2.522                2.496          `<|im_end|>` 2.550
-    stories260K             a sequence within the text, with `<s>` before it 1.636, with nothing 1.522
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,13 @@ from peelaudit.calibration.drawing import (
     draw_streams,
     drop_repeated,
 )
+from peelaudit.calibration.feeding import feeding_only, headed
 from peelaudit.calibration.sources import find_sources
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, assign, join, sha256_of_tokens, split_info
-from peelaudit.calibration.tokenization import check_tokenizer, encode_document, find_tokenizer
+from peelaudit.calibration.tokenization import Encoder, check_tokenizer, encode_document, find_tokenizer
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.progress import SILENT, Progress
-from peelaudit.records import CheckpointInfo, DataInfo
+from peelaudit.records import CheckpointInfo, DataInfo, Front
 from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Calibration", "Split", "check_given", "load_calibration"]
@@ -65,6 +67,35 @@ class Calibration:
     held_out: Split
     info: DataInfo
     warnings: tuple[str, ...]
+    front: tuple[int, ...] = ()
+    """What the tokenizer puts before a text, where it isn't left out."""
+
+    def headed(self) -> Calibration:
+        """With `front` before each sequence, not documents alone."""
+        return self._changed(lambda split: headed(split, self.front))
+
+    def feeding_only(self, tokens: Collection[int]) -> Calibration:
+        """With these tokens fed to the network, and never to be predicted."""
+        return self._changed(lambda split: feeding_only(split, tokens))
+
+    def placed(self, placement: str, losses: tuple[float, float] | None, fed_only: tuple[int, ...]) -> Calibration:
+        """With what is said of `front` in the report."""
+        without, within = losses or (None, None)
+        front = Front(self.front, placement, without, within, fed_only)
+        return dataclasses.replace(self, info=dataclasses.replace(self.info, front=front))
+
+    def _changed(self, change: Callable[[Split], Split]) -> Calibration:
+        info, splits = self.info, [change(split) for split in (self.fit, self.select, self.held_out)]
+        sizes = [
+            split_info(split, size.documents)
+            for split, size in zip(splits, (info.fit, info.select, info.held_out), strict=True)
+        ]
+        digest = sha256_of_tokens(splits)
+        drawn = info.drawn_sha256 or ("" if digest == info.tokens_sha256 else info.tokens_sha256)
+        info = dataclasses.replace(
+            info, tokens_sha256=digest, drawn_sha256=drawn, fit=sizes[0], select=sizes[1], held_out=sizes[2]
+        )
+        return dataclasses.replace(self, info=info, fit=splits[0], select=splits[1], held_out=splits[2])
 
 
 def check_given(config: AuditConfig) -> None:
@@ -91,16 +122,18 @@ def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progres
     _check_settings(config, checkpoint)
     corpus = read_corpus(config, checkpoint, progress)
     progress.stage("tokenising", 1)
-    encode, tokenizer = _encoder(config, checkpoint, corpus)
+    encoder = _encoder(config, checkpoint, corpus)
+    encode = _encoding(encoder, checkpoint.vocabulary, whole=corpus.divided)
     seq_len, drawn = _draw(config, checkpoint.context, corpus, encode)
     clusters, repeated = drop_repeated(drawn.clusters)
     if len(clusters) < MIN_CLUSTERS:
         raise CalibrationError(_too_few(corpus, drawn, len(clusters), seq_len))
     parts = _split(config, clusters)
     fit, select, held_out = (join(part) for part in parts)
-    info = _info(corpus, drawn, tokenizer, (fit, select, held_out), parts)
+    info = _info(corpus, drawn, encoder.name if encoder else None, (fit, select, held_out), parts)
     progress.advance()
-    return Calibration(fit, select, held_out, info, (*corpus.warnings, *_warnings(config, info, repeated)))
+    warnings = (*corpus.warnings, *_warnings(config, info, repeated))
+    return Calibration(fit, select, held_out, info, warnings, encoder.prefix if encoder else ())
 
 
 def _check_settings(config: AuditConfig, checkpoint: CheckpointInfo) -> None:
@@ -119,20 +152,24 @@ def _check_settings(config: AuditConfig, checkpoint: CheckpointInfo) -> None:
         raise ConfigError(*problems)
 
 
-def _encoder(
-    config: AuditConfig, checkpoint: CheckpointInfo, corpus: Corpus
-) -> tuple[Callable[[Document, int], Tokens], str | None]:
-    """What gives a document's first tokens, and the tokenizer's name. Token ids alone need no tokenizer."""
-    texts = any(isinstance(document, str) for document in corpus.documents)
-    path, vocabulary = Path(checkpoint.path), checkpoint.vocabulary
-    encoder = find_tokenizer(config.tokenizer, path, vocabulary, config=config.config) if texts else None
+def _encoder(config: AuditConfig, checkpoint: CheckpointInfo, corpus: Corpus) -> Encoder | None:
+    """The tokenizer, putting nothing in front where that isn't wanted. Token ids alone need none."""
+    if not any(isinstance(document, str) for document in corpus.documents):
+        return None
+    path = Path(checkpoint.path)
+    encoder = find_tokenizer(config.tokenizer, path, checkpoint.vocabulary, config=config.config)
+    return dataclasses.replace(encoder, prefix=()) if config.bos == "never" else encoder
+
+
+def _encoding(encoder: Encoder | None, vocabulary: int, *, whole: bool) -> Callable[[Document, int], Tokens]:
+    """What gives a document's first tokens."""
 
     def encode(document: Document, limit: int) -> Tokens:
         if encoder is None or not isinstance(document, str):
             return np.asarray(document[:limit], dtype=np.int64)
-        return encode_document(encoder, document, limit=limit, vocabulary=vocabulary, whole=corpus.divided)
+        return encode_document(encoder, document, limit=limit, vocabulary=vocabulary, whole=whole)
 
-    return encode, encoder.name if encoder else None
+    return encode
 
 
 def _draw(

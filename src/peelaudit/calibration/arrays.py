@@ -1,4 +1,4 @@
-"""Token ids out of NumPy's .npy and nanoGPT's .bin files. They need no tokenizer and are taken as they are."""
+"""Token ids out of NumPy's .npy, nanoGPT's and llm.c's .bin files. They need no tokenizer and are taken as they are."""
 
 from __future__ import annotations
 
@@ -20,14 +20,31 @@ GPT2_VOCABULARIES = (50_257, 50_304)
 """GPT-2's vocabulary, and nanoGPT's, padded to a multiple of 64."""
 
 
+_LEAST_PADDED, _PADDED_SHARE = 2, 0.05
+_NARROW = 1 << 16
+"""The largest vocabulary whose ids fit uint16."""
+_LEAST_HALVES = 32
+_LLMC: dict[int, tuple[int, np.dtype[np.integer]]] = {
+    20240520: (1, np.dtype("<u2")),
+    20240801: (7, np.dtype("<u4")),
+}
+"""Version and dtype of llm.c's token files (GPT-2's, Llama 3's) by the magic number of their header: 256 int32, magic,
+version and number of tokens first."""
+_LLMC_BYTES = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class TokenArrays:
-    """The token ids of one file: `divided` and `complete` as in `Texts`; `total` counts the ids in the whole file."""
+    """The token ids of one file: `divided` and `complete` as in `Texts`; `total` counts the ids in the whole file.
+
+    `padding` is the id that filled documents up to one length, which was left out; None where nothing did.
+    """
 
     documents: list[Tokens]
     divided: bool
     complete: bool
     total: int
+    padding: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +59,31 @@ class _Header:
         return math.prod(self.shape)
 
 
-def read_bin(source: SourceFile, vocabulary: int, budget: int) -> TokenArrays:
-    """The little-endian uint16 ids in the first `budget` bytes of a nanoGPT .bin.
+@dataclass(frozen=True, slots=True)
+class _Ids:
+    """Where the ids of a .bin begin, in bytes, what they are stored as, and how many there are."""
 
-    With GPT-2's vocabulary the documents are known: nanoGPT's scripts put id 50256 between them. It is what the model
-    has seen before a document, so each is given with it in front. With another vocabulary this is one undivided stream.
+    offset: int
+    dtype: np.dtype[np.integer]
+    count: int
+
+
+def read_bin(source: SourceFile, vocabulary: int, budget: int) -> TokenArrays:
+    """The little-endian ids in the first `budget` bytes of a .bin, nanoGPT's or llm.c's.
+
+    They are uint16; uint32 where a header or a vocabulary of more than 65,536 says so, or where every second uint16 is
+    zero. With GPT-2's vocabulary the documents are known: nanoGPT's scripts put id 50256 between them. It is what the
+    model has seen before a document, so each is given with it in front. With another vocabulary this is one undivided
+    stream.
 
     Raises:
-        CalibrationError: an odd number of bytes, or an id that isn't below `vocabulary`.
+        CalibrationError: a header of another version or size, bytes that are no whole number of ids, or an id that
+            isn't below `vocabulary`.
     """
-    if source.bytes % 2:
-        raise CalibrationError(f"{source}: {source.bytes} bytes are not a whole number of uint16 tokens")
-    raw = np.fromfile(source.path, dtype="<u2", count=budget // 2)
-    ids = _checked(source, raw, vocabulary)
-    total = source.bytes // 2
+    stored = _stored(source, vocabulary, budget)
+    count = min(stored.count, budget // stored.dtype.itemsize)
+    raw = np.fromfile(source.path, dtype=stored.dtype, count=count, offset=stored.offset)
+    ids, total = _checked(source, raw, vocabulary), stored.count
     if vocabulary not in GPT2_VOCABULARIES or GPT2_END_OF_TEXT not in ids:
         return TokenArrays([ids], divided=False, complete=ids.size == total, total=total)
     pieces = np.split(ids, np.flatnonzero(ids == GPT2_END_OF_TEXT))
@@ -67,8 +95,34 @@ def read_bin(source: SourceFile, vocabulary: int, budget: int) -> TokenArrays:
     return TokenArrays(documents, divided=True, complete=ids.size == total, total=total)
 
 
+def _stored(source: SourceFile, vocabulary: int, budget: int) -> _Ids:
+    """What a .bin's ids are stored as: by its header, else by the vocabulary and the bytes."""
+    header = np.fromfile(source.path, dtype="<i4", count=3)
+    if header.size == 3 and int(header[0]) in _LLMC:
+        version, dtype = _LLMC[int(header[0])]
+        if int(header[1]) != version:
+            raise CalibrationError(f"{source}: its llm.c header is of version {header[1]}; version {version} is read")
+        held, promised = source.bytes - _LLMC_BYTES, int(header[2]) * dtype.itemsize
+        if promised != held or promised <= 0:
+            raise CalibrationError(
+                f"{source}: its llm.c header promises {header[2]} tokens, {promised} bytes, and {held} follow it"
+            )
+        return _Ids(_LLMC_BYTES, dtype, int(header[2]))
+    wide = vocabulary > _NARROW or _is_wide(np.fromfile(source.path, dtype="<u2", count=budget // 2))
+    plain: np.dtype[np.integer] = np.dtype("<u4") if wide else np.dtype("<u2")
+    if source.bytes % plain.itemsize:
+        raise CalibrationError(f"{source}: {source.bytes} bytes are not a whole number of {plain.name} tokens")
+    return _Ids(0, plain, source.bytes // plain.itemsize)
+
+
+def _is_wide(halves: npt.NDArray[np.uint16]) -> bool:
+    """Whether uint16s are the halves of small uint32s: no text has one token in every second place, id 0."""
+    return halves.size >= _LEAST_HALVES and not halves[1::2].any() and bool(halves[::2].any())
+
+
 def read_npy(source: SourceFile, vocabulary: int, budget: int) -> TokenArrays:
-    """The ids in the first `budget` bytes of a .npy: of one dimension an undivided stream, of two a document a row.
+    """The ids in the first `budget` bytes of a .npy: of one dimension an undivided stream, of two a document a row,
+    less what fills the rows up to one length.
 
     The header is compared with the file's size before anything is read, and nothing is ever unpickled. Every integer
     dtype of either byte order is read for the values it stands for.
@@ -91,7 +145,25 @@ def read_npy(source: SourceFile, vocabulary: int, budget: int) -> TokenArrays:
     complete = rows == header.shape[0]
     if len(header.shape) == 1:
         return TokenArrays([ids[:, 0]], divided=False, complete=complete, total=header.count)
-    return TokenArrays(list(ids), divided=True, complete=complete, total=header.count)
+    lengths, padding = _unpadded(ids)
+    documents = [document[:length] for document, length in zip(ids, lengths.tolist(), strict=True) if length]
+    left_out = ids.size - int(lengths.sum())
+    return TokenArrays(documents, divided=True, complete=complete, total=header.count - left_out, padding=padding)
+
+
+def _unpadded(rows: Tokens) -> tuple[Tokens, int | None]:
+    """How long each row is without the padding at its end, and which id that is.
+
+    It is the id that more rows than by chance end in a run of: one in twenty, and two at least.
+    """
+    length = rows.shape[1]
+    differs = rows[:, ::-1] != rows[:, -1:]
+    runs = np.where(differs.any(axis=1), differs.argmax(axis=1), length)
+    ends, counts = np.unique(rows[runs > 1, -1], return_counts=True)
+    if not counts.size or counts.max() < max(_LEAST_PADDED, len(rows) * _PADDED_SHARE):
+        return np.full(len(rows), length), None
+    padding = int(ends[counts.argmax()])
+    return np.where(rows[:, -1] == padding, length - runs, length), padding
 
 
 def _read_header(source: SourceFile) -> _Header:

@@ -122,6 +122,11 @@ def _divided(
         for source, part in zip(sources, found, strict=True)
         if not part.complete
     ]
+    warnings += [
+        f"{source}: the token {part.padding} at the end of its rows is taken for padding and left out"
+        for source, part in zip(sources, found, strict=True)
+        if isinstance(part, TokenArrays) and part.padding is not None
+    ]
     named = any(part.divided for part in found)
     if config.separator is not None and not named:
         warnings.append(f"the separator {config.separator!r} does not occur: the text is taken as undivided")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from peelaudit.calibration.arrays import Tokens
 from peelaudit.calibration.drawing import Cluster
@@ -22,10 +23,14 @@ MIN_CLUSTERS = 3 * MIN_CLUSTERS_PER_SPLIT
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """`tokens` is [sequences, positions], int64; `clusters` is [sequences], int64: the cluster of each, 0 ... n-1."""
+    """`tokens` is [sequences, positions], int64; `clusters` is [sequences], int64: the cluster of each, 0 ... n-1.
+
+    `fed_only`, [sequences, positions], is true where a token isn't to be predicted; None where all are.
+    """
 
     tokens: Tokens
     clusters: Tokens
+    fed_only: npt.NDArray[np.bool_] | None = None
 
 
 def assign(sizes: Sequence[int], shares: Sequence[float], order: Sequence[int]) -> list[list[int]]:
@@ -55,12 +60,13 @@ def join(clusters: Sequence[Cluster]) -> Split:
 
 
 def split_info(split: Split, documents: int | None) -> SplitInfo:
-    """The sizes of a split. Each sequence predicts all of its tokens but the first."""
+    """The sizes of a split. Each sequence predicts all of its tokens but the first and those that are only fed."""
     sequences, positions = split.tokens.shape
+    left_out = 0 if split.fed_only is None else int(split.fed_only[:, 1:].sum())
     return SplitInfo(
         sequences=sequences,
         tokens=sequences * positions,
-        predicted_tokens=sequences * (positions - 1),
+        predicted_tokens=sequences * (positions - 1) - left_out,
         clusters=int(split.clusters[-1]) + 1,
         documents=documents,
     )

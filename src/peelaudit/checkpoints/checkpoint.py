@@ -34,7 +34,7 @@ class Checkpoint:
         info: what it is, from headers and configuration alone.
         config: transformers' configuration of the text decoder.
         absent: parameters that the checkpoint does without and transformers' module has, as zeros (nanoGPT's biases).
-        notes: what of the network's quantisation an audit leaves out, each a sentence.
+        notes: what of the network's quantisation an audit leaves out, and what else to say of it, each a sentence.
         ignored: stored tensors that the decoder has no use for (masks, rotary tables, a vision tower), as stored.
     """
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from peelaudit.checkpoints.declared_class import check_class, check_wrapper
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.quantized import Method, find_method
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, NothingToAudit, UnsupportedCheckpoint
@@ -54,19 +55,23 @@ _NUMBERED = re.compile(r"(.*?)(?:^|\.)(\d{1,9})\.")
 
 
 class Description:
-    """A text decoder as a config.json describes it: its transformers class, its raw values, and which file says so."""
+    """A text decoder as a config.json describes it: its transformers class, its raw values, which file says so, and
+    sentences for the report.
+    """
 
-    def __init__(self, values: Mapping[str, Any], subject: str, *, within_wrapper: bool = False) -> None:
-        """`subject` begins the messages; `within_wrapper` is for the text part of a multimodal configuration.
+    def __init__(self, values: Mapping[str, Any], subject: str, *, wrapper: tuple[str, ...] | None = None) -> None:
+        """`subject` begins the messages; `wrapper` is for the text part of a multimodal configuration, and has the
+        classes that it names.
 
         Raises:
-            UnsupportedCheckpoint: custom code, or an unknown or a non-causal family.
+            UnsupportedCheckpoint: custom code, an unknown or a non-causal family, or another class than is audited.
             MalformedCheckpoint: no family is named.
         """
         self.values = dict(values)
         self.subject = subject
-        self.within_wrapper = within_wrapper
+        self.within_wrapper = wrapper is not None
         self.config_class = _config_class(self.values, subject)
+        self.notes = check_class(self.values, self.config_class, subject, wrapper=wrapper or ())
 
     @property
     def family(self) -> str:
@@ -124,18 +129,17 @@ def describe(values: Mapping[str, Any], subject: str) -> Description:
     """The text decoder that a config.json describes; of a multimodal wrapper, its text part.
 
     Raises:
-        UnsupportedCheckpoint: custom code, or an unknown or a non-causal family.
-        MalformedCheckpoint: no family is named.
+        UnsupportedCheckpoint, MalformedCheckpoint: as `Description`.
     """
     text = values.get("text_config")
     if not isinstance(text, dict):
         return Description(values, subject)
     shared = {
         key: values[key]
-        for key in ("quantization_config", "compression_config", "tie_word_embeddings")
+        for key in ("quantization_config", "compression_config", "tie_word_embeddings", "auto_map")
         if key in values
     }
-    return Description({**shared, **text}, subject, within_wrapper=True)
+    return Description({**shared, **text}, subject, wrapper=check_wrapper(values, subject))
 
 
 def _config_class(values: Mapping[str, Any], subject: str) -> Any:
@@ -200,11 +204,15 @@ def build_config(description: Description) -> Any:
     """
     values = {key: value for key, value in description.values.items() if key not in _UNUSED}
     try:
-        return description.config_class.from_dict(values)
+        config = description.config_class.from_dict(values)
     except Exception as error:
         raise MalformedCheckpoint(
             f"{description.subject}: the values contradict each other or the family's types ({type(error).__name__})"
         ) from None
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if slides and getattr(config, "sliding_window", 0) is None:
+        raise MalformedCheckpoint(f"{description.subject}: layer_types has sliding_attention, but no sliding_window")
+    return config
 
 
 def build_skeleton(config: Any, subject: str) -> torch.nn.Module:

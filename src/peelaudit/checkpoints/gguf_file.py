@@ -1,4 +1,4 @@
-"""A GGUF file: its configuration by transformers' table of keys, and one tensor at a time, dequantised to float32.
+"""A GGUF file: its configuration by its metadata, and one tensor at a time, dequantised to float32.
 
 The gguf library names the tensors and dequantises them, transformers' processors undo what the conversion to GGUF did
 (the permuted rows of Llama's q and k, Gemma's norms plus one, GPT-2's transposed weights). Neither reads the file:
@@ -17,6 +17,7 @@ import torch
 
 from peelaudit.checkpoints.configuration import Description
 from peelaudit.checkpoints.files import OpenFile, quoted
+from peelaudit.checkpoints.gguf_config import ROTARY_FACTORS, config_values
 from peelaudit.checkpoints.gguf_header import GgufTensor, read_header
 from peelaudit.checkpoints.matching import Origin
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
@@ -24,23 +25,8 @@ from peelaudit.records import TensorInfo
 
 __all__ = ["GgufFile"]
 
-_FAMILIES = {
-    "llama": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "gemma2": "gemma2",
-    "gemma3": "gemma3_text",
-    "gpt2": "gpt2",
-}
-"""GGUF's architectures whose every number is read, and transformers' name of the family."""
-
 _FLOAT_KINDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TRANSPOSED = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
-_ROTARY_TABLES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-
-
-_WIDTH_SCALED = {"gemma2": 46, "gemma3": 62}
-"""Gemma's 27B models, told by their layers, scale attention by width per head; all others by the head's own size."""
 
 
 class GgufFile:
@@ -78,65 +64,14 @@ class GgufFile:
         return self.paths[0].name if "tokenizer.ggml.tokens" in self._header.lengths else None
 
     def describe(self) -> Description:
-        """The configuration, by transformers' table of GGUF's keys.
+        """The configuration, by the file's metadata.
 
         Raises:
-            UnsupportedCheckpoint: the architecture isn't known or isn't dense, or scales its rotary embedding in a way
-                that transformers doesn't read from GGUF.
-            MalformedCheckpoint: a value is missing or impossible.
+            UnsupportedCheckpoint, MalformedCheckpoint: as `config_values`.
         """
-        from transformers.integrations import GGUF_CONFIG_MAPPING
-
-        values = self._header.values
-        name = values.get("general.architecture")
-        if not isinstance(name, str):
-            raise MalformedCheckpoint(f"{self._subject}: doesn't name its architecture")
-        if name not in _FAMILIES:
-            raise UnsupportedCheckpoint(
-                f"{self._subject}: GGUF files of the architecture {quoted(name, 40)} can't be audited;"
-                f" these can: {', '.join(_FAMILIES)}"
-            )
-        self._check_dense(name)
-        own, keys = self._own_values(name), GGUF_CONFIG_MAPPING[name]
-        found = {keys[key]: value for key, value in own.items() if keys.get(key)}
-        found |= self._beyond_the_table(name, own)
-        return Description({key: value for key, value in found.items() if value is not None}, self._subject)
-
-    def _beyond_the_table(self, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
-        """What transformers' table of keys leaves to its defaults, or gives another name."""
-        found: dict[str, Any] = {
-            "model_type": _FAMILIES[name],
-            "tie_word_embeddings": "output.weight" not in self.tensors,
-            "bos_token_id": self._header.values.get("tokenizer.ggml.bos_token_id"),
-            "eos_token_id": self._header.values.get("tokenizer.ggml.eos_token_id"),
-        }
-        if "vocab_size" not in own and "token_embd.weight" in self.tensors:
-            found["vocab_size"] = self.tensors["token_embd.weight"].shape[0]
-        if name == "gpt2":
-            found |= {"n_positions": own.get("context_length"), "n_inner": own.get("feed_forward_length")}
-        elif "attention.key_length" in own:
-            found["head_dim"] = own["attention.key_length"]
-        if name in _WIDTH_SCALED:  # as llama.cpp scales its scores: the file doesn't say
-            per_head = own.get("embedding_length", 0) // (own.get("attention.head_count") or 1)
-            by_width = own.get("block_count") == _WIDTH_SCALED[name]
-            found["query_pre_attn_scalar"] = per_head if by_width else own.get("attention.key_length")
-        return found
-
-    def _own_values(self, name: str) -> dict[str, Any]:
-        """The values under the architecture's own prefix, without it."""
-        prefix = f"{name}."
-        return {key.removeprefix(prefix): value for key, value in self._header.values.items() if key.startswith(prefix)}
-
-    def _check_dense(self, name: str) -> None:
-        own = self._own_values(name)
-        if own.get("expert_count"):
-            raise UnsupportedCheckpoint(f"{self._subject}: mixtures of experts can't be audited")
-        scaling = own.get("rope.scaling.type", "none")
-        if scaling != "none" or any(table in self.tensors for table in _ROTARY_TABLES):
-            raise UnsupportedCheckpoint(
-                f"{self._subject}: scales its rotary embedding, which transformers doesn't read from GGUF;"
-                " use the Hugging Face directory of this model"
-            )
+        shapes = {name: info.shape for name, info in self.tensors.items()}
+        values = config_values(self._header, shapes, lambda name: self.read(name).numpy(), self._subject)
+        return Description({key: value for key, value in values.items() if value is not None}, self._subject)
 
     def origins(self, skeleton: torch.nn.Module) -> Mapping[str, Origin]:
         """Every tensor under the skeleton's name for it, where it has one."""
@@ -148,6 +83,8 @@ class GgufFile:
         names = self._names(str(architecture), config.num_hidden_layers, skeleton)
         found: dict[str, Origin] = {}
         for stored, info in self.tensors.items():
+            if stored == ROTARY_FACTORS:
+                continue  # part of the configuration
             name = names.get(stored, stored)
             if name in found:
                 raise MalformedCheckpoint(f"{self._subject}: the tensor {quoted(name)} is stored twice")

@@ -25,16 +25,20 @@ def open_weights(directory: Path) -> Store:
     Raises:
         CheckpointError: there are none, one is missing, or one is damaged.
     """
-    for name in WEIGHT_FILES:
-        if (directory / name).exists() or (directory / name).is_symlink():
-            return _sharded(directory, name) if name.endswith(".index.json") else _single(within(directory, name))
-    if (directory / DISTRIBUTED).exists():
+    found = next((name for name in WEIGHT_FILES if _is_there(directory / name)), None)
+    if found is None and (directory / DISTRIBUTED).exists():
         raise UnsupportedCheckpoint(
             f"{quoted(directory)}: is a torch.distributed checkpoint, which is never loaded; save it as one file"
         )
-    if (directory / "adapter_config.json").exists():
+    if (directory / "adapter_config.json").exists():  # beside a model's weights too: from_pretrained would apply it
         raise UnsupportedCheckpoint(f"{quoted(directory)}: holds an adapter; merge it into its model and save that")
+    if found is not None:
+        return _sharded(directory, found) if found.endswith(".index.json") else _single(within(directory, found))
     raise UnreadableCheckpoint(f"{quoted(directory)}: has none of {', '.join(WEIGHT_FILES)}")
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
 
 
 def within(directory: Path, name: str) -> Path:

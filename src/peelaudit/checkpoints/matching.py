@@ -24,6 +24,16 @@ from peelaudit.errors import MismatchedWeights, UnsupportedCheckpoint
 __all__ = ["Matched", "Origin", "match", "rename", "tied_names"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+_ADAPTER = re.compile(r"(^|\.)(lora_|base_layer\.)", re.IGNORECASE)
+_MASK = re.compile(r"\.(attn|attention|self_attn)\.(bias|mask|causal_mask)$")
+_NO_EFFECT = re.compile(
+    r"(^|\.)(original_)?inv_freq$|\.(cos|sin)_cached$|(^|\.)freqs_cis$"  # made anew from the configuration
+    r"|(^|\.)position_ids$|\.masked_bias$"
+    r"|\.([qkv]|kv|prob)_scale$|\.[qkv]_proj\.output_scale$"  # of a cache in 8 bits
+    r"|(^|\.)(mtp|mtp_layers|medusa_heads?)\."  # heads that predict further tokens
+    r"|\._extra_state$"  # what a training library remembers of scales
+)
+"""Names of stored tensors that change nothing in what the network computes."""
 _SHOWN = 3
 _DEEPEST = 4
 
@@ -75,13 +85,24 @@ def rename(store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool) -> 
     return origins
 
 
-def match(found: Mapping[str, Origin], skeleton: torch.nn.Module, subject: str) -> Matched:
+def match(
+    found: Mapping[str, Origin], skeleton: torch.nn.Module, subject: str, *, within_wrapper: bool = False
+) -> Matched:
     """Compare the names and shapes found with those that the module has.
 
+    Args:
+        found: by the module's names, or their own where it has none.
+        skeleton: the module.
+        subject: the file, which begins the messages.
+        within_wrapper: whether the module is the text part of a multimodal file, whose other parts are left alone.
+
     Raises:
-        MismatchedWeights: one is missing, has another shape, or has no place in the module's layers.
-        UnsupportedCheckpoint: transformers computes the family in another layout than it is stored in.
+        MismatchedWeights: one is missing, has another shape, or has no place in the module and isn't known to be
+            without effect.
+        UnsupportedCheckpoint: transformers computes the family in another layout than it is stored in, or an adapter's
+            weights stand beside the model's.
     """
+    _check_adapters(found, subject)
     wanted = _state(skeleton)
     tied = tied_names(skeleton)
     groups: defaultdict[str, list[str]] = defaultdict(list)
@@ -106,9 +127,8 @@ def match(found: Mapping[str, Origin], skeleton: torch.nn.Module, subject: str) 
                 f"{subject}: the tensor {quoted(name)} is {_size(origins[name].shape)},"
                 f" but the configuration makes it {_size(tuple(wanted[name].shape))}"
             )
-    extra = [name for name in found if name not in wanted]
-    _check_extra(extra, skeleton, subject)
-    ignored = tuple(origin.stored for name in extra if (origin := found[name]).stored is not None)
+    _check_extra(found, skeleton, subject, within_wrapper=within_wrapper)
+    ignored = tuple(origin.stored for name, origin in found.items() if name not in wanted and origin.stored is not None)
     return Matched({name: origins[name] for name in wanted}, ignored, copies)
 
 
@@ -163,16 +183,51 @@ def _check_layout(skeleton: torch.nn.Module, subject: str) -> None:
         )
 
 
-def _check_extra(extra: Collection[str], skeleton: torch.nn.Module, subject: str) -> None:
-    """Raise MismatchedWeights for layers beyond the configuration's, and for parameters that it switches off."""
+def _check_extra(found: Mapping[str, Origin], skeleton: torch.nn.Module, subject: str, *, within_wrapper: bool) -> None:
+    """Raise MismatchedWeights for a stored tensor without a place, unless it is known to be without effect."""
     wanted = _state(skeleton)
-    owners = {name.rpartition(".")[0] for name, _ in skeleton.named_parameters(remove_duplicate=False)}
+    extra = [name for name in found if name not in wanted]
     layers = [name for name in extra if any(zeroed in wanted for zeroed in _zeroed(name))]
     if layers:
         raise MismatchedWeights(f"{subject}: layers beyond the configuration's are stored: {_shown(layers)}")
-    parts = [name for name in extra if name.rpartition(".")[0] in owners]
-    if parts:
-        raise MismatchedWeights(f"{subject}: the configuration has no place for {_shown(parts)}")
+    places = _places(skeleton)
+    unused = [
+        name
+        for name in extra
+        if not _has_no_effect(name, found[name].shape)
+        and not (within_wrapper and not name.startswith(places) and not _of_text(found[name].stored))
+    ]
+    if unused:
+        raise MismatchedWeights(
+            f"{subject}: the configuration has no place for {_shown(unused)}: what these tensors do to the network"
+            " would be left out"
+        )
+
+
+def _has_no_effect(name: str, shape: tuple[int, ...]) -> bool:
+    is_mask = bool(_MASK.search(name)) and len(shape) == 4 and shape[:2] == (1, 1)
+    return is_mask or bool(_NO_EFFECT.search(name))
+
+
+def _of_text(stored: str | None) -> bool:
+    """Whether a multimodal file's own name puts a tensor into the text decoder."""
+    return "language_model." in (stored or "")
+
+
+def _places(skeleton: torch.nn.Module) -> tuple[str, ...]:
+    """What the names of the decoder's own parts begin with."""
+    base = skeleton.base_model_prefix
+    inner = [f"{base}.{name}." for name, _ in skeleton.get_submodule(str(base)).named_children()]
+    return (*inner, *(f"{name}." for name, _ in skeleton.named_children() if name != base))
+
+
+def _check_adapters(names: Collection[str], subject: str) -> None:
+    """Raise UnsupportedCheckpoint where weights of an adapter stand among those of the model."""
+    if found := [name for name in names if _ADAPTER.search(name)]:
+        raise UnsupportedCheckpoint(
+            f"{subject}: holds an adapter that isn't merged ({_shown(found)}); merge it into its model (in peft,"
+            " merge_and_unload) and save that"
+        )
 
 
 def _zeroed(name: str) -> tuple[str, ...]:

@@ -94,18 +94,22 @@ def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
         training_step=parts.training_step,
         sha256=snapshot.sha256,
     )
-    return Checkpoint(info, config, skeleton, store, matched, snapshot, method.notes if method else ())
+    notes = (*parts.description.notes, *(method.notes if method else ()))
+    return Checkpoint(info, config, skeleton, store, matched, snapshot, notes)
 
 
 def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Store, torch.nn.Module, Matched]:
     """The store of what the parameters are made of, the skeleton with what a quantisation computes beside them, and
     where each parameter comes from.
     """
-    method = parts.description.method
+    method, store = parts.description.method, parts.store
     if method is None:
-        return parts.store, skeleton, match(parts.names(parts.store, skeleton), skeleton, subject)
-    store, skeleton = Dequantized(parts.store, method), method.prepare(skeleton)
-    return store, skeleton, match(store.origins(parts.names(store, skeleton), skeleton), skeleton, subject)
+        found = parts.names(store, skeleton)
+    else:
+        store = packed = Dequantized(store, method)
+        skeleton = method.prepare(skeleton)
+        found = packed.origins(parts.names(packed, skeleton), skeleton)
+    return store, skeleton, match(found, skeleton, subject, within_wrapper=parts.description.within_wrapper)
 
 
 def _find_parts(path: Path, config: Path | None) -> _Parts:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -17,6 +18,7 @@ from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, Unsupported
 __all__ = ["StateDict", "nanogpt_config", "nanogpt_origins", "recognise"]
 
 _HOLDERS = ("state_dict", "model_state_dict", "model", "module")
+_ADAPTER = re.compile(r"lora|adapter", re.IGNORECASE)
 _NANOGPT = {"n_layer", "n_head", "n_embd", "block_size", "vocab_size"}
 _NANOGPT_OPTIONAL = {"bias", "dropout"}
 _COMPILED = "_orig_mod."
@@ -39,22 +41,38 @@ def recognise(content: object, path: Path) -> StateDict:
     nested or self-referencing is ever walked.
 
     Raises:
-        MalformedCheckpoint: names aren't text, or a tensor has no bytes.
-        UnsupportedCheckpoint: there is no state dict.
+        MalformedCheckpoint: names aren't text.
+        MismatchedWeights: something else than tensors is among them.
+        UnsupportedCheckpoint: there is no state dict, or an adapter's weights beside one.
     """
     subject = quoted(path)
     if not isinstance(content, dict):
         raise UnsupportedCheckpoint(f"{subject}: holds a {type(content).__name__}; expected a state dict")
+    adapters = [key for key in content if isinstance(key, str) and _ADAPTER.search(key) and _has_tensors(content[key])]
+    if adapters:
+        raise UnsupportedCheckpoint(
+            f"{subject}: holds {quoted(adapters[0], 40)} beside its model; merge that into the model and save the whole"
+        )
     if isinstance(content.get("model_args"), dict) and isinstance(content.get("model"), dict):
         return StateDict("nanogpt", _tensors(content["model"], path), content["model_args"], _step(content, "iter_num"))
     for holder in _HOLDERS:
         inner = content.get(holder)
-        if isinstance(inner, dict) and any(isinstance(value, torch.Tensor) for value in inner.values()):
+        if _has_tensors(inner):
             kind = "lightning" if "pytorch-lightning_version" in content else "torch"
             return StateDict(kind, _tensors(inner, path), None, _step(content, "global_step"))
-    if any(isinstance(value, torch.Tensor) for value in content.values()):
-        return StateDict("torch", _tensors(content, path), None, None)
+    if _has_tensors(content):
+        state = {key: value for key, value in content.items() if not _is_setting(key, value)}
+        return StateDict("torch", _tensors(state, path), None, None)
     raise UnsupportedCheckpoint(f"{subject}: no state dict found, neither at its top nor under {', '.join(_HOLDERS)}")
+
+
+def _has_tensors(value: object) -> TypeGuard[dict[object, object]]:
+    return isinstance(value, dict) and any(isinstance(one, torch.Tensor) for one in value.values())
+
+
+def _is_setting(key: object, value: object) -> bool:
+    """Whether it is what training scripts write beside tensors, such as a step: no tensor, and no name within one."""
+    return isinstance(key, str) and "." not in key and not isinstance(value, torch.Tensor)
 
 
 def _tensors(state: Mapping[object, object], path: Path) -> Mapping[str, torch.Tensor]:
@@ -64,6 +82,11 @@ def _tensors(state: Mapping[object, object], path: Path) -> Mapping[str, torch.T
             raise MalformedCheckpoint(f"{quoted(path)}: a tensor's name is of type {type(name).__name__}, not text")
         if isinstance(value, torch.Tensor):
             found[name] = value
+        elif value is not None and not name.endswith("_extra_state"):
+            raise MismatchedWeights(
+                f"{quoted(path)}: in the state dict, {quoted(name)} is a {type(value).__name__}, not a tensor: what it"
+                " does to the network isn't known"
+            )
     return found
 
 

@@ -18,7 +18,8 @@ def key_of(config: AuditConfig, checkpoint: CheckpointInfo, data: DataInfo, vers
     """The key of the audit of this content under these resolved settings by this version of peelaudit.
 
     The checkpoint counts by the bytes of its weights and configuration, the calibration data by their bytes and by the
-    tokens in the three splits (so that another tokenizer is another audit); where they lie makes no difference.
+    tokens in the three splits (so that another tokenizer is another audit), as they were drawn: what is put before each
+    follows from that. Where they lie makes no difference.
     """
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     facts = {
@@ -27,7 +28,7 @@ def key_of(config: AuditConfig, checkpoint: CheckpointInfo, data: DataInfo, vers
         "checkpoint": checkpoint.sha256,
         "training_step": checkpoint.training_step,
         "data": data.sha256,
-        "tokens": data.tokens_sha256,
+        "tokens": data.drawn_sha256 or data.tokens_sha256,
         "settings": {name: value for name, value in settings.items() if name not in _PATHS},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

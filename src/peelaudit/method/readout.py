@@ -24,7 +24,7 @@ from peelaudit.method.linalg.forward import jvp
 from peelaudit.method.linalg.moments import Moments, accumulation_dtype
 from peelaudit.method.linalg.ridge import best_penalty, factorise
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import TokenRows, batches
+from peelaudit.network.states import NO_TARGET, TokenRows, batches
 from peelaudit.settings.audit import ReadoutKind
 
 __all__ = ["Readout", "ReadoutFactory", "Unembedding", "token_losses"]
@@ -90,12 +90,12 @@ class Readout:
     map: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
-    def losses(self, state: Tensor, tokens: Tensor, index: Tensor, what: str) -> NDArray[np.float64]:
-        """Next-token cross-entropy of some sequences, in nats, summed over each one's positions - 1 predictions.
+    def losses(self, state: Tensor, targets: Tensor, index: Tensor, what: str) -> NDArray[np.float64]:
+        """Next-token cross-entropy of some sequences, in nats, summed over each one's predictions.
 
         Args:
             state: [sequences, positions, d_model]
-            tokens: [sequences, positions]
+            targets: [sequences, positions], the tokens, `NO_TARGET` where one isn't to be predicted.
             index: [n] which sequences.
             what: the subject, for the error.
 
@@ -103,10 +103,10 @@ class Readout:
             NonFiniteResult: if a loss is NaN or Inf.
         """
         result = np.empty(len(index))
-        for part in batches(slice(0, len(index)), tokens.shape[1], self.batch_tokens):
+        for part in batches(slice(0, len(index)), targets.shape[1], self.batch_tokens):
             chosen = index[part]
             logits = self._logits(state[chosen, :-1])
-            losses = token_losses(logits, tokens[chosen, 1:].to(logits.device)).cpu().double()
+            losses = token_losses(logits, targets[chosen, 1:].to(logits.device)).cpu().double()
             result[part] = losses.sum(dim=1).numpy()
         if not np.isfinite(result).all():
             raise NonFiniteResult(f"{what}: the loss is NaN or Inf under the readout {self.kind!r}")
@@ -117,60 +117,64 @@ class Readout:
         """How many tokens' logits are made at once."""
         return max(1, LOGIT_BYTES // (4 * len(self.unembedding.weight)))
 
-    def gradient(self, state: Tensor, tokens: Tensor) -> Tensor:
+    def gradient(self, state: Tensor, targets: Tensor) -> Tensor:
         """The gradient at a state, [sequences, positions, d_model], of the cross-entropy summed over all predictions.
 
         Args:
             state: [sequences, positions, d_model]
-            tokens: [sequences, positions]
+            targets: [sequences, positions], as in `losses`.
         """
         hidden = state.detach().to(self.unembedding.weight.device).requires_grad_()
         with torch.enable_grad():
             logits = self._logits(hidden[:, :-1])
-            loss = token_losses(logits, tokens[:, 1:].to(logits.device)).sum()
+            loss = token_losses(logits, targets[:, 1:].to(logits.device)).sum()
             return torch.autograd.grad(loss, hidden)[0]
 
-    def curvature(self, state: Tensor, tangent: Tensor) -> Tensor:
+    def curvature(self, state: Tensor, tangent: Tensor, targets: Tensor) -> Tensor:
         """The Gauss-Newton product J'(diag p - pp')J of the summed cross-entropy at a state with a change of it.
 
         Args:
             state: [sequences, positions, d_model]
             tangent: how the state changes, of that shape.
+            targets: [sequences, positions], as in `losses`.
 
         Returns:
             the product, of that shape.
         """
-        p, moved = self._moved(state, tangent)
+        p, moved = self._moved(state, tangent, targets)
         hidden = state.detach().to(moved.device).requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(self._logits(hidden[:, :-1]), hidden, p * moved)[0]
 
-    def along(self, state: Tensor, tangent: Tensor, tokens: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def along(self, state: Tensor, tangent: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How each sequence's cross-entropy changes along a change of a state: to first order, and its Gauss-Newton
         curvature, both [sequences], in nats summed over the predictions.
 
         Args:
             state: [sequences, positions, d_model]
             tangent: how the state changes, of that shape.
-            tokens: [sequences, positions]
+            targets: [sequences, positions], as in `losses`.
         """
         slopes, bends = np.empty(len(state)), np.empty(len(state))
-        for part in batches(slice(0, len(state)), tokens.shape[1], self.batch_tokens):
-            p, moved = self._moved(state[part], tangent[part])
-            slope = -moved.gather(-1, tokens[part, 1:, None].to(moved.device))[..., 0]
+        for part in batches(slice(0, len(state)), targets.shape[1], self.batch_tokens):
+            p, moved = self._moved(state[part], tangent[part], targets[part])
+            slope = -moved.gather(-1, targets[part, 1:, None].clamp(min=0).to(moved.device))[..., 0]
             bend = (p * moved.square()).sum(dim=-1)
             slopes[part], bends[part] = (t.cpu().double().sum(dim=1).numpy() for t in (slope, bend))
         return slopes, bends
 
     @torch.no_grad()
-    def _moved(self, state: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    def _moved(self, state: Tensor, tangent: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The predicted probabilities p, and how the logits move along a change of a state, less their mean under p,
-        both [sequences, positions - 1, vocabulary].
+        both [sequences, positions - 1, vocabulary]; nothing moves where nothing is to be predicted.
         """
         hidden, turn = (t.detach().to(self.unembedding.weight.device)[:, :-1] for t in (state, tangent))
         logits, moved = jvp(self._logits, (hidden,), (turn,))
         p = logits.softmax(dim=-1)
-        return p, moved - (p * moved).sum(dim=-1, keepdim=True)
+        moved -= (p * moved).sum(dim=-1, keepdim=True)
+        if (targets[:, 1:] == NO_TARGET).any():
+            moved *= (targets[:, 1:, None] != NO_TARGET).to(moved)
+        return p, moved
 
     def _logits(self, hidden: Tensor) -> Tensor:
         hidden = hidden.to(self.unembedding.weight.device)
@@ -288,7 +292,7 @@ class ReadoutFactory:
         It starts at the temperature that the own head wants there: Adam's steps, relative to the weights, are slow to
         scale all of them. It stops at the first round that gains less than `REFIT_LEAST_GAIN`.
         """
-        tokens = self._data.tokens
+        targets = self._data.targets(slice(None))
         starts = [replace(head, kind="refit") for head in (self.own, self.tempered(state, what)[1])]
         losses = [self._select_loss(start, state, what) for start in starts]
         least = min(losses)
@@ -302,10 +306,10 @@ class ReadoutFactory:
             fused=True,  # a head is large: one pass over it instead of ten
         )
         head = replace(best.unembedding, weight=weights[0], bias=weights[1] if len(weights) > 1 else None)
-        batches_of_fit = self._shuffled(max(1, REFIT_BATCH_TOKENS // tokens.shape[1]))
+        batches_of_fit = self._shuffled(max(1, REFIT_BATCH_TOKENS // targets.shape[1]))
         for _ in range(REFIT_ROUNDS):
             for chosen in next(batches_of_fit):
-                self._head_step(head, optimizer, state[chosen, :-1], tokens[chosen, 1:])
+                self._head_step(head, optimizer, state[chosen, :-1], targets[chosen, 1:])
             loss = self._select_loss(Readout("refit", head), state, what)
             gain, least = least - loss, min(least, loss)
             if gain > 0:
@@ -337,9 +341,9 @@ class ReadoutFactory:
 
     def _select_loss(self, readout: Readout, state: Tensor, what: str) -> float:
         """nats/token on *select*."""
-        rows, tokens = self._data.rows.select, self._data.tokens
-        losses = readout.losses(state, tokens, torch.arange(rows.start, rows.stop), what)
-        return float(losses.mean()) / (tokens.shape[1] - 1)
+        rows = self._data.rows.select
+        losses = readout.losses(state, self._data.targets(slice(None)), torch.arange(rows.start, rows.stop), what)
+        return float(losses.sum()) / int(self._data.predictions(rows).sum())
 
 
 def _size(weight: Tensor) -> float:

@@ -23,8 +23,19 @@ from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.progress import SILENT, Progress
 
-__all__ = ["Rows", "StateStore", "TokenRows", "apply_block", "available_memory", "batches", "trained_states"]
+__all__ = [
+    "NO_TARGET",
+    "Rows",
+    "StateStore",
+    "TokenRows",
+    "apply_block",
+    "available_memory",
+    "batches",
+    "trained_states",
+]
 
+NO_TARGET = -100
+"""Stands for a token that isn't to be predicted; torch's losses leave it out."""
 BATCH_TOKENS = 4096
 """Tokens that go through a block at once."""
 
@@ -40,19 +51,36 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class TokenRows:
-    """The calibration tokens, [sequences, positions] int64, and where the splits are in them."""
+    """The calibration tokens, [sequences, positions] int64, and where the splits are in them.
+
+    `fed_only`, [sequences, positions], says which of them the network sees and isn't asked to predict; None is for
+    none but the first of each sequence.
+    """
 
     tokens: Tensor
     rows: Rows
+    fed_only: Tensor | None = None
 
     @classmethod
     def of(cls, calibration: Calibration) -> TokenRows:
         """Fit, select and held-out, stacked in this order."""
-        splits = [
-            torch.from_numpy(split.tokens) for split in (calibration.fit, calibration.select, calibration.held_out)
-        ]
-        a, b, c = (len(split) for split in splits)
-        return cls(torch.cat(splits), Rows(slice(0, a), slice(a, a + b), slice(a + b, a + b + c)))
+        splits = (calibration.fit, calibration.select, calibration.held_out)
+        a, b, c = (len(split.tokens) for split in splits)
+        masks = [torch.from_numpy(split.fed_only) for split in splits if split.fed_only is not None]
+        return cls(
+            torch.cat([torch.from_numpy(split.tokens) for split in splits]),
+            Rows(slice(0, a), slice(a, a + b), slice(a + b, a + b + c)),
+            torch.cat(masks) if masks else None,
+        )
+
+    def targets(self, rows: slice) -> Tensor:
+        """The tokens of some sequences, [sequences, positions], `NO_TARGET` where one isn't to be predicted."""
+        tokens = self.tokens[rows]
+        return tokens if self.fed_only is None else tokens.masked_fill(self.fed_only[rows], NO_TARGET)
+
+    def predictions(self, rows: slice) -> Tensor:
+        """[sequences] int64: how many tokens each of some sequences predicts."""
+        return (self.targets(rows)[:, 1:] != NO_TARGET).sum(dim=1)
 
 
 CPU = torch.device("cpu")

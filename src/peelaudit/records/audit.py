@@ -181,11 +181,28 @@ class SplitInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Front:
+    """The tokens that the tokenizer puts in front, and where they stand: `sequence` for before each, else `document`.
+
+    Where both were tried, `without` and `within` are the trained network's losses on the same tokens of *select*, in
+    nats/token, without and with them before each sequence. `fed_only` are those of them that the network was never
+    trained to predict: it sees them, and they are no targets.
+    """
+
+    tokens: tuple[int, ...]
+    placement: str
+    without: float | None
+    within: float | None
+    fed_only: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DataInfo:
     """The calibration data as used. `sha256` is of the source's bytes, `tokens_sha256` of the token ids in the three
-    splits.
+    splits; `drawn_sha256` is that before anything was put before each sequence, empty where nothing was.
 
-    `unit` is `document` or `sequence`: what the splits and the bootstrap keep together.
+    `unit` is `document` or `sequence`: what the splits and the bootstrap keep together. `front` is None where the
+    tokenizer puts nothing in front, or there is none.
     """
 
     source: str
@@ -201,6 +218,8 @@ class DataInfo:
     fit: SplitInfo
     select: SplitInfo
     held_out: SplitInfo
+    front: Front | None = None
+    drawn_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ draws clusters, the same draws as in the reports. What varies from document to d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,13 @@ from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.method.statistics.panel import split_seed
 from peelaudit.records import AuditReport, ClusterSums, Estimate, LayerRow
 
-__all__ = ["INDIFFERENT", "Change", "Pairing", "check_rows", "check_settings"]
+__all__ = ["INDIFFERENT", "Change", "Pairing", "check_rows", "check_settings", "placement_hint"]
 
 _MOST_PREDICTIONS = 2**53
 _MOST_DRAWS = 10**8
 """Clusters times resamples: about a gigabyte, more than an audit needs, less than a hostile report could ask for."""
 
-INDIFFERENT = frozenset(("checkpoint", "device", "data", "field", "separator", "config", "tokenizer"))
+INDIFFERENT = frozenset(("checkpoint", "device", "data", "field", "separator", "config", "tokenizer", "bos"))
 """Settings that may differ: the subject itself, where it ran, and what the digest of the tokens speaks for."""
 _TERMS: dict[str, tuple[str, str | None]] = {
     "trained_loss": ("own", None),
@@ -166,10 +166,19 @@ def _differences(base: AuditReport, new: AuditReport) -> Iterator[str]:
     """What keeps the reports from being paired, a sentence each."""
     digests = (base.data.tokens_sha256, new.data.tokens_sha256)
     if digests[0] != digests[1]:
-        yield f"the calibration tokens are {digests[0][:12]}… in the base, {digests[1][:12]}… in the new"
+        hint = placement_hint((base, new))
+        yield f"the calibration tokens{hint} are {digests[0][:12]}… in the base, {digests[1][:12]}… in the new"
     elif base.held_out_predictions != new.held_out_predictions:
         yield "the held-out clusters are not the same"
     yield from _differing(dict(base.settings), dict(new.settings))
+
+
+def placement_hint(reports: Iterable[AuditReport]) -> str:
+    """What to say of tokens that differ, where some networks wanted the tokenizer's first token before every sequence
+    and others didn't; else nothing.
+    """
+    places = {report.data.front.placement for report in reports if report.data.front is not None}
+    return " (with the first one before every sequence in some alone: give --bos)" if len(places) > 1 else ""
 
 
 def _differing(base: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from typing import Literal
 from peelaudit.errors import ConfigError
 from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.records import AuditReport, Estimate, Verdict
-from peelaudit.reports.pairing import INDIFFERENT
+from peelaudit.reports.pairing import INDIFFERENT, placement_hint
 
 __all__ = ["Cloud", "CloudPoint", "CloudSplit", "LayerHistory", "Trajectory", "order", "steady_from", "trace"]
 
@@ -227,7 +227,8 @@ def _differences(reports: Sequence[AuditReport]) -> Iterator[str]:
     first = reports[0]
     for name in _SAME_NETWORK:
         yield from _differing(reports, name, [getattr(report.checkpoint, name) for report in reports])
-    yield from _differing(reports, "the token digest", [report.data.tokens_sha256 for report in reports])
+    digest = f"the token digest{placement_hint(reports)}"
+    yield from _differing(reports, digest, [report.data.tokens_sha256 for report in reports])
     settings = [dict(report.settings) for report in reports]
     for name in sorted({name for each in settings for name in each} - INDIFFERENT):
         yield from _differing(reports, name.replace("_", "-"), [each.get(name) for each in settings])

@@ -12,12 +12,24 @@ from peelaudit.settings.bits import parse_bits
 from peelaudit.settings.declared import Group, declared, out_of_range, setting
 from peelaudit.settings.kinds import NUMBER, PATH, PATHS, SCHEDULES, SPLIT, SWITCH, TEXT, WHOLE
 
-__all__ = ["SETTINGS", "AuditConfig", "BitsOn", "Device", "Dtype", "Effort", "Initial", "ReadoutKind", "SolverKind"]
+__all__ = [
+    "SETTINGS",
+    "AuditConfig",
+    "BitsOn",
+    "Bos",
+    "Device",
+    "Dtype",
+    "Effort",
+    "Initial",
+    "ReadoutKind",
+    "SolverKind",
+]
 
 SolverKind = Literal["ridge", "adam", "ridge+adam"]
 ReadoutKind = Literal["own", "refit", "lens"]
 Effort = Literal["quick", "default", "thorough"]
 Initial = Literal["trained", "random"]
+Bos = Literal["auto", "sequence", "document", "never"]
 BitsOn = Literal["all", "mlp-and-output"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DEFAULT_SCHEDULES = ("default",)
@@ -39,6 +51,8 @@ class AuditConfig:
             `config`.
         tokens: how many calibration tokens are used at most, all three splits together.
         seq_len: positions per sequence; None chooses by `tokens` and the model's context.
+        bos: where the token stands that the tokenizer puts in front: before each sequence, before documents alone, or
+            nowhere; `auto` is before each sequence if the trained network's loss on *select* is lower then.
         split: the shares of fit, select and held-out.
         schedules: names of families, explicit mappings, or `default`.
         solver: how reference blocks are fitted.
@@ -77,6 +91,16 @@ class AuditConfig:
     tokens: int = setting(16_384, WHOLE, Group.DATA, "N", "Tokens to use at most, all splits together.", least=1)
     seq_len: int | None = setting(
         None, WHOLE, Group.DATA, "N", "Tokens a sequence; chosen by --tokens and the context if not given.", least=2
+    )
+    bos: Bos = setting(
+        "auto",
+        TEXT,
+        Group.DATA,
+        "WHERE",
+        "auto, sequence, document or never: what the tokenizer's first token stands before; auto takes sequence where "
+        "the trained network does better with it.",
+        choices=get_args(Bos),
+        seldom=True,
     )
     split: tuple[float, float, float] = setting(
         (0.6, 0.15, 0.25), SPLIT, Group.DATA, "A,B,C", "Per cent for fit, select and held-out."

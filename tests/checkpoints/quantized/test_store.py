@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ import peelaudit
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.checkpoints.quantized.packed_type import PackedType
 from peelaudit.cli import main
-from peelaudit.errors import UnsupportedCheckpoint
+from peelaudit.errors import CheckpointError, UnsupportedCheckpoint
 from peelaudit.records import LowBit, LowBitSet
 from tests.checkpoints import models
-from tests.checkpoints.quantized import compressed_tensors, gptq
-from tests.checkpoints.quantized.support import configure, pack
+from tests.checkpoints.quantized import awq, compressed_tensors, gptq
+from tests.checkpoints.quantized.support import assert_same_loss, configure, pack
 
 
 @pytest.fixture
@@ -43,6 +44,43 @@ def test_a_report_says_what_of_the_quantisation_is_left_out(tmp_path: Path) -> N
     report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
     assert any("the audit rounds the weights alone" in warning for warning in report.warnings)
     assert report.low_bit == LowBit((LowBitSet("8-bit per row", 14),), 14, held=True)
+
+
+PACKED = {
+    "gptq": lambda folder: pack("llama", folder, gptq.packer(4, 32), gptq.config(4, 32)),
+    "awq": lambda folder: pack("llama", folder, awq.packer(32), awq.config(32)),
+    "compressed-tensors": lambda folder: pack(
+        "llama", folder, compressed_tensors.packer("channel"), compressed_tensors.config("int-quantized")
+    ),
+}
+"""Packed tiny models by their method."""
+
+
+@pytest.mark.parametrize("method", PACKED)
+@pytest.mark.parametrize(
+    "name", ["self_attn.q_proj.smooth", "mlp.act.scales", "self_attn.rotation", "mlp.up_proj.hada"]
+)
+def test_a_tensor_beside_the_packed_ones_is_refused_by_name(method: str, name: str, tmp_path: Path) -> None:
+    PACKED[method](tmp_path)
+    full = f"model.layers.1.{name}"
+    state = {**load_file(tmp_path / "model.safetensors"), full: torch.ones(8)}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=re.escape(full.rpartition(".")[0])):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("method", PACKED)
+def test_a_part_left_out_is_an_error_or_changes_nothing(method: str, tmp_path: Path) -> None:
+    """Each of the tensors of a block in turn: GPTQ's groups are in order here, so that g_idx says nothing more."""
+    model = PACKED[method](tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    for name in [name for name in state if ".layers.0." in name]:
+        save_file({other: tensor for other, tensor in state.items() if other != name}, tmp_path / "model.safetensors")
+        try:
+            assert_same_loss(tmp_path, model)
+        except CheckpointError:
+            continue
+        assert name.endswith("g_idx")
 
 
 def test_the_parts_of_a_layer_may_be_in_two_shards(packed: Path) -> None:

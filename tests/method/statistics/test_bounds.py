@@ -51,6 +51,14 @@ def test_a_smaller_panel_of_a_single_cluster_takes_all() -> None:
     assert len(one.index) == 4
 
 
+def test_sequences_may_predict_different_numbers_of_tokens() -> None:
+    counts = np.array([10, 5, 10, 10])
+    uneven = Panel.of({"fit": np.arange(4)}, 11, resamples=100, seed=0, predictions=counts)
+    assert uneven.mean(np.array([10.0, 10.0, 10.0, 5.0]), "fit") == 1.0
+    assert uneven.cluster_predictions("fit") == (10, 5, 10, 10)
+    assert uneven.estimate(2.0 * counts, "fit").low == uneven.estimate(2.0 * counts, "fit").value == 2.0
+
+
 def test_the_same_panel_and_a_smaller_one_draw_the_same_held_out_clusters() -> None:
     values = losses(2.0)
     small = values[panel(4).index]

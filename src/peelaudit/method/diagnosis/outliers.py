@@ -148,8 +148,8 @@ class ScaleSlopes:
     def __init__(self, panel: Panel, slopes: Sequence[Losses]) -> None:
         estimates = [panel.estimate(slope, "held_out") for slope in slopes]
         self._enough = _enough(panel)
-        rows, root = panel.splits["held_out"], math.sqrt(panel.predictions)
-        units = [max(float(np.std(slope[rows])) / root, RESOLUTION) for slope in slopes]
+        rows, root = panel.splits["held_out"], np.sqrt(panel.predictions[panel.splits["held_out"]])
+        units = [max(float(np.std(slope[rows] / root)), RESOLUTION) for slope in slopes]
         self.sizes: Losses = np.abs([one.value for one in estimates]) / units
         self._errors = [_error(one) / unit for one, unit in zip(estimates, units, strict=True)]
 

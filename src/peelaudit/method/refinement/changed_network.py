@@ -50,7 +50,6 @@ class ChangedNetwork:
     def __init__(self, downstream: Downstream, states: Sequence[Tensor]) -> None:
         self.down, self._states = downstream, states
         self.rows, self.n_layers = downstream.data.rows, len(states) - 1
-        self._predicted = int(downstream.data.tokens.shape[1]) - 1
         self._scales: dict[int, Mapping[str, Scales]] = {}
         self._wide = torch.promote_types(downstream.decoder.dtype, torch.float32)
 
@@ -133,7 +132,7 @@ class ChangedNetwork:
         tangent = torch.zeros_like(states[0])
         for layer in range(first, self.n_layers + 1):
             self.down.push(self.block(layer, at), states[layer - first], tangent, block_changes(along, layer))
-        self.down.bend(states[-1], tangent)
+        self.down.bend(states[-1], tangent, self.rows.fit)
         return self._pulled(layers, at, states, tangent)
 
     def modelled(self, along: Changes, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -163,7 +162,7 @@ class ChangedNetwork:
 
     def predictions(self, rows: slice) -> int:
         """How many tokens the sequences `rows` predict."""
-        return int(rows.stop - rows.start) * self._predicted
+        return int(self.down.data.predictions(rows).sum())
 
     def _keep(self, tensor: Tensor) -> Tensor:
         return self.down.store.empty(*tensor.shape, dtype=self._wide).copy_(tensor)

@@ -79,7 +79,7 @@ class Downstream:
         """
         for above in range(layer + 1, self.decoder.n_layers + 1):
             self.apply(self.decoder.block(above), state, what, into=state)
-        return self._readout.losses(state, self.data.tokens[rows], torch.arange(len(state)), what)
+        return self._readout.losses(state, self.data.targets(rows), torch.arange(len(state)), what)
 
     def rise(self, layer: int, state: Tensor, what: str) -> list[Tensor]:
         """The states after blocks `layer` … L, the first as given. Raises NonFiniteResult naming `what`."""
@@ -90,9 +90,9 @@ class Downstream:
 
     def top(self, final: Tensor, rows: slice) -> Tensor:
         """The gradient at h_L of the summed loss of the sequences `rows`, whose last states are `final`."""
-        gradient, tokens = self.store.empty(*final.shape), self.data.tokens[rows]
-        for part in batches(slice(0, len(final)), tokens.shape[1], self._readout.batch_tokens):
-            gradient[part] = self._readout.gradient(final[part], tokens[part]).to(gradient.dtype)
+        gradient, targets = self.store.empty(*final.shape), self.data.targets(rows)
+        for part in batches(slice(0, len(final)), targets.shape[1], self._readout.batch_tokens):
+            gradient[part] = self._readout.gradient(final[part], targets[part]).to(gradient.dtype)
         return gradient
 
     def descend(self, inputs: Sequence[Tensor], lowest: int, gradient: Tensor) -> None:
@@ -211,16 +211,17 @@ class Downstream:
         if not bool(torch.isfinite(tangent).all()):
             raise NonFiniteResult(f"a derivative of layer {block.layer} is NaN or Inf")
 
-    def bend(self, final: Tensor, tangent: Tensor) -> None:
-        """Turn `tangent`, how the last states change, into the Gauss-Newton curvature of the summed loss times it, in
-        place; both are [sequences, positions, d_model].
+    def bend(self, final: Tensor, tangent: Tensor, rows: slice) -> None:
+        """Turn `tangent`, how the last states of the sequences `rows` change, into the Gauss-Newton curvature of their
+        summed loss times it, in place; both are [sequences, positions, d_model].
         """
+        targets = self.data.targets(rows)
         for part in batches(slice(0, len(final)), final.shape[1], self._readout.batch_tokens):
-            tangent[part] = self._readout.curvature(final[part], tangent[part]).to(tangent.dtype)
+            tangent[part] = self._readout.curvature(final[part], tangent[part], targets[part]).to(tangent.dtype)
 
     def along(self, final: Tensor, tangent: Tensor, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How the losses of the sequences `rows` change as h_L does: see `Readout.along`."""
-        return self._readout.along(final, tangent, self.data.tokens[rows])
+        return self._readout.along(final, tangent, self.data.targets(rows))
 
 
 def _derivative(block: Block, at: tuple[Tensor, Any], along: tuple[Tensor, Any]) -> Tensor:

@@ -33,13 +33,13 @@ class Panel:
         index: [n] their rows in the states and tokens.
         splits: where each split's are among the n.
         bootstraps: the draws of each split's clusters, the same for every figure.
-        predictions: predicted tokens of a sequence.
+        predictions: [n] predicted tokens of each.
     """
 
     index: NDArray[np.int64]
     splits: Mapping[SplitName, slice]
     bootstraps: Mapping[SplitName, ClusterBootstrap]
-    predictions: int
+    predictions: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -50,6 +50,7 @@ class Panel:
         resamples: int,
         seed: int,
         fit_sequences: int | None = None,
+        predictions: NDArray[np.int64] | None = None,
     ) -> Panel:
         """A panel of all sequences, or of `fit_sequences` from *fit*, evenly spaced, and all of the others.
 
@@ -59,6 +60,7 @@ class Panel:
             resamples: bootstrap draws.
             seed: of the draws.
             fit_sequences: how many of *fit* are enough.
+            predictions: [sequences] predicted tokens of each, in the order of the states; `positions` - 1 if None.
         """
         index: list[NDArray[np.int64]] = []
         splits: dict[SplitName, slice] = {}
@@ -72,11 +74,14 @@ class Panel:
             splits[split] = slice(rows, rows + len(chosen))
             bootstraps[split] = ClusterBootstrap(names[chosen], resamples=resamples, seed=split_seed(seed, split))
             start, rows = start + len(names), rows + len(chosen)
-        return cls(np.concatenate(index), splits, bootstraps, positions - 1)
+        rows_of = np.concatenate(index)
+        counts = np.full(start, positions - 1) if predictions is None else predictions
+        return cls(rows_of, splits, bootstraps, counts[rows_of])
 
     def mean(self, losses: Losses, split: SplitName) -> float:
         """nats/token over the split."""
-        return float(losses[self.splits[split]].sum()) / (self.predictions * len(losses[self.splits[split]]))
+        rows = self.splits[split]
+        return float(losses[rows].sum()) / int(self.predictions[rows].sum())
 
     def cluster_sums(self, losses: Losses, split: SplitName) -> tuple[float, ...]:
         """[clusters] nats over each of the split's clusters."""
@@ -84,8 +89,7 @@ class Panel:
 
     def cluster_predictions(self, split: SplitName) -> tuple[int, ...]:
         """[clusters] predicted tokens of each of the split's clusters."""
-        sequences = self.splits[split].stop - self.splits[split].start
-        counts = self.bootstraps[split].per_cluster(np.full(sequences, self.predictions))
+        counts = self.bootstraps[split].per_cluster(self.predictions[self.splits[split]])
         return tuple(int(count) for count in counts)
 
     def estimate(self, losses: Losses, split: SplitName) -> Estimate:
@@ -94,9 +98,9 @@ class Panel:
         Raises:
             NonFiniteResult: if a sum is NaN or Inf.
         """
-        part = losses[self.splits[split]]
+        rows = self.splits[split]
         try:
-            return self.bootstraps[split].ratio(part, np.full(len(part), self.predictions))
+            return self.bootstraps[split].ratio(losses[rows], self.predictions[rows])
         except FloatingPointError as error:
             raise NonFiniteResult(f"{split}: {error}") from error
 

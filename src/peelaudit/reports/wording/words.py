@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peelaudit.records import AuditReport, Verdict
+from peelaudit.records import AuditReport, DataInfo, Verdict
 from peelaudit.reports.trajectory import Trajectory
 from peelaudit.reports.wording.text import count, number
 
@@ -14,6 +14,7 @@ __all__ = [
     "VERDICT_MEANING",
     "baseline_warning",
     "bits_words",
+    "front_words",
     "series_words",
 ]
 
@@ -46,6 +47,21 @@ FIT_CLOUD_WORDS = (
     "were fitted to, refined by its labels, so that they are better there than on any other; and, as in the paper, the "
     "trained loss is under the model's own head."
 )
+
+
+def front_words(data: DataInfo) -> str:
+    """What stands before sequences or documents, and why; empty where nothing does."""
+    front = data.front
+    if front is None:
+        return ""
+    tokens = f"token{'' if len(front.tokens) == 1 else 's'} {', '.join(map(str, front.tokens))}"
+    alone = "documents alone" if data.documents is not None else "documents alone, of which the text has none"
+    text = f"{tokens} before {'each sequence' if front.placement == 'sequence' else alone}"
+    if front.without is not None and front.within is not None:
+        text += (
+            f" (loss on select {number(front.within)} with it before each sequence, {number(front.without)} without)"
+        )
+    return f"{text}, never a target" if front.fed_only else text
 
 
 def bits_words(report: AuditReport) -> str:
