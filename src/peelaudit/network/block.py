@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from peelaudit.network.families import Family
-from peelaudit.network.linear import LinearMap
+from peelaudit.network.arguments import Arguments
+from peelaudit.network.linear import LinearMap, is_linear
 from peelaudit.network.lowbit.constraints import Held, Scales
+from peelaudit.network.structure import Family
 
 __all__ = ["NOTHING_HELD", "Block"]
 
@@ -27,6 +28,7 @@ class Block:
         module: transformers' own module.
         writers: the maps of the attention output and of the MLP down projection.
         norms: what each writer's product passes before it is added to the residual stream, or None.
+        factors: what each writer's product is multiplied by in all on its way to the block's output.
         held: the parameters that are low-bit, by name: a reference block's must be too.
     """
 
@@ -35,7 +37,7 @@ class Block:
         layer: int,
         module: nn.Module,
         family: Family,
-        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        arguments: Arguments,
         absent: frozenset[str] = frozenset(),
         held: Mapping[str, Held] = NOTHING_HELD,
         scales: Mapping[str, Scales] | None = None,
@@ -48,6 +50,7 @@ class Block:
         named = (family.attention, family.mlp)
         self.writers = tuple(self._linear(writer.path) for writer in named)
         self.norms = tuple(None if writer.norm is None else module.get_submodule(writer.norm) for writer in named)
+        self.factors = tuple(writer.scale for writer in named)
 
     def __call__(self, hidden: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """The block's output, [sequences, positions, d_model], for hidden states of that shape.
@@ -56,7 +59,7 @@ class Block:
             hidden: the block's input.
             weights: parameters by name that stand in for the block's own in this call.
         """
-        args, kwargs = self._arguments
+        args, kwargs = self._arguments.for_batch(len(hidden))
         if weights is None:
             output = self.module(hidden, *args, **kwargs)
         else:
@@ -70,13 +73,7 @@ class Block:
 
     def linears(self) -> dict[str, LinearMap]:
         """The block's linear maps by path: every module whose weight is a matrix that multiplies hidden states."""
-        return {
-            path: self._linear(path)
-            for path, module in self.module.named_modules()
-            if isinstance(weight := getattr(module, "weight", None), Tensor)
-            and weight.ndim == 2
-            and not isinstance(module, nn.Embedding)
-        }
+        return {path: self._linear(path) for path, module in self.module.named_modules() if is_linear(module)}
 
     def _linear(self, path: str) -> LinearMap:
         module = self.module.get_submodule(path)
