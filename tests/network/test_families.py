@@ -15,7 +15,9 @@ from torch.nn import functional as F
 import peelaudit
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
-from peelaudit.network.families import admit, family_of
+from peelaudit.method.references.writers import observe, split_change, trainable_writers
+from peelaudit.network.families import admit
+from peelaudit.network.linear import tapped
 from peelaudit.network.unembedding import Unembedding
 from tests.checkpoints import models
 from tests.network.registry import FAMILIES, early_refusal, tiny_model
@@ -40,6 +42,12 @@ TRAITS = (
     *("minicpm3", "mpt", "nanochat", "nemotron", "olmo", "stablelm", "xglm"),
 )
 """ALiBi, parallel halves, factors, soft caps, norms behind writers, tuples returned, latent keys, no positions, …"""
+
+NORMED = ("exaone4", "gemma2", "glm4")
+"""Those of them whose writers' products pass a norm."""
+
+IN_FLOAT64 = tuple(family for family in TRAITS if family != "xglm")
+"""Those that transformers can compute so: XGLM's attention makes a float32 of float64's least number."""
 
 REASONS = (
     r"mixtures of experts \(\w+ \d+\) can't be audited",
@@ -108,9 +116,55 @@ def outcome(family: str, folder: Path) -> str:
 def test_a_family_is_found_by_its_structure(family: str, tmp_path: Path) -> None:
     folder = models.save(tiny_model(family), tmp_path / "model")
     with open_checkpoint(folder, admit=admit) as checkpoint:
-        assert family_of(checkpoint).blocks
+        assert checkpoint.info.context >= 32
     with opened(folder, dtype=torch.float32) as network:
         assert_the_same_losses(folder, network)
+
+
+def test_an_opt_without_a_final_norm_is_audited(tmp_path: Path) -> None:
+    folder = models.save(models.model("opt", _remove_final_layer_norm=True), tmp_path / "model")
+    with open_checkpoint(folder, admit=admit), opened(folder, dtype=torch.float32) as network:
+        assert_the_same_losses(folder, network)
+
+
+@pytest.mark.parametrize("family", IN_FLOAT64)
+def test_a_blocks_output_follows_from_what_its_writers_saw(family: str, network: Opener) -> None:
+    """Exactly where no norm stands behind a writer: multiples of products are counted."""
+    made = network(tiny_model(family))
+    block, hidden = made.decoder.block(1), made.states[0][:4]
+    writers = trainable_writers(block, hidden[:1])
+    seen = observe(block, hidden, writers)
+    change = 1e-3 * torch.randn(seen.features.shape[1], hidden.shape[-1], dtype=hidden.dtype)
+    moved = block.changed(split_change(block, writers, change))(hidden).reshape(seen.output.shape) - seen.output
+    if all(block.norms[index] is None for index in writers):
+        torch.testing.assert_close(seen.features @ change, moved, rtol=1e-4, atol=1e-7)
+    else:
+        assert family in NORMED
+
+
+@pytest.mark.parametrize("family", IN_FLOAT64)
+def test_a_block_adds_what_its_halves_write(family: str, network: Opener) -> None:
+    made = network(tiny_model(family))
+    block, hidden = made.decoder.block(1), made.states[0][:4]
+    written: list[torch.Tensor] = []
+    ends = [writer.module if norm is None else norm for writer, norm in zip(block.writers, block.norms, strict=True)]
+    taps = [
+        (end, lambda _, product, factor=factor: written.append(factor * product))
+        for end, factor in zip(ends, block.factors, strict=True)
+    ]
+    with tapped(taps):
+        output = block(hidden)
+    torch.testing.assert_close(
+        hidden + written[0].view_as(hidden) + written[1].view_as(hidden), output, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "gemma3_text", "use_bidirectional_attention": True}, {"is_causal": False}]
+)
+def test_attention_to_both_sides_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match="looks at later tokens"):
+        admit("config.json", "llama", changes)
 
 
 @pytest.mark.slow

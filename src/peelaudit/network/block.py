@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peelaudit.network.arguments import Arguments
 from peelaudit.network.linear import LinearMap, is_linear
 from peelaudit.network.lowbit.constraints import Held, Scales
-from peelaudit.network.structure import Family
+from peelaudit.network.parts import Family
 
 __all__ = ["NOTHING_HELD", "Block"]
 

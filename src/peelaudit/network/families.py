@@ -10,7 +10,8 @@ from torch import nn
 
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
-from peelaudit.network.structure import Family, Unclear, find_structure
+from peelaudit.network.parts import Family, Unclear
+from peelaudit.network.structure import find_structure
 
 __all__ = ["admit", "family_of"]
 
@@ -52,6 +53,8 @@ def admit(name: str, model_type: str, values: Mapping[str, Any], skeleton: nn.Mo
     if skeleton is not None:
         _structure(name, model_type, skeleton)
         return
+    if values.get("use_bidirectional_attention") or values.get("is_causal") is False:
+        raise UnsupportedCheckpoint(_refusal(name, model_type, "its attention looks at later tokens"))
     for reason, families in _REFUSED.items():
         if model_type in families:
             raise UnsupportedCheckpoint(_refusal(name, model_type, reason))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.network.arguments import Arguments, Call
-from peelaudit.network.structure import Family
+from peelaudit.network.parts import Family
 from peelaudit.network.unembedding import Unembedding
 
 __all__ = ["Shell", "fill_buffers", "prove"]
