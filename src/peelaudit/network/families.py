@@ -53,7 +53,7 @@ def admit(name: str, model_type: str, values: Mapping[str, Any], skeleton: nn.Mo
     if skeleton is not None:
         _structure(name, model_type, skeleton)
         return
-    if values.get("use_bidirectional_attention") or values.get("is_causal") is False:
+    if values.get("use_bidirectional_attention") in (True, "all") or values.get("is_causal") is False:
         raise UnsupportedCheckpoint(_refusal(name, model_type, "its attention looks at later tokens"))
     for reason, families in _REFUSED.items():
         if model_type in families:
