@@ -12,10 +12,11 @@ from peelaudit.checkpoints.configuration import describe
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.network.families import admit
 
-__all__ = ["FAMILIES", "early_refusal", "tiny_model"]
+__all__ = ["FAMILIES", "early_refusal", "tiny_model", "tiny_values"]
 
-FAMILIES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - {"gemma4_assistant"}))
-"""By transformers' `model_type`, but one whose usual configuration transformers itself doesn't accept."""
+_DRAFTS = {"gemma4_assistant", "gemma4_unified_assistant"}
+FAMILIES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - _DRAFTS))
+"""By transformers' `model_type`; all but those that read another network's keys and values, and aren't one alone."""
 
 _SIZES: dict[str, object] = {
     "vocab_size": 64,
@@ -48,6 +49,11 @@ _LATENT = {
     "num_key_value_heads": 4,
 }
 """What attention over latent keys and values needs to fit together."""
+_BOTH: dict[str, object] = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "global_head_dim": 8,
+    "num_global_key_value_heads": 2,
+}
 _ODD: dict[str, dict[str, object]] = {
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
@@ -55,6 +61,8 @@ _ODD: dict[str, dict[str, object]] = {
     },
     "dots1": {"n_routed_experts": 4},
     "flint": {"num_experts": 0, "num_experts_per_tok": 0},
+    "gemma4_text": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, **_BOTH},
+    "gemma4_unified_text": {"num_kv_shared_layers": 0, **_BOTH},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
     "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 4.0},
     "granite_swa": {"embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 4.0},
@@ -81,13 +89,16 @@ def tiny_values(family: str) -> dict[str, Any]:
 
 
 def tiny_model(family: str) -> transformers.PreTrainedModel:
-    """A tiny random model, its weights all different, biases and norms included."""
+    """A tiny random model, its weights all different, biases and norms included; a stored factor isn't 1."""
     torch.manual_seed(0)
     config = transformers.CONFIG_MAPPING[family](**tiny_values(family))
     made = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
+        for name, buffer in made.named_buffers():
+            if buffer.numel() == 1 and name in made.state_dict():
+                buffer.fill_(0.7)
     return made.eval()
 
 

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 
 import peelaudit
 from peelaudit.checkpoints import open_checkpoint
+from peelaudit.checkpoints.configuration import build_skeleton
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.method.references.writers import observe, split_change, trainable_writers
 from peelaudit.network.families import admit
 from peelaudit.network.linear import tapped
 from peelaudit.network.unembedding import Unembedding
 from tests.checkpoints import models
-from tests.network.registry import FAMILIES, early_refusal, tiny_model
+from tests.network.registry import FAMILIES, early_refusal, tiny_model, tiny_values
 from tests.networks import Network, opened
 from tests.places import ROOT
 
@@ -43,7 +44,7 @@ TRAITS = (
 )
 """ALiBi, parallel halves, factors, soft caps, norms behind writers, tuples returned, latent keys, no positions, …"""
 
-NORMED = ("exaone4", "gemma2", "glm4")
+NORMED = ("exaone4", "gemma2", "gemma4_text", "glm4")
 """Those of them whose writers' products pass a norm."""
 
 IN_FLOAT64 = tuple(family for family in TRAITS if family != "xglm")
@@ -140,6 +141,13 @@ def test_a_blocks_output_follows_from_what_its_writers_saw(family: str, network:
         torch.testing.assert_close(seen.features @ change, moved, rtol=1e-4, atol=1e-7)
     else:
         assert family in NORMED
+
+
+def test_a_gemma_4_whose_blocks_are_given_the_tokens_is_refused() -> None:
+    values = {**tiny_values("gemma4_text"), "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64}
+    skeleton = build_skeleton(transformers.CONFIG_MAPPING["gemma4_text"](**values), "config.json")
+    with pytest.raises(UnsupportedCheckpoint, match="3 linear maps of a block write"):
+        admit("config.json", "gemma4_text", values, skeleton)
 
 
 @pytest.mark.parametrize("family", IN_FLOAT64)

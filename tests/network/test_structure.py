@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from typing import Any
 
 import pytest
@@ -118,6 +119,37 @@ def test_blocks_that_write_otherwise_are_told(mlps: list[type[nn.Module] | None]
                 layer.mlp = mlp()
     with pytest.raises(Unclear, match=message):
         find_structure(module)
+
+
+class Sharing(nn.Module):
+    """An attention that leaves something for others, or takes what others left."""
+
+    def __init__(self, attention: nn.Module, *, takes: bool) -> None:
+        super().__init__()
+        self.o_proj, self.inner, self.takes = attention.o_proj, [attention], takes
+
+    def forward(self, shared: Any, **kwargs: Any) -> Any:
+        if self.takes:
+            shared["keys"]
+        shared["keys"] = kwargs["hidden_states"]
+        return self.inner[0](**kwargs)
+
+
+def sharing(shared: object, *, takes: bool) -> Any:
+    """A llama whose blocks are all handed one object."""
+    module = skeleton("llama")
+    inner = module.model.forward
+    module.model.forward = lambda *args, **kwargs: inner(*args, shared=shared, **kwargs)
+    for index, layer in enumerate(module.model.layers):
+        layer.self_attn = Sharing(layer.self_attn, takes=takes and index > 0)
+    return module
+
+
+def test_what_blocks_leave_for_others_is_no_matter_until_one_takes_it() -> None:
+    assert find_structure(sharing(UserDict(), takes=False)) == LLAMA
+    for shared, takes in ((UserDict(), True), ([object()], False)):
+        with pytest.raises(Unclear, match="given the tokens besides, or other blocks' keys and values"):
+            find_structure(sharing(shared, takes=takes))
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -28,7 +29,6 @@ class Block:
         module: transformers' own module.
         writers: the maps of the attention output and of the MLP down projection.
         norms: what each writer's product passes before it is added to the residual stream, or None.
-        factors: what each writer's product is multiplied by in all on its way to the block's output.
         held: the parameters that are low-bit, by name: a reference block's must be too.
     """
 
@@ -50,7 +50,6 @@ class Block:
         named = (family.attention, family.mlp)
         self.writers = tuple(self._linear(writer.path) for writer in named)
         self.norms = tuple(None if writer.norm is None else module.get_submodule(writer.norm) for writer in named)
-        self.factors = tuple(writer.scale for writer in named)
 
     def __call__(self, hidden: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """The block's output, [sequences, positions, d_model], for hidden states of that shape.
@@ -65,6 +64,15 @@ class Block:
         else:
             output = torch.func.functional_call(self.module, dict(weights), (hidden, *args), kwargs)
         return cast("Tensor", output[0] if isinstance(output, tuple) else output)
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What each writer's product is multiplied by in all on its way to the block's output."""
+        tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        return tuple(
+            writer.scale * math.prod(float(tensors[name]) for name in writer.learned)
+            for writer in (self._family.attention, self._family.mlp)
+        )
 
     def take(self, states: Tensor) -> Tensor:
         """The states where this block computes, in what it computes in."""

@@ -24,9 +24,7 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     "its layers are not modules that are called one after another": (
         *("dory", "hrm_text", "inkling2_loop_text", "reformer", "xlm", "xlnet"),
     ),
-    "its blocks are given the tokens besides, or other blocks' keys and values": (
-        *("gemma3n_text", "gemma4_text", "gemma4_unified_text"),
-    ),
+    "its blocks are given the tokens besides, or other blocks' keys and values": ("gemma3n_text",),
     "it is a mixture of experts": ("dbrx",),
     "it is the decoder of an encoder-decoder": ("trocr",),
     "it is a part of a model of more than text": ("blt", "git", "musicgen", "musicgen_melody", "phi4_multimodal"),

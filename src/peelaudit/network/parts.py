@@ -16,12 +16,14 @@ class Writer:
     """A matrix whose product is added to the residual stream: `path` within the block.
 
     `norm` is the normalisation that its product goes through before it is added, None where there is none. `scale` is
-    what the product is multiplied by in all on its way into the block's output.
+    what the product is multiplied by in all on its way into the output, and `learned` are tensors of one element,
+    by their names in the block, that it is multiplied by besides.
     """
 
     path: str
     norm: str | None = None
     scale: float = 1.0
+    learned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

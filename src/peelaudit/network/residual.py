@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ _UNCHANGED = frozenset(
 )
 """Operations that leave a value as it is where they leave its shape."""
 _RESHAPED = frozenset({"view", "reshape", "_unsafe_view"})
-_NORMALISING = ("rsqrt", "layer_norm", "rms_norm")
+_NORMALISING = ("rsqrt", "mean", "layer_norm", "rms_norm")
 _MIXING = ("softmax", "scaled_dot_product")
 """By which parts of operations' names attention is known: nothing else weighs positions by what they hold."""
 _RECURRENT = ("conv", "cumsum", "scan")
@@ -38,13 +38,33 @@ class _Branch:
     product: Node
 
 
-def find_writers(output: Node | None, source: Node) -> tuple[Writer, Writer]:
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """By what a value is multiplied on its way: a number, and one-element tensors of the block, by their names."""
+
+    names: Mapping[int, str]
+    number: float = 1.0
+    learned: tuple[str, ...] = ()
+
+    def times(self, factor: float | Tensor) -> _Scale:
+        if not isinstance(factor, Tensor):
+            return replace(self, number=self.number * factor)
+        if id(factor) not in self.names:
+            raise Unclear(f"{NO_PRODUCT} (mul)")
+        return replace(self, learned=(*self.learned, self.names[id(factor)]))
+
+    def writer(self, path: str, norm: str | None) -> Writer:
+        return Writer(path, norm, self.number, self.learned)
+
+
+def find_writers(output: Node | None, source: Node, block: nn.Module) -> tuple[Writer, Writer]:
     """The attention's and the MLP's, of a block that makes `output` of `source`.
 
     Raises:
         Unclear: the block adds other things than the products of these two.
     """
-    branches = list(_branches(output, source))
+    names = {id(tensor): name for name, tensor in (*block.named_parameters(), *block.named_buffers())}
+    branches = list(_branches(output, source, _Scale(names)))
     products = {branch.product for branch in branches}
     mixing = [_operations(branch.given, products, _MIXING) for branch in branches]
     if any(_operations(branch.given, products, _RECURRENT) for branch in branches):
@@ -57,9 +77,9 @@ def find_writers(output: Node | None, source: Node) -> tuple[Writer, Writer]:
     return branches[attention].writer, branches[1 - attention].writer
 
 
-def _branches(output: Node | None, source: Node) -> Iterator[_Branch]:
+def _branches(output: Node | None, source: Node, unscaled: _Scale) -> Iterator[_Branch]:
     """All that is added up to `output`, but the residual stream itself."""
-    pending: list[tuple[Node | None, float]] = [(output, 1.0)]
+    pending = [(output, unscaled)]
     residual = False
     while pending:
         node, scale = pending.pop()
@@ -68,48 +88,48 @@ def _branches(output: Node | None, source: Node) -> Iterator[_Branch]:
         if node is source:
             residual = True
         elif node.made is not None and is_linear(node.made.module):
-            yield _Branch(Writer(node.made.path, None, scale), node.made.given, node)
+            yield _Branch(scale.writer(node.made.path, None), node.made.given, node)
         elif node.made is not None:
             yield _normed(node, scale)
         else:
-            pending += list(_step(node, scale))
+            pending += [(parent, scale.times(factor)) for parent, factor in _step(node)]
     if not residual:
         raise Unclear("its blocks don't add to a residual stream")
 
 
-def _normed(node: Node, scale: float) -> _Branch:
+def _normed(node: Node, scale: _Scale) -> _Branch:
     """A writer whose product passes a norm, or some other module, before it is added."""
     norm = node.made
     if norm is None or node.shape != norm.given.shape or not _operations(node, {norm.given}, _NORMALISING):
         raise Unclear(f"{NO_PRODUCT} ({_kind(node)})")
     inner = norm.given
     while inner.made is None:
-        terms = _step(inner, scale)
+        terms = _step(inner)
         if len(terms) != 1:
             raise Unclear(POST_NORM)
-        ((inner, scale),) = terms
+        inner, scale = terms[0][0], scale.times(terms[0][1])
     if not is_linear(inner.made.module):
         raise Unclear(POST_NORM)
     if isinstance(norm.module, nn.LayerNorm):
         raise Unclear("the products that its blocks add are centred by a norm first")
-    return _Branch(Writer(inner.made.path, norm.path, scale), inner.made.given, inner)
+    return _Branch(scale.writer(inner.made.path, norm.path), inner.made.given, inner)
 
 
-def _step(node: Node, scale: float) -> list[tuple[Node, float]]:
+def _step(node: Node) -> list[tuple[Node, float | Tensor]]:
     """What a sum or a multiple was made of, each with its factor; the value itself where it was only copied.
 
     Raises:
         Unclear: it was made in another way.
     """
-    operation, parents = node.operation, node.parents
-    if operation == "add" and all(one.shape == node.shape for one in parents) and not _numbers(node.others):
-        return [(parent, scale) for parent in parents]
-    if operation == "mul" and len(parents) == 1 and (factor := _factor(node.others)) is not None:
-        return [(parents[0], scale * factor)]
-    if operation == "div" and len(parents) == 1 and len(node.others) == 1 and (by := _numbers(node.others)):
-        return [(parents[0], scale / by[0])]
+    operation, parents, others = node.operation, node.parents, node.others
+    if operation == "add" and all(one.shape == node.shape for one in parents) and not _numbers(others):
+        return [(parent, 1.0) for parent in parents]
+    if operation == "mul" and len(parents) == len(others) == 1 and _is_single(others[0]):
+        return [(parents[0], others[0] if isinstance(others[0], Tensor) else float(others[0]))]
+    if operation == "div" and len(parents) == len(others) == 1 and (by := _numbers(others)):
+        return [(parents[0], 1 / by[0])]
     if operation in _UNCHANGED and len(parents) == 1 and _keeps(node, parents[0]):
-        return [(parents[0], scale)]
+        return [(parents[0], 1.0)]
     raise Unclear(f"{NO_PRODUCT} ({_kind(node)})")
 
 
@@ -124,12 +144,9 @@ def _numbers(others: Sequence[Any]) -> list[float]:
     return [float(one) for one in others if isinstance(one, float | int) and not isinstance(one, bool)]
 
 
-def _factor(others: Sequence[Any]) -> float | None:
-    """The one number that a value was multiplied by; None where it is a tensor of several, or isn't known."""
-    if len(others) == 1 and isinstance(one := others[0], Tensor):
-        return float(one) if one.numel() == 1 and not one.is_meta else None
-    numbers = _numbers(others)
-    return numbers[0] if len(numbers) == len(others) == 1 else None
+def _is_single(other: Any) -> bool:
+    """Whether a value was multiplied by one number, known or not."""
+    return other.numel() == 1 if isinstance(other, Tensor) else bool(_numbers([other]))
 
 
 def _operations(start: Node, stops: set[Node], names: Sequence[str]) -> bool:
@@ -194,12 +211,12 @@ def _down_to(node: Node, scale: float, states: Node | None) -> tuple[Node, float
 def _one_step(node: Node, scale: float) -> tuple[Node, float]:
     """As `_step`, of what stands between the blocks and the logits."""
     try:
-        terms = [] if node.operation == "add" else _step(node, scale)
+        terms = [] if node.operation == "add" else _step(node)
     except Unclear:
         terms = []
-    if len(terms) != 1:
+    if len(terms) != 1 or isinstance(factor := terms[0][1], Tensor):
         raise Unclear(f"its logits are more than a norm, a head, a factor and a soft cap ({_kind(node)})")
-    return terms[0]
+    return terms[0][0], scale * factor
 
 
 def _kind(node: Node) -> str:

@@ -7,7 +7,7 @@ what stands between the last block and the logits. No name is known beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, cast
 
 import torch
@@ -23,8 +23,8 @@ __all__ = ["find_structure"]
 POSITIONS = 8
 """Of the sequence that is traced."""
 
-_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 NO_LAYERS = "its layers are not modules that are called one after another"
+SHARED = "its blocks are given the tokens besides, or other blocks' keys and values"
 EXPERTS = "it is a mixture of experts"
 
 
@@ -137,23 +137,38 @@ class _Look(nn.Module):
         if self._before is not None and not is_same(self._outer.node(hidden), self._before.output):
             raise Unclear("hidden states are changed between one block and the next")
         block = self.__dict__["block"]
+        args, kwargs = pytree.tree_map(_guarded, (args, kwargs))
         trace = Trace()
         source = trace.start(hidden)
         with trace, trace.marking(block.named_modules()):
             result = block(*args, **kwargs)
-        _check_arguments((args[1:], kwargs))
         self.extras = len(result) - 1 if isinstance(result, tuple) else None
         output = result[0] if isinstance(result, tuple) else result
         if not isinstance(output, Tensor) or output.shape != hidden.shape:
             raise Unclear("its blocks don't return hidden states")
-        self.writers = find_writers(trace.node(output), source)
+        self.writers = find_writers(trace.node(output), source, block)
         fresh = torch.empty_like(output)
         self.output = self._outer.start(fresh)
         return fresh if self.extras is None else (fresh, *result[1:])
 
 
-def _check_arguments(arguments: Any) -> None:
-    """Raise Unclear where a block is given anything that others may change."""
-    for one in pytree.tree_leaves(arguments):
-        if not isinstance(one, (Tensor, *_PLAIN)) and not (isinstance(one, Mapping) and not one):
-            raise Unclear(f"its blocks hand things to one another ({type(one).__name__})")
+class _Unread(dict[Any, Any]):
+    """A place that blocks may leave things in, as long as no block looks at them."""
+
+    def _read(self, *_: Any) -> Any:
+        raise Unclear(SHARED)
+
+    __getitem__ = __contains__ = __iter__ = get = pop = keys = values = items = _read
+
+
+def _guarded(argument: Any) -> Any:
+    """An argument of a block, if it can be one that no block changes for another; what they could share, unread.
+
+    Raises:
+        Unclear: it is something else.
+    """
+    if isinstance(argument, Tensor | int | float | str | torch.dtype | torch.device | None):
+        return argument
+    if isinstance(argument, MutableMapping) and not argument:
+        return _Unread()
+    raise Unclear(f"{SHARED} ({type(argument).__name__})")
