@@ -240,6 +240,14 @@ def test_a_configuration_whose_lists_do_not_end_is_refused_before_it_is_built(
         open_checkpoint(tmp_path)
 
 
+def test_more_heads_than_channels_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    """ALiBi has a slope for each."""
+    save(model("llama"), tmp_path)
+    edit(tmp_path, num_attention_heads=10**9)
+    with pytest.raises(MalformedCheckpoint, match="more attention heads than channels"):
+        open_checkpoint(tmp_path)
+
+
 def test_two_names_of_one_number_must_agree(tmp_path: Path) -> None:
     save(model("gpt2"), tmp_path)
     edit(tmp_path, num_hidden_layers=10**9)
