@@ -557,11 +557,10 @@ class Told:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gptj"}, "family 'gptj' is not one that can be audited"),
-        # Building this one's configuration would take gigabytes.
-        ({"model_type": "gpt_neo", "attention_types": [[["global"], 300_000_000]]}, "family 'gpt_neo' is not one"),
-        ({"model_type": "opt", "do_layer_norm_before": False}, "blocks that end in a norm"),
-        ({"model_type": "opt", "word_embed_proj_dim": 16, "hidden_size": 32}, "embeddings narrower"),
+        ({"model_type": "mamba"}, "'mamba' can't be audited: its blocks are recurrent"),
+        # Building these configurations would take gigabytes, or has no end.
+        ({"model_type": "hrm_text", "num_layers_per_stack": 100_000_000}, "'hrm_text' can't be audited"),
+        ({"model_type": "git", "num_image_with_embedding": 100_000_000}, "'git' can't be audited"),
     ],
 )
 def test_a_family_that_cannot_be_audited_is_refused_before_anything_is_hashed_or_built(
@@ -571,6 +570,23 @@ def test_a_family_that_cannot_be_audited_is_refused_before_anything_is_hashed_or
     (folder / "config.json").write_text(json.dumps(changes))
     with pytest.raises(UnsupportedCheckpoint, match=message):
         audit_config(AuditConfig(checkpoint=str(folder)), progress=told)
+    assert told.stages == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_layer_norm_before": False}, "its blocks end in a norm"),
+        ({"word_embed_proj_dim": 16}, "between its blocks and its head stands more than a norm"),
+    ],
+)
+def test_a_variant_that_cannot_be_audited_is_refused_before_anything_is_hashed(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder, told = models.save(models.model("opt", **changes), tmp_path / "model"), Told()
+    with pytest.raises(UnsupportedCheckpoint, match=message) as caught:
+        audit_config(AuditConfig(checkpoint=str(folder)), progress=told)
+    assert str(caught.value).startswith(f"{folder}: ")
     assert told.stages == []
 
 

@@ -1,4 +1,4 @@
-"""Tiny random models of every family, and checkpoints made of them."""
+"""Tiny random models of some families, and checkpoints made of them."""
 
 from __future__ import annotations
 

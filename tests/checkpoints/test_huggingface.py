@@ -224,6 +224,35 @@ def test_impossible_numbers_are_refused(llama: Path, changes: dict[str, object])
         open_checkpoint(llama)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "model_type": "gpt_neo",
+            "architectures": None,
+            "num_layers": 2,
+            "attention_types": [[["global"], 300_000_000]],
+        },
+        {"num_nextn_predict_layers": 100_000_000},
+    ],
+)
+def test_a_configuration_whose_lists_do_not_end_is_refused_before_it_is_built(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    save(model("llama"), tmp_path)
+    edit(tmp_path, **changes)
+    with pytest.raises(MalformedCheckpoint, match="asks for more than 65,536 of something"):
+        open_checkpoint(tmp_path)
+
+
+def test_more_heads_than_channels_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    """ALiBi has a slope for each."""
+    save(model("llama"), tmp_path)
+    edit(tmp_path, num_attention_heads=10**9)
+    with pytest.raises(MalformedCheckpoint, match="more attention heads than channels"):
+        open_checkpoint(tmp_path)
+
+
 def test_two_names_of_one_number_must_agree(tmp_path: Path) -> None:
     save(model("gpt2"), tmp_path)
     edit(tmp_path, num_hidden_layers=10**9)

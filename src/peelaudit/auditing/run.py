@@ -27,7 +27,7 @@ from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
 from peelaudit.method.refinement.refine import Refined
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.families import family_of, find_family
+from peelaudit.network.families import admit, family_of
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore
 from peelaudit.network.weights import check_weights
@@ -95,7 +95,7 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
     path = Path(config.checkpoint)
     with (
         exact_float32(),
-        open_checkpoint(path, config=config.config, admit=find_family, progress=clock) as checkpoint,
+        open_checkpoint(path, config=config.config, admit=admit, progress=clock) as checkpoint,
     ):
         wanted = extent(config, checkpoint.info.layers)
         plan = parse_schedules(wanted.schedules, checkpoint.info.layers)

@@ -23,6 +23,8 @@ __all__ = ["Checkpoint", "gather_info"]
 IMPLAUSIBLE = 2.0**15
 """How many times the root mean square of a tensor's other values one may be. In large networks some weights are a few
 hundred times the others; a flipped bit of a float's exponent makes one 2^16 times what it was, or more."""
+UNLIMITED = 2048
+"""The context, in tokens, of a network that has no table of positions and says nothing of one (BLOOM's)."""
 FEWEST_VALUES = 8
 """In a tensor, for one to be compared with the others."""
 
@@ -194,7 +196,7 @@ def gather_info(
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         mlp_width=_mlp_width(config),
         vocabulary=config.vocab_size,
-        context=getattr(config, "max_position_embeddings", 0) or 0,
+        context=_context(config),
         dtype=_dtypes(store, used),
         parameters=sum(math.prod(shape) for shape in used.values()),
         bytes=sum(file.stat().st_size for file in store.paths),
@@ -225,6 +227,16 @@ def _dtypes(store: Store, used: Iterable[str]) -> str:
     for name in used:
         size[store.tensors[name].dtype] += store.tensors[name].bytes
     return "+".join(dtype for dtype, _ in size.most_common())
+
+
+def _context(config: Any) -> int:
+    """The longest sequence that it is made for, under whichever name the family has for it; `UNLIMITED` where it says
+    none.
+    """
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if isinstance(length := getattr(config, name, None), int) and length > 0:
+            return length
+    return UNLIMITED
 
 
 def _mlp_width(config: Any) -> int:

@@ -51,6 +51,9 @@ _UNUSED = frozenset(
     }
 )
 """Values that no decoder's shape depends on: they name code, kernels to fetch, labels in any number, or packings."""
+_COUNTED = re.compile(r"(^|_)(layers?|blocks?|stacks?|loops|images?|experts?)(_|$)")
+_MOST = 1 << 16
+"""Of what a configuration makes lists of: layers and the like, and runs of equal ones."""
 _NUMBERED = re.compile(r"(.*?)(?:^|\.)(\d{1,9})\.")
 
 
@@ -98,7 +101,9 @@ class Description:
             NothingToAudit: it has no layer.
         """
         self._check_kind()
-        return self._check_sizes()
+        layers = self._check_sizes()
+        self._check_counts()
+        return layers
 
     def _check_kind(self) -> None:
         for name in _EXPERTS:
@@ -106,9 +111,20 @@ class Description:
             if isinstance(count, int) and count > 1:
                 raise UnsupportedCheckpoint(f"{self.subject}: mixtures of experts ({name} {count}) can't be audited")
 
+    def _check_counts(self) -> None:
+        """Raise MalformedCheckpoint where transformers would make a list that doesn't end."""
+        compared = {"num_hidden_layers", self.config_class.attribute_map.get("num_hidden_layers")}  # with the tensors
+        for name, value in self.values.items():
+            if name in compared or "size" in name:
+                continue
+            numbers = [value] if _COUNTED.search(name) else _runs(value)
+            if any(type(number) is int and number > _MOST for number in numbers):
+                raise MalformedCheckpoint(f"{self.subject}: {quoted(name)} asks for more than {_MOST:,} of something")
+
     def _check_sizes(self) -> int:
         names = {**{name: name for name in _SIZES}, **self.config_class.attribute_map}
         default = self.config_class()
+        found: dict[str, int] = {}
         for name in _SIZES:
             given = [self.values[key] for key in (names[name], name) if key in self.values]
             value = given[0] if given else getattr(default, name, None)
@@ -120,9 +136,22 @@ class Description:
                 raise NothingToAudit(f"{self.subject}: the model has no layer")
             if type(value) is not int or not 0 < value < _LARGEST:
                 raise MalformedCheckpoint(f"{self.subject}: {names[name]} is {quoted(value, 40)}")
-            if name == "num_hidden_layers":
-                layers = value
-        return layers
+            found[name] = value
+        if found["num_attention_heads"] > found["hidden_size"]:
+            raise MalformedCheckpoint(f"{self.subject}: it has more attention heads than channels")
+        return found["num_hidden_layers"]
+
+
+def _runs(value: object) -> list[object]:
+    """The numbers that stand beside a list in a list, as in GPT-Neo's `[[["global", "local"], 12]]`."""
+    found: list[object] = []
+    pending = [value] if isinstance(value, list) else []
+    while pending:
+        parts = pending.pop()
+        lists = [part for part in parts if isinstance(part, list)]
+        found += parts if lists else []
+        pending += lists
+    return found
 
 
 def describe(values: Mapping[str, Any], subject: str) -> Description:

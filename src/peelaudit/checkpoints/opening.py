@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ from peelaudit.progress import SILENT, Progress
 __all__ = ["Admit", "open_checkpoint"]
 
 Names = Callable[[Store, torch.nn.Module], Mapping[str, Origin]]
-Admit = Callable[[str, str, Mapping[str, Any]], object]
+Admit = Callable[[str, str, Mapping[str, Any], torch.nn.Module | None], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,9 @@ def open_checkpoint(
     No tensor is read yet; `Checkpoint.check_weights` does that. `config` is a config.json, or a directory with one, for
     a file that has none beside it. Nothing is fetched, and no code of the checkpoint is run.
 
-    `admit` is called with the path, the family and the configuration's values as soon as these are read: what it raises
-    comes before any other complaint, before a module of the family is built, and before the files are hashed.
+    `admit` is called twice with the path, the family and the configuration's values: as soon as these are read, before
+    any other complaint and before anything is built of them; then with the module on the meta device besides, once all
+    names and shapes are known to be there and before the files are hashed. What it raises is the complaint.
 
     Raises:
         CheckpointError: it isn't there, is damaged, doesn't fit its configuration, or can't be audited.
@@ -67,14 +69,14 @@ def open_checkpoint(
     parts = _find_parts(where, None if config is None else Path(config))
     try:
         if admit is not None:
-            admit(str(where), parts.description.family, parts.description.values)
-        return _assemble(where, parts, progress)
+            admit(str(where), parts.description.family, parts.description.values, None)
+        return _assemble(where, parts, admit, progress)
     except BaseException:
         parts.store.close()
         raise
 
 
-def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
+def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress) -> Checkpoint:
     subject = quoted(path)
     layers, method = parts.description.layers, parts.description.method
     check_layer_count(parts.store.tensors, layers, subject)
@@ -82,6 +84,8 @@ def _assemble(path: Path, parts: _Parts, progress: Progress) -> Checkpoint:
     skeleton = build_skeleton(config, parts.description.subject)
     store, skeleton, matched = _match(parts, skeleton, subject)
     check_floats(store, matched)
+    if admit is not None:
+        admit(str(path), parts.description.family, parts.description.values, copy.deepcopy(skeleton))
     snapshot = take_snapshot((*store.paths, *((parts.config_path,) if parts.config_path else ())), progress)
     info = gather_info(
         path,

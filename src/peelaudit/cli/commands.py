@@ -100,14 +100,16 @@ def _telling_refusal() -> Iterator[Admit]:
 
     Where nothing else comes to be known, the reason has been told.
     """
-    from peelaudit.network.families import find_family
+    from torch.nn import Module
+
+    from peelaudit.network import families
 
     refused = False
 
-    def admit(path: str, family: str, values: Mapping[str, Any]) -> None:
+    def admit(path: str, family: str, values: Mapping[str, Any], skeleton: Module | None) -> None:
         nonlocal refused
         try:
-            find_family(path, family, values)
+            families.admit(path, family, values, skeleton)
         except UnsupportedCheckpoint as error:
             refused = True
             say(f"error: {error}")

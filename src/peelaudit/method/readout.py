@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
@@ -25,6 +25,7 @@ from peelaudit.method.linalg.moments import Moments, accumulation_dtype
 from peelaudit.method.linalg.ridge import best_penalty, factorise
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import NO_TARGET, TokenRows, batches
+from peelaudit.network.unembedding import Unembedding
 from peelaudit.settings.audit import ReadoutKind
 
 __all__ = ["Readout", "ReadoutFactory", "Unembedding", "token_losses"]
@@ -46,36 +47,6 @@ REFIT_ROUND_STEPS = 20
 REFIT_ROUNDS = 30
 REFIT_LEAST_GAIN = 1e-3
 """Nats/token on *select* that a round must gain to be followed by another one."""
-
-
-@dataclass(frozen=True)
-class Unembedding:
-    """Final norm and head as one frozen object: `weight` [vocabulary, d_model], `bias` [vocabulary] or None."""
-
-    norm: nn.Module
-    weight: Tensor
-    bias: Tensor | None
-    softcap: float | None
-
-    @classmethod
-    def of(cls, decoder: Decoder) -> Unembedding:
-        """The model's own."""
-        return cls(decoder.norm, decoder.head.weight, decoder.head.bias, decoder.softcap)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits, [..., vocabulary] float32 or wider, of residual streams [..., d_model]."""
-        normed = self.norm(hidden.to(device=self._norm_weight.device, dtype=self._norm_weight.dtype))
-        logits = F.linear(normed.to(self.weight.dtype), self.weight, self.bias)
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-    def scaled(self, factor: float) -> Unembedding:
-        """With logits (before a soft cap) times `factor`."""
-        return replace(self, weight=self.weight * factor, bias=None if self.bias is None else self.bias * factor)
-
-    @property
-    def _norm_weight(self) -> Tensor:
-        return next(self.norm.parameters(), self.weight)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from peelaudit.network.families import Family
-from peelaudit.network.linear import LinearMap
+from peelaudit.network.arguments import Arguments
+from peelaudit.network.linear import LinearMap, is_linear
 from peelaudit.network.lowbit.constraints import Held, Scales
+from peelaudit.network.parts import Family
 
 __all__ = ["NOTHING_HELD", "Block", "Work"]
 
@@ -49,7 +51,7 @@ class Block:
         layer: int,
         module: nn.Module,
         family: Family,
-        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        arguments: Arguments,
         absent: frozenset[str] = frozenset(),
         held: Mapping[str, Held] = NOTHING_HELD,
         scales: Mapping[str, Scales] | None = None,
@@ -73,13 +75,22 @@ class Block:
             hidden: the block's input.
             weights: parameters by name that stand in for the block's own in this call.
         """
-        args, kwargs = self._arguments
         self.work.add(len(hidden))
+        args, kwargs = self._arguments.for_batch(len(hidden))
         if weights is None:
             output = self.module(hidden, *args, **kwargs)
         else:
             output = torch.func.functional_call(self.module, dict(weights), (hidden, *args), kwargs)
         return cast("Tensor", output[0] if isinstance(output, tuple) else output)
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What each writer's product is multiplied by in all on its way to the block's output."""
+        tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        return tuple(
+            writer.scale * math.prod(float(tensors[name]) for name in writer.learned)
+            for writer in (self._family.attention, self._family.mlp)
+        )
 
     def take(self, states: Tensor) -> Tensor:
         """The states where this block computes, in what it computes in."""
@@ -88,13 +99,7 @@ class Block:
 
     def linears(self) -> dict[str, LinearMap]:
         """The block's linear maps by path: every module whose weight is a matrix that multiplies hidden states."""
-        return {
-            path: self._linear(path)
-            for path, module in self.module.named_modules()
-            if isinstance(weight := getattr(module, "weight", None), Tensor)
-            and weight.ndim == 2
-            and not isinstance(module, nn.Embedding)
-        }
+        return {path: self._linear(path) for path, module in self.module.named_modules() if is_linear(module)}
 
     def _linear(self, path: str) -> LinearMap:
         module = self.module.get_submodule(path)

@@ -1,15 +1,13 @@
 """A checkpoint as a decoder: one block at a time out of the meta device, and kept where there is room for many.
 
-All attention, norm and rotary code is transformers'. The module is built on the meta device, its blocks are taken
-out and replaced by recorders; what is left (embeddings, rotary tables, final norm, head) is small and loaded for
-good. Running that shell once tells, for every block, the very arguments that the model's own forward would pass it.
+All attention, norm and rotary code is transformers'. What isn't a block (embeddings, rotary tables, final norm, head)
+is loaded for good (`peelaudit.network.shell`), and tells what every block is called with.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +17,10 @@ from peelaudit.network.block import Block, Work
 from peelaudit.network.families import family_of
 from peelaudit.network.linear import keeps_inputs_first
 from peelaudit.network.lowbit.constraints import Constraint, Held
+from peelaudit.network.shell import Shell, fill_buffers, prove
+from peelaudit.network.unembedding import Unembedding
 
 __all__ = ["Decoder"]
-
-
-class _Recorder(nn.Module):
-    """Stands where a block was: remembers what it was called with and passes the hidden states on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden: Tensor | None = None
-        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.hidden, self.arguments = hidden, (args, kwargs)
-        return hidden
 
 
 class Decoder:
@@ -52,7 +39,7 @@ class Decoder:
             rounded when they are read: the network that they stand for.
 
     Raises:
-        UnsupportedCheckpoint: if the family is not in `FAMILIES` or this variant of it can't be peeled.
+        UnsupportedCheckpoint: it can't be audited, or doesn't compute what transformers' own module does.
     """
 
     def __init__(
@@ -71,22 +58,13 @@ class Decoder:
         self.work = Work()
         self.family = family_of(checkpoint)
         self.device, self.dtype = device, dtype
-        shell = checkpoint.skeleton()
-        self.config = shell.config
-        blocks = cast("nn.ModuleList", shell.get_submodule(self.family.blocks))
-        self._blueprints = list(blocks)
-        self.n_layers = len(self._blueprints)
-        self._recorders = [_Recorder() for _ in self._blueprints]
-        for index, recorder in enumerate(self._recorders):
-            blocks[index] = recorder
-        self._shell = _load_shell(shell, checkpoint, device, dtype)
-        self.norm = shell.get_submodule(self.family.norm)
-        self.head = cast("nn.Linear", self._shell.get_output_embeddings())
-        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self._shell = Shell(checkpoint, self.family, device, dtype)
+        self.config = self._shell.model.config
+        self.n_layers = len(self._shell.blueprints)
+        self.norm, self.head = self._shell.norm, self._shell.head
         self.width = self.head.in_features
         self.vocabulary = self.head.out_features
-        self._run_shell(torch.zeros(1, seq_len, dtype=torch.long, device=device))
-        self._arguments = [recorder.arguments for recorder in self._recorders]
+        self._arguments = prove(self._shell, Unembedding.of(self), seq_len, checkpoint.info.path)
         self._replaced: Mapping[int, Block] = {}
         self._kept = _Kept(_room(device))
 
@@ -96,19 +74,9 @@ class Decoder:
         other._replaced = {**self._replaced, block.layer: block}
         return other
 
-    @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
         """h_0, [sequences, positions, d_model], of token ids [sequences, positions]."""
-        return self._run_shell(tokens.to(self.device))
-
-    def _run_shell(self, tokens: Tensor) -> Tensor:
-        base = getattr(self._shell, self._shell.base_model_prefix)
-        with torch.no_grad():
-            base(input_ids=tokens, use_cache=False)
-        hidden = self._recorders[0].hidden
-        for recorder in self._recorders:
-            recorder.hidden = None
-        return cast("Tensor", hidden)
+        return self._shell.embed(tokens.to(self.device))
 
     def block(self, layer: int) -> Block:
         """Block `layer`, 1 … L, its weights not requiring gradients. Others may have the same one in their hands: who
@@ -119,7 +87,7 @@ class Decoder:
         return self._kept.get(layer) or self._kept.added(self._read(layer))
 
     def _read(self, layer: int) -> Block:
-        module = copy.deepcopy(self._blueprints[layer - 1])
+        module = copy.deepcopy(self._shell.blueprints[layer - 1])
         prefix = f"{self.family.blocks}.{layer - 1}."
         held = self._held(module, prefix)
         weights, scales = {}, {}
@@ -130,6 +98,7 @@ class Decoder:
             if name in held and self.dtype in (torch.float16, torch.bfloat16):
                 scales[name] = held[name].scales(weight.float().to(self.device))
         module.load_state_dict(weights, strict=True, assign=True)
+        fill_buffers(self._shell.model, module, self.device, f"{self._checkpoint.info.path}: layer {layer}")
         module.requires_grad_(requires_grad=False).eval()
         absent = frozenset(name for name in weights if prefix + name in self._checkpoint.absent)
         known = (self.family, self._arguments[layer - 1], absent, held, scales or None)
@@ -170,19 +139,3 @@ class _Kept:
 def _room(device: torch.device) -> int:
     """Bytes for blocks: of a CUDA device, where each would be carried there again, a quarter of what is free."""
     return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else CACHED
-
-
-def _load_shell(shell: nn.Module, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
-    """Everything but the blocks, with real weights and buffers, on `device`."""
-    model = cast("Any", shell)
-    model.to_empty(device=device)
-    weights = {
-        name: checkpoint.tensor(name).to(device=device, dtype=dtype)
-        for name, _ in model.named_parameters(remove_duplicate=False)
-    }
-    model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_weights()
-    for parameter in model.parameters():
-        parameter._is_hf_initialized = True  # transformers then fills the buffers alone
-    model.initialize_weights()
-    return model.requires_grad_(requires_grad=False).eval()

@@ -9,10 +9,16 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-__all__ = ["LinearMap", "keeps_inputs_first", "tapped"]
+__all__ = ["LinearMap", "is_linear", "keeps_inputs_first", "tapped"]
 
 Tap = Callable[[Tensor, Tensor], Tensor | None]
 """Is shown a call's first argument and its output; what it returns, if anything, stands in for the output."""
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module's weight is a matrix that multiplies hidden states."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
 
 
 def keeps_inputs_first(module: nn.Module) -> bool:

@@ -18,11 +18,11 @@ from peelaudit.method.linalg.spectrum import leading
 from peelaudit.method.readout import Readout, Unembedding
 from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
 from peelaudit.method.statistics.panel import Panel
-from peelaudit.network.families import FAMILIES
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.network.weights import check_weights
 from peelaudit.records import FaultKind
 from peelaudit.settings.audit import AuditConfig
+from tests.checkpoints import models
 from tests.method.refinement.support import downstream, loss_with
 from tests.networks import Network
 from tests.places import FIXTURES
@@ -35,7 +35,7 @@ def bulk(weight: torch.Tensor) -> torch.Tensor:
 
 
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"bitnet"}))
+@pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
 def test_slopes_are_those_of_finite_differences(network: Callable[..., Network], family: str) -> None:
     made = network(family)
     rows = made.rows.held_out

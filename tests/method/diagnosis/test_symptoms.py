@@ -13,11 +13,11 @@ from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import held_decoder, prepared
 from peelaudit.method.diagnosis.symptoms import RANDOM, signs, spectral_excess, symptoms
 from peelaudit.network.block import Block
-from peelaudit.network.families import FAMILIES
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.network.weights import check_weights
 from peelaudit.records import FaultKind, LayerSigns, Symptom
 from peelaudit.settings.audit import AuditConfig
+from tests.checkpoints import models
 from tests.networks import Network
 from tests.places import FIXTURES
 
@@ -53,7 +53,7 @@ def test_it_takes_no_random_numbers_from_anyone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(models.CONFIGS))
 def test_what_each_half_writes_is_what_the_block_adds(network: Callable[..., Network], family: str) -> None:
     """With the other half silent, the block's output less its input is the half's own."""
     made = network(family)

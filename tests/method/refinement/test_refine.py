@@ -20,11 +20,11 @@ from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.families import FAMILIES
 from peelaudit.network.lowbit.constraints import Integer
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from peelaudit.settings.audit import AuditConfig
+from tests.checkpoints import models
 from tests.method.refinement.support import downstream, loss_with, own_losses
 from tests.networks import Network
 from tests.places import NANOGPT
@@ -50,7 +50,7 @@ def alone(network: Network, reach: Reach = CHEAP) -> list[tuple[Refined, Block, 
 
 
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"bitnet"}))
+@pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
 def test_gradients_are_those_of_finite_differences(network: Opener, family: str) -> None:
     made = network(family)
     down, rows = downstream(made), made.rows.fit
@@ -71,7 +71,7 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
         assert (up - low) / (2 * step) == pytest.approx(expected, rel=1e-2, abs=0.05)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"bitnet"}))
+@pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
 def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, family: str) -> None:
     made = network(family)
     down, rows, layers = downstream(made), made.rows.fit, made.decoder.n_layers

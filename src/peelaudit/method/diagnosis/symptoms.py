@@ -77,7 +77,8 @@ def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
 
     def adding_to(index: int) -> Callable[[Tensor, Tensor], None]:
         def add(_: Tensor, made: Tensor) -> None:
-            sums[index] += float(made.to(accumulation_dtype(made.device)).square().mean(dim=-1).sum())
+            squares = made.to(accumulation_dtype(made.device)).square().mean(dim=-1).sum()
+            sums[index] += block.factors[index] ** 2 * float(squares)
 
         return add
 

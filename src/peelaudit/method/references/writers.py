@@ -43,7 +43,8 @@ class Observation:
 class _Seen:
     """What a writer and the norm behind it were given, and what the norm made of it, in one call of the block."""
 
-    def __init__(self, norm: nn.Module | None) -> None:
+    def __init__(self, norm: nn.Module | None, factor: float) -> None:
+        self._factor = factor
         self.input = torch.empty(0)
         self._norm_call: tuple[Tensor, Tensor] | None = None
         self._norm = norm
@@ -57,14 +58,15 @@ class _Seen:
         self._norm_call = (given.reshape(-1, given.shape[-1]), made.reshape(-1, made.shape[-1]))
 
     def features(self) -> Tensor:
-        """The writer's input, times the norm's frozen scale of each token."""
+        """The writer's input, times the norm's frozen scale of each token, and what its product is multiplied by."""
+        given = self.input if self._factor == 1 else self._factor * self.input
         if self._norm is None or self._norm_call is None:
-            return self.input
+            return given
         product, normed = self._norm_call
         unscaled = (product * norm_gain(self._norm, product)).norm(dim=-1, keepdim=True)
         least = torch.finfo(product.dtype).tiny
         scale: Tensor = normed.norm(dim=-1, keepdim=True) / unscaled.clamp_min(least)
-        return self.input * scale
+        return given * scale
 
 
 def norm_gain(norm: nn.Module, like: Tensor) -> Tensor:
@@ -76,9 +78,9 @@ def norm_gain(norm: nn.Module, like: Tensor) -> Tensor:
 def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observation:
     """Run the block on [sequences, positions, d_model] and keep what the given writers saw.
 
-    A column of ones stands after the features of a writer that has a bias.
+    A column of the factor, 1 in most families, stands after the features of a writer that has a bias.
     """
-    seen = {index: _Seen(block.norms[index]) for index in writers}
+    seen = {index: _Seen(block.norms[index], block.factors[index]) for index in writers}
     inputs = [(block.writers[index].module, one.keep_input) for index, one in seen.items()]
     norms = [(norm, one.keep_norm) for index, one in seen.items() if (norm := block.norms[index]) is not None]
     with tapped(inputs), tapped(norms):
@@ -88,7 +90,7 @@ def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observati
         part = one.features()
         features.append(part)
         if block.writers[index].biased:
-            features.append(torch.ones_like(part[:, :1]))
+            features.append(torch.full_like(part[:, :1], block.factors[index]))
     return Observation(output.reshape(-1, output.shape[-1]), torch.cat(features, dim=-1))
 
 
