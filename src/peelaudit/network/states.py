@@ -2,7 +2,7 @@
 
 A boundary state is one tensor, [sequences, positions, d_model], the three splits after one another. States live on the
 GPU that computes, if one does, in memory where it has no room left, and in unlinked memory-mapped files where that has
-none. Only one block's weights are held.
+none. Blocks are asked of the decoder one at a time.
 """
 
 from __future__ import annotations
