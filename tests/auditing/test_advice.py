@@ -72,6 +72,13 @@ def test_each_verdict_has_its_advice_which_ends_with_a_command(verdict: Verdict,
     assert words.endswith(f": {ends}")
 
 
+def test_what_gains_most_is_said_where_none_stands_out() -> None:
+    how = dataclasses.replace(refined(), leading=(3,))
+    assert advice(network(Verdict.YELLOW), how=how).startswith(
+        "No layer stands out, though layer 3 gains most: train it on"
+    )
+
+
 def test_what_was_left_out_is_run_next() -> None:
     words = advice(network(Verdict.GREY, refinement=None))
     assert words == f"The strongest reference was left out: {RUN} --schedules refined"

@@ -122,6 +122,15 @@ def test_a_yellow_with_a_layer_named_is_not_shared_by_all() -> None:
     )
 
 
+@pytest.mark.parametrize(("leading", "words"), [((4,), "layer 4"), ((2, 4), "layers 2, 4")])
+def test_a_gap_shared_by_all_layers_has_those_that_gain_most(leading: tuple[int, ...], words: str) -> None:
+    found = naming()
+    assert found.refinement is not None
+    found = dataclasses.replace(found, refinement=dataclasses.replace(found.refinement, leading=leading))
+    assert judged(network(Verdict.YELLOW), found)[1].endswith(f", shared by all layers, most in {words}")
+    assert judged(network(Verdict.GREEN), found) == judged(network(Verdict.GREEN))
+
+
 def test_a_red_names_the_layers_too() -> None:
     _, words = judged(network(Verdict.RED), naming({2: (Symptom.NOISY,)}))
     assert words.endswith("beat it by 0.100 nats/token; layer 2: noisy")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peelaudit.cli import main
-from peelaudit.records import FaultKind, FaultResult, Score, Selftest
+from peelaudit.records import FaultKind, FaultResult, Said, Score, Selftest, Verdict
 from peelaudit.records.json import dump, load
 from peelaudit.reports.terminal import render_selftest
 from tests.places import FIXTURES
@@ -20,8 +20,16 @@ SMALL = ["--tokens", "4096", "--seq-len", "64", "--resamples", "200", "-q"]
 LESS = [*SMALL, "--tokens", "1536"]
 
 
-def fault(layer: int, rank: int, rise: float, *named: int, kind: FaultKind = FaultKind.NOISED) -> FaultResult:
-    return FaultResult(kind, layer, rise, tuple((str(score), rank) for score in Score), named)
+def fault(
+    layer: int,
+    rank: int,
+    rise: float,
+    *named: int,
+    kind: FaultKind = FaultKind.NOISED,
+    leading: tuple[int, ...] = (),
+    verdict: Verdict | None = None,
+) -> FaultResult:
+    return FaultResult(kind, layer, rise, tuple((str(score), rank) for score in Score), Said(named, leading, verdict))
 
 
 RESULT = Selftest(
@@ -31,7 +39,7 @@ RESULT = Selftest(
     3,
     1.5,
     (fault(1, 1, 0.4, 1), fault(2, 2, 0.1), fault(3, 3, 0.3, 2), fault(1, 1, 0.2, 1, 3, kind=FaultKind.ONE_BIT)),
-    ((), (2,), (), ()),
+    (Said(()), Said((2,)), Said(()), Said(())),
 )
 
 
@@ -49,6 +57,23 @@ def test_the_page_counts_first_places_and_names() -> None:
     assert "named as well or instead: 2 of 4" in text
     assert "1 of 4 draws" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_headline_has_the_named_layers_else_those_that_gain_most() -> None:
+    yellow, green = Verdict.YELLOW, Verdict.GREEN
+    faults = (
+        fault(1, 1, 0.4, 1, leading=(2,), verdict=yellow),
+        fault(2, 2, 0.4, 1, leading=(2,), verdict=yellow),
+        fault(2, 1, 0.1, leading=(2, 3), verdict=yellow),
+        fault(2, 1, 0.1, leading=(2,), verdict=green),
+    )
+    undamaged = (Said((), (), green), Said((), (1,), yellow), Said((), (), green))
+    text = render_selftest(dataclasses.replace(RESULT, faults=faults, undamaged=undamaged))
+    rows = {line[:16].strip(): line[16:].split() for line in text.splitlines()}
+    assert rows["named"] == ["1", "1"]
+    assert rows["in headline"] == ["2", "2"]
+    assert rows["not green"] == ["3", "3"]
+    assert "0 of 3 draws of the text. Their verdicts: 1 yellow, 2 green." in " ".join(text.split())
 
 
 def test_draws_without_a_fault_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +105,7 @@ def test_the_damaged_layer_of_a_fixture_comes_first(capsys: pytest.CaptureFixtur
     assert [(fault.kind, fault.layer) for fault in result.faults] == expected
     assert [dict(fault.ranks)[Score.GAP] for fault in result.faults] == [1, 1]
     assert all(fault.rise > 0.05 for fault in result.faults)
-    assert result.undamaged == ((),)
+    assert [one.named for one in result.undamaged] == [()]
 
 
 @pytest.mark.parametrize(
@@ -169,9 +194,9 @@ def test_references_change_nothing_of_what_is_named(capsys: pytest.CaptureFixtur
         ranks = dict(fitted.ranks)
         assert {score: ranks.pop(score) for score in (Score.DEPTH_GAP, Score.PROJECTION)}
         assert ranks == dict(looked.ranks)
-        assert (fitted.kind, fitted.layer, fitted.named) == (looked.kind, looked.layer, looked.named)
+        assert (fitted.kind, fitted.layer, fitted.said.named) == (looked.kind, looked.layer, looked.said.named)
         assert fitted.rise == pytest.approx(looked.rise)
-    assert results[0].undamaged == results[1].undamaged
+    assert [one.named for one in results[0].undamaged] == [one.named for one in results[1].undamaged]
     assert "depth gap" not in render_selftest(results[1])
 
 
@@ -179,4 +204,4 @@ def test_no_other_layer_is_misscaled_where_one_is_untrained(capsys: pytest.Captu
     """With block 1 of the Llama fixture redrawn, the loss would scale block 5 down too."""
     wish = ["--faults", "reinitialised", "--layers", "1", "--redraws", "0", "--effort", "quick"]
     assert main(["selftest", str(FIXTURES / "llama"), *wish, "-f", "json", "--tokens", "16384", "-q"]) == 0
-    assert [fault.named for fault in load(capsys.readouterr().out, Selftest).faults] == [(1,)]
+    assert [fault.said.named for fault in load(capsys.readouterr().out, Selftest).faults] == [(1,)]

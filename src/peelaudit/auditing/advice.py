@@ -191,12 +191,12 @@ def _last(network: NetworkRow, refinement: LayerRefinement | None, config: Audit
             yield f"Whether one layer is at fault, it takes more to tell: {_run(config, missing)}"
         case Verdict.YELLOW if network.held_out.gap_head.low > config.tolerance:
             yield (
-                "No layer stands out. First rule out the text, with one of its training, and then train it on: "
+                f"{_even(refinement)}. First rule out the text, with one of its training, and then train it on: "
                 f"peelaudit run {config.checkpoint} --data TEXT"
             )
         case Verdict.YELLOW:
             yield (
-                "No layer stands out: train it on, longer or at a higher rate, or audit it on text of its training: "
+                f"{_even(refinement)}: train it on, longer or at a higher rate, or audit it on text of its training: "
                 f"peelaudit run {config.checkpoint} --data TEXT"
             )
         case Verdict.GREEN if network.held_out.gap_head.low > config.tolerance:
@@ -207,6 +207,13 @@ def _last(network: NetworkRow, refinement: LayerRefinement | None, config: Audit
             yield f"The strongest reference was left out: {_run(config, '--schedules refined')}"
         case Verdict.GREY:
             yield f"More text narrows the interval: {_more(config)}"
+
+
+def _even(refinement: LayerRefinement | None) -> str:
+    """That no layer is named, and which gains most all the same."""
+    leading = () if refinement is None else refinement.leading
+    gains = "gain" if len(leading) > 1 else "gains"
+    return f"No layer stands out, though {numbered(leading)} {gains} most" if leading else "No layer stands out"
 
 
 def _untold(refinement: LayerRefinement | None, config: AuditConfig) -> str | None:

@@ -48,9 +48,7 @@ def judge(
         return verdict, f"ineffective: blocks fitted to the last state alone beat it by {over:.3f} nats/token{layers}"
     asides = layers + "".join(f"; {words}" for words in _on_head(network, tolerance))
     if verdict is Verdict.YELLOW:
-        told = naming.refinement is not None and naming.refinement.judged
-        shared = ", shared by all layers" if told and not naming.named else ""
-        return verdict, f"can do better: its layers by {_nats(gap)}{shared}{asides}"
+        return verdict, f"can do better: its layers by {_nats(gap)}{_on_share(naming)}{asides}"
     if naming.named:
         return (
             Verdict.YELLOW,
@@ -81,6 +79,14 @@ def _on_layers(naming: Naming) -> Iterator[str]:
             yield f"{numbered(found)}: {symptom}"
     if naming.refinement is not None and (found := list(naming.refinement.named)):
         yield f"the gap of {numbered(found)} stands out"
+
+
+def _on_share(naming: Naming) -> str:
+    """Whose the gap is where no layer is named and one could have been."""
+    how = naming.refinement
+    if how is None or not how.judged or naming.named:
+        return ""
+    return f", shared by all layers{f', most in {numbered(how.leading)}' if how.leading else ''}"
 
 
 def _on_head(network: NetworkRow, tolerance: float) -> Iterator[str]:

@@ -37,7 +37,7 @@ from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Progress
-from peelaudit.records import FaultKind, FaultResult, LayerRow, Score, Selftest, Symptom, Verdict
+from peelaudit.records import FaultKind, FaultResult, LayerRow, Said, Score, Selftest, Symptom, Verdict
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.rules import Selector
 
@@ -88,21 +88,21 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
         earlier = None if plan.earlier is None else bench.decoder_of(plan.earlier, stack)
         if plan.kinds:
             progress.stage("planted faults", len(plan.kinds) * len(chosen))
-        healthy = bench.audit(bench.decoder)
+        healthy = bench.audit(bench.decoder, references=plan.references)
         faults = []
         for kind in plan.kinds:
             for layer in chosen:
                 if (block := bench.damaged(kind, layer, earlier)) is not None:
                     faults.append(bench.planted(kind, block, healthy.loss, references=plan.references))
                 progress.advance()
-        undamaged = [healthy.naming.named]
+        undamaged = [healthy.said]
         info, data = audit.checkpoint.info, audit.calibration.info
         warnings = (*audit.calibration.warnings, *naming_warnings(data))
     progress.stage("draws of the text", plan.redraws)
     for draw in range(plan.redraws):
         with prepared(dataclasses.replace(config, seed=(config.seed + 1 + draw) % _SEEDS)) as audit:
             again = _Bench(audit)
-            undamaged.append(again.audit(again.decoder).naming.named)
+            undamaged.append(again.audit(again.decoder, references=plan.references).said)
         progress.advance()
     return Selftest(
         info.path, data.source, data.fit.tokens, info.layers, healthy.loss, tuple(faults), tuple(undamaged), warnings
@@ -118,6 +118,11 @@ class _Audit(NamedTuple):
     naming: Naming
     rows: tuple[LayerRow, ...] = ()
     verdict: Verdict | None = None
+
+    @property
+    def said(self) -> Said:
+        how = self.naming.refinement
+        return Said(self.naming.named, () if how is None else how.leading, self.verdict)
 
 
 class _Bench:
@@ -152,7 +157,7 @@ class _Bench:
         layer, decoder = block.layer, self.decoder.replacing(block)
         audit = self.audit(decoder, references=references)
         ranks = tuple((str(score), _rank(values, layer)) for score, values in self._scores(decoder, audit).items())
-        return FaultResult(kind, layer, audit.loss - loss, ranks, audit.naming.named, audit.verdict)
+        return FaultResult(kind, layer, audit.loss - loss, ranks, audit.said)
 
     def audit(self, decoder: Decoder, *, references: bool = False) -> _Audit:
         """The figures of this network."""

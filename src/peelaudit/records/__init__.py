@@ -32,7 +32,7 @@ from peelaudit.records.checkpoints import (
     TensorInfo,
     ZeroPoint,
 )
-from peelaudit.records.faults import FaultKind, FaultResult, Score, Selftest
+from peelaudit.records.faults import FaultKind, FaultResult, Said, Score, Selftest
 from peelaudit.records.figures import ClusterSums, Estimate, SplitFigures, Verdict
 from peelaudit.records.fleet import TaskFigures, TaskRow, TaskState, Unaudited
 from peelaudit.records.gating import GateCheck, Outcome
@@ -61,6 +61,7 @@ __all__ = [
     "NetworkRow",
     "Outcome",
     "Refinement",
+    "Said",
     "ScaleLayout",
     "ScheduleBounds",
     "ScheduleResult",

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from peelaudit.records.figures import Verdict
 
-__all__ = ["FaultKind", "FaultResult", "Score", "Selftest"]
+__all__ = ["FaultKind", "FaultResult", "Said", "Score", "Selftest"]
 
 
 class FaultKind(StrEnum):
@@ -48,34 +48,48 @@ class Score(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What an audit said of a network: the layers that it named, those whose gap is the largest where it needn't stand
+    out, and the verdict, None without references.
+    """
+
+    named: tuple[int, ...]
+    leading: tuple[int, ...] = ()
+    verdict: Verdict | None = None
+
+    @property
+    def headline(self) -> tuple[int, ...]:
+        """The layers in the headline: the named ones, else those that gain most where the layers can do better."""
+        return self.named or (self.leading if self.verdict is Verdict.YELLOW else ())
+
+
+@dataclass(frozen=True, slots=True)
 class FaultResult:
     """What an audit made of one planted fault.
 
     `rise` is by how much the held-out loss rose with it, nats/token. `ranks` are the damaged layer's, 1 the first, by
-    score; there is none by what wasn't measured: repairs, references, slopes that no gradient reaches. `named` are the
-    layers that the audit named, and `verdict` is the one on the network, None without references.
+    score; there is none by what wasn't measured: repairs, references, slopes that no gradient reaches.
     """
 
     kind: FaultKind
     layer: int
     rise: float
     ranks: tuple[tuple[str, int], ...]
-    named: tuple[int, ...]
-    verdict: Verdict | None = None
+    said: Said
 
     @property
     def found(self) -> bool:
         """Whether the damaged layer was named."""
-        return self.layer in self.named
+        return self.layer in self.said.named
 
 
 @dataclass(frozen=True, slots=True)
 class Selftest:
     """What the audit sees of planted faults on this checkpoint with this text.
 
-    `loss` is the undamaged network's on *held-out*, nats/token. `undamaged` are the layers that were named without any
-    fault, for each draw of the text; the first is the draw that the faults were audited on. `warnings` are those of the
-    first draw's text.
+    `loss` is the undamaged network's on *held-out*, nats/token. `undamaged` is what was said without any fault, for
+    each draw of the text; the first is the draw that the faults were audited on. `warnings` are those of the first
+    draw's text.
     """
 
     checkpoint: str
@@ -84,5 +98,5 @@ class Selftest:
     layers: int
     loss: float
     faults: tuple[FaultResult, ...]
-    undamaged: tuple[tuple[int, ...], ...]
+    undamaged: tuple[Said, ...]
     warnings: tuple[str, ...] = ()

@@ -80,7 +80,7 @@ def test_what_has_no_slope_is_judged_by_gaps_alone() -> None:
     assert naming.slopes[0] == {}
     assert set(naming.slopes[2]) == {Symptom.NOISY, Symptom.MISSCALED}
     assert naming.named == (6,)
-    assert naming.refinement == LayerRefinement((1,) * N, (0,) * N, 5.0, (6,))
+    assert naming.refinement == LayerRefinement((1,) * N, (0,) * N, 5.0, (6,), leading=(6,))
     assert int(np.argmax(naming.suspicion)) == 5
     assert name_layers(found).named == (3, 6)
 

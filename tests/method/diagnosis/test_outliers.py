@@ -77,6 +77,27 @@ def test_at_most_three_are_named() -> None:
     assert len(standing_out(Gaps(PANEL, gains(*([0.0] * 9 + [0.5]) * 4)))) == 3
 
 
+@pytest.mark.parametrize(
+    ("gaps", "leading"),
+    [
+        ((0.092, 0.080, 0.067, 0.044), (1,)),
+        ((0.08, 0.01, 0.08, 0.01), (1, 3)),
+        ((0.08, 0.08, 0.08, 0.01), ()),
+        ((0.0, 0.0, 0.0, 0.0), ()),
+        ((*[0.05] * 3, *[0.01] * 20), (1, 2, 3)),
+        ((*[0.05] * 4, *[0.01] * 20), ()),
+        ((0.4, 0.1), (1,)),
+        ((0.4,), ()),
+    ],
+)
+def test_the_layers_that_gain_most_lead_where_few_tie(gaps: tuple[float, ...], leading: tuple[int, ...]) -> None:
+    assert Gaps(PANEL, gains(*gaps)).leading() == leading
+
+
+def test_a_gap_leads_only_beyond_chance() -> None:
+    assert Gaps(PANEL, gains(0.05, 0.0, 0.0, 0.0, noise=0.5)).leading() == ()
+
+
 def test_healthy_layers_are_hardly_ever_named() -> None:
     rng = np.random.default_rng(1)
     draws = [

@@ -6,17 +6,17 @@ import dataclasses
 
 import pytest
 
-from peelaudit.records import FaultKind, FaultResult, Selftest, Verdict
+from peelaudit.records import FaultKind, FaultResult, Said, Selftest, Verdict
 from peelaudit.reports.terminal import render_selftest
 
 
 def result(*verdicts: Verdict | None) -> Selftest:
     faults = tuple(
-        FaultResult(kind, layer, 0.1, (("audit", 1),), (), verdict)
+        FaultResult(kind, layer, 0.1, (("audit", 1),), Said((), (), verdict))
         for kind in (FaultKind.NOISED, FaultKind.ONE_BIT)
         for layer, verdict in enumerate(verdicts, 1)
     )
-    return Selftest("x.pt", "text.txt", 9000, len(verdicts), 1.5, faults, ((),))
+    return Selftest("x.pt", "text.txt", 9000, len(verdicts), 1.5, faults, (Said(()),))
 
 
 def test_verdicts_other_than_green_are_counted_by_kind() -> None:
@@ -24,7 +24,7 @@ def test_verdicts_other_than_green_are_counted_by_kind() -> None:
     text = render_selftest(found)
     (row,) = [line.split() for line in text.splitlines() if line.startswith("not green ")]
     assert row == ["not", "green", "3", "3", "6"]
-    first = dataclasses.replace(found.faults[0], verdict=Verdict.GREEN)
+    first = dataclasses.replace(found.faults[0], said=Said((), (), Verdict.GREEN))
     text = render_selftest(dataclasses.replace(found, faults=(first, *found.faults[1:])))
     assert [line.split()[2:] for line in text.splitlines() if line.startswith("not green ")] == [["2", "3", "5"]]
 

@@ -62,7 +62,10 @@ def name_layers(examined: Examination) -> Naming:
     if found is not None:
         gaps = Gaps(examined.panel, found.gains, low_bit=found.low_bit, one_step=found.first_step)
         sick = [layer for layer, some in enumerate(looks, 1) if some]
-        refinement = LayerRefinement(found.steps, found.products, found.passes, standing_out(gaps, sick), gaps.judged)
+        named = standing_out(gaps, sick)
+        refinement = LayerRefinement(
+            found.steps, found.products, found.passes, named, judged=gaps.judged, leading=gaps.leading()
+        )
     yardsticks = (*(slopes or ()), *(() if gaps is None else (gaps,)))
     suspicions = [suspicion(yardstick, suspects) for yardstick in yardsticks]
     return Naming(

@@ -135,6 +135,18 @@ class Gaps:
         """See `Yardstick`."""
         return self._panel.estimate(self._gains[index] - self._gains[other], "held_out").low > RESOLUTION
 
+    def leading(self) -> tuple[int, ...]:
+        """The layers, 1 … L, whose gap is the largest, and those that can't be told from it; none if that are many.
+
+        Whether one leads says where the most is to be gained, not that it is damaged: in a network that stopped early
+        one does as well.
+        """
+        first = int(self.sizes.argmax())
+        tied = [other for other in range(len(self.sizes)) if other != first and not self.clear(first, other)]
+        few = len(tied) + 1 <= min(MOST_NAMED, len(self.sizes) / 2)
+        sure = self.judged and self._panel.estimate(self._gains[first], "held_out").low > RESOLUTION
+        return tuple(sorted(index + 1 for index in (first, *tied))) if few and sure else ()
+
 
 class ScaleSlopes:
     """Scale slopes: how far one is from 0, where a trained network's are, either way, each in the unit of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
@@ -52,8 +53,8 @@ def _places(result: Selftest) -> Iterator[RenderableType]:
         "furthest. scale slope: the loss's derivative by the scale of a block's matrices; bulk slope: by that of what "
         "is beside their leading directions. projection error: of the best block at the next one's job. redundancy: "
         "the error of leaving the block out. block influence: 1 - cosine of a block's input and output. These two and "
-        "the norm: farthest from the layers' median. named: the damaged layer; not green: the verdict on the network. "
-        "loss rise: nats/token."
+        "the norm: farthest from the layers' median. named: the damaged layer; in headline: named, or the one that "
+        "gains most; not green: the verdict on the network. loss rise: nats/token."
     )
     yield prose((words, "dim"))
 
@@ -73,8 +74,11 @@ def _table(result: Selftest) -> Table:
     grid.add_section()
     grid.add_row("faults", *(str(len(faults)) for faults in columns))
     grid.add_row("named", *(str(sum(fault.found for fault in faults)) for faults in columns))
-    if any(fault.verdict is not None for fault in result.faults):
-        other = [sum(fault.verdict not in (None, Verdict.GREEN) for fault in faults) for faults in columns]
+    if any(fault.said.verdict is not None for fault in result.faults):
+        other = [sum(fault.said.verdict not in (None, Verdict.GREEN) for fault in faults) for faults in columns]
+        grid.add_row(
+            "in headline", *(str(sum(fault.layer in fault.said.headline for fault in faults)) for faults in columns)
+        )
         grid.add_row("not green", *map(str, other))
     for words, end in (("least loss rise", min), ("most", max)):
         grid.add_row(words, *(f"{end(fault.rise for fault in faults):.2f}" for faults in columns))
@@ -93,10 +97,15 @@ def _naming(result: Selftest) -> Iterator[Text]:
     if missed:
         yield prose(f"most damage that was not named: {_words(max(missed, key=lambda fault: fault.rise))}.")
     if result.faults:
-        wrong = sum(bool(set(fault.named) - {fault.layer}) for fault in result.faults)
+        wrong = sum(bool(set(fault.said.named) - {fault.layer}) for fault in result.faults)
         yield prose(f"faults with another layer named as well or instead: {wrong} of {len(result.faults)}.")
-    alarms = sum(map(bool, result.undamaged))
-    yield prose(f"false alarms without a fault: {alarms} of {len(result.undamaged)} draws of the text.")
+    alarms = sum(bool(one.named) for one in result.undamaged)
+    verdicts = Counter(one.verdict for one in result.undamaged if one.verdict is not None)
+    told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in Verdict if verdicts[verdict])
+    yield prose(
+        f"false alarms without a fault: {alarms} of {len(result.undamaged)} draws of the text."
+        f"{f' Their verdicts: {told}.' if told else ''}"
+    )
 
 
 def _words(fault: FaultResult) -> str:
