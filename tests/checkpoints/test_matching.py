@@ -178,5 +178,5 @@ def test_only_the_text_part_of_a_multimodal_file_is_looked_at(name: str, refused
 @pytest.mark.parametrize("value", [2.0, [1.0], {"a": torch.ones(2)}])
 def test_something_else_than_tensors_in_a_state_dict_is_refused(value: object, tmp_path: Path) -> None:
     path = as_bin(tmp_path / "a", {"model.layers.0.scale": value})  # type: ignore[dict-item]
-    with pytest.raises(MismatchedWeights, match=r"'model\.layers\.0\.scale' is a \w+, not a tensor"):
+    with pytest.raises(MismatchedWeights, match=r"'model\.layers\.0\.scale' is a '\w+', not a dense tensor"):
         open_checkpoint(path)

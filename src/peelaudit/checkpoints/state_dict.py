@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import torch
 
 from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.inert import Inert, StoredTensor, kind_of
 from peelaudit.checkpoints.matching import Origin
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
@@ -31,7 +32,7 @@ class StateDict:
     """A state dict and what stood around it. `model_args` is nanoGPT's; None in other files."""
 
     format: str
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, StoredTensor]
     model_args: Mapping[str, Any] | None
     training_step: int | None
 
@@ -47,14 +48,15 @@ def recognise(content: object, path: Path) -> StateDict:
     """
     subject = quoted(path)
     if not isinstance(content, dict):
-        raise UnsupportedCheckpoint(f"{subject}: holds a {type(content).__name__}; expected a state dict")
+        raise UnsupportedCheckpoint(f"{subject}: holds a {quoted(kind_of(content), 80)}; expected a state dict")
     adapters = [key for key in content if isinstance(key, str) and _ADAPTER.search(key) and _has_tensors(content[key])]
     if adapters:
         raise UnsupportedCheckpoint(
             f"{subject}: holds {quoted(adapters[0], 40)} beside its model; merge that into the model and save the whole"
         )
     if isinstance(content.get("model_args"), dict) and isinstance(content.get("model"), dict):
-        return StateDict("nanogpt", _tensors(content["model"], path), content["model_args"], _step(content, "iter_num"))
+        arguments = _plain(content["model_args"], subject)
+        return StateDict("nanogpt", _tensors(content["model"], path), arguments, _step(content, "iter_num"))
     for holder in _HOLDERS:
         inner = content.get(holder)
         if _has_tensors(inner):
@@ -67,25 +69,38 @@ def recognise(content: object, path: Path) -> StateDict:
 
 
 def _has_tensors(value: object) -> TypeGuard[dict[object, object]]:
-    return isinstance(value, dict) and any(isinstance(one, torch.Tensor) for one in value.values())
+    return isinstance(value, dict) and any(isinstance(one, StoredTensor) for one in value.values())
+
+
+def _plain(arguments: Mapping[object, object], subject: str) -> Mapping[str, Any]:
+    """Arguments that are text, numbers, truth values or nothing."""
+    for name, value in arguments.items():
+        if not isinstance(name, str) or not (value is None or isinstance(value, str | int | float)):
+            raise UnsupportedCheckpoint(
+                f"{subject}: among its model_args is a {quoted(kind_of(value), 80)}; only numbers and text are read"
+            )
+    return {str(name): value for name, value in arguments.items()}
 
 
 def _is_setting(key: object, value: object) -> bool:
     """Whether it is what training scripts write beside tensors, such as a step: no tensor, and no name within one."""
-    return isinstance(key, str) and "." not in key and not isinstance(value, torch.Tensor)
+    sparse = isinstance(value, Inert) and value.path.startswith(("torch._utils._rebuild", "torch._tensor."))
+    return isinstance(key, str) and "." not in key and not sparse and not isinstance(value, StoredTensor)
 
 
-def _tensors(state: Mapping[object, object], path: Path) -> Mapping[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+def _tensors(state: Mapping[object, object], path: Path) -> Mapping[str, StoredTensor]:
+    found: dict[str, StoredTensor] = {}
     for name, value in state.items():
         if not isinstance(name, str):
-            raise MalformedCheckpoint(f"{quoted(path)}: a tensor's name is of type {type(name).__name__}, not text")
-        if isinstance(value, torch.Tensor):
+            raise MalformedCheckpoint(
+                f"{quoted(path)}: a tensor's name is of type {quoted(kind_of(name), 80)}, not text"
+            )
+        if isinstance(value, StoredTensor):
             found[name] = value
         elif value is not None and not name.endswith("_extra_state"):
             raise MismatchedWeights(
-                f"{quoted(path)}: in the state dict, {quoted(name)} is a {type(value).__name__}, not a tensor: what it"
-                " does to the network isn't known"
+                f"{quoted(path)}: in the state dict, {quoted(name)} is a {quoted(kind_of(value), 80)}, not a dense"
+                " tensor: what it does to the network isn't known"
             )
     return found
 
