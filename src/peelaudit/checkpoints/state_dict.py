@@ -12,17 +12,18 @@ import torch
 
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.inert import Inert, StoredTensor, kind_of
-from peelaudit.checkpoints.matching import Origin
+from peelaudit.checkpoints.matching import Origin, unwrapped
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
 
 __all__ = ["StateDict", "nanogpt_config", "nanogpt_origins", "recognise"]
 
-_HOLDERS = ("state_dict", "model_state_dict", "model", "module")
+_HOLDERS = ("state_dict", "model_state_dict", "model", "module", "model_state", "state", "app")
+_DEEPEST = 3
+"""So many of the holders may lie in each other."""
 _ADAPTER = re.compile(r"lora|adapter", re.IGNORECASE)
 _NANOGPT = {"n_layer", "n_head", "n_embd", "block_size", "vocab_size"}
 _NANOGPT_OPTIONAL = {"bias", "dropout"}
-_COMPILED = "_orig_mod."
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _BIASES = ("ln_1.bias", "ln_2.bias", "attn.c_attn.bias", "attn.c_proj.bias", "mlp.c_fc.bias", "mlp.c_proj.bias")
 
@@ -57,15 +58,23 @@ def recognise(content: object, path: Path) -> StateDict:
     if isinstance(content.get("model_args"), dict) and isinstance(content.get("model"), dict):
         arguments = _plain(content["model_args"], subject)
         return StateDict("nanogpt", _tensors(content["model"], path), arguments, _step(content, "iter_num"))
-    for holder in _HOLDERS:
-        inner = content.get(holder)
-        if _has_tensors(inner):
-            kind = "lightning" if "pytorch-lightning_version" in content else "torch"
-            return StateDict(kind, _tensors(inner, path), None, _step(content, "global_step"))
+    if (inner := _within_holders(content)) is not None:
+        kind = "lightning" if "pytorch-lightning_version" in content else "torch"
+        return StateDict(kind, _tensors(inner, path), None, _step(content, "global_step"))
     if _has_tensors(content):
         state = {key: value for key, value in content.items() if not _is_setting(key, value)}
         return StateDict("torch", _tensors(state, path), None, None)
     raise UnsupportedCheckpoint(f"{subject}: no state dict found, neither at its top nor under {', '.join(_HOLDERS)}")
+
+
+def _within_holders(content: Mapping[object, object]) -> Mapping[object, object] | None:
+    """The state dict under one of the usual names, or within what stands there; None where there is none."""
+    for _ in range(_DEEPEST):
+        held = [content.get(holder) for holder in _HOLDERS]
+        if (found := next(filter(_has_tensors, held), None)) is not None:
+            return found
+        content = next((inner for inner in held if isinstance(inner, dict)), {})
+    return None
 
 
 def _has_tensors(value: object) -> TypeGuard[dict[object, object]]:
@@ -144,11 +153,11 @@ def nanogpt_origins(store: Store, model_args: Mapping[str, Any], subject: str) -
     """The tensors of nanoGPT under GPT-2's names: linear weights transposed, and zeros for biases that it doesn't have.
 
     Raises:
-        MismatchedWeights: a tensor is stored twice, with and without `torch.compile`'s prefix.
+        MismatchedWeights: a tensor is stored twice, with and without the name of what wraps it.
     """
     found: dict[str, Origin] = {}
     for stored, info in store.tensors.items():
-        name = stored.removeprefix(_COMPILED)
+        name = unwrapped(stored)
         if name in found:
             raise MismatchedWeights(f"{subject}: the tensor {quoted(name)} is stored twice")
         if name.endswith(_TRANSPOSED) and len(info.shape) == 2:
