@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, Self
 
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint
@@ -27,6 +27,7 @@ __all__ = [
     "read_json",
     "regular_file",
     "take_snapshot",
+    "within",
 ]
 
 _HASH_CHUNK = 1 << 20
@@ -140,6 +141,22 @@ class Window:
         if offset < 0 or count < 0 or offset + count > self.size:
             raise MalformedCheckpoint(f"{quoted(self.path)}: a part of it ends before what its header promises")
         return self._file.read(self._begin + offset, count)
+
+
+def within(directory: Path, name: str) -> Path:
+    """The file of that name, which must not lead out of the directory (nor out of its own folder of the hub's cache).
+
+    Raises:
+        MalformedCheckpoint: the name or a symbolic link leads elsewhere.
+    """
+    if PurePosixPath(name).name != name or name == ".." or "\\" in name or "\0" in name:
+        raise MalformedCheckpoint(f"{quoted(directory)}: the index names {quoted(name)}, outside of the directory")
+    root = directory.resolve()
+    if root.parent.name == "snapshots":
+        root = root.parent.parent  # the hub's cache: snapshots/<revision>/* link to blobs/*
+    if not (directory / name).resolve().is_relative_to(root):
+        raise MalformedCheckpoint(f"{quoted(directory / name)}: is a symbolic link that leaves the directory")
+    return directory / name
 
 
 def read_json(path: Path, kind: type[CheckpointError] = MalformedCheckpoint) -> dict[str, object]:

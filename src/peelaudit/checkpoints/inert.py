@@ -15,7 +15,19 @@ import torch
 from peelaudit.checkpoints.files import quoted
 from peelaudit.errors import MalformedCheckpoint
 
-__all__ = ["Inert", "Key", "Named", "Storage", "StoredTensor", "kind_of", "make", "storage_of"]
+__all__ = [
+    "DTYPES",
+    "Dense",
+    "Inert",
+    "Key",
+    "Named",
+    "Storage",
+    "StoredTensor",
+    "kind_of",
+    "make",
+    "sizes_of",
+    "storage_of",
+]
 
 _STORAGES = {
     "DoubleStorage": "float64",
@@ -37,7 +49,8 @@ _STORAGES = {
     "QUInt2x4Storage": "quint2x4",
     "UntypedStorage": "uint8",
 }
-_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+"""Every dtype of torch by its name."""
 _DICTS = frozenset({"collections.OrderedDict", "collections.defaultdict", "builtins.dict"})
 _PLAIN_TENSORS = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"})
 _MAX_RANK = 8
@@ -86,24 +99,30 @@ class Storage:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class StoredTensor:
-    """A dense tensor as the pickle describes it. `offset` and `stride` count elements of its storage."""
+class Dense:
+    """A dense tensor without its bytes."""
 
-    storage: Storage
     dtype: str
     shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
 
     @property
     def width(self) -> int:
         """Bytes of an element."""
-        return _DTYPES[self.dtype].itemsize
+        return DTYPES[self.dtype].itemsize
 
     @property
     def bytes(self) -> int:
         """Bytes of all elements."""
         return math.prod(self.shape) * self.width
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StoredTensor(Dense):
+    """A tensor as a pickle describes it. `offset` and `stride` count elements of its storage."""
+
+    storage: Storage
+    stride: tuple[int, ...]
+    offset: int
 
     @property
     def span(self) -> int:
@@ -119,7 +138,7 @@ def kind_of(value: object) -> str:
         return kind_of(value.value)
     if isinstance(value, Inert | Named):
         return value.path
-    return "tensor" if isinstance(value, StoredTensor) else type(value).__name__
+    return "tensor" if isinstance(value, Dense) else type(value).__name__
 
 
 def storage_of(reference: object, subject: str) -> Storage:
@@ -132,7 +151,7 @@ def storage_of(reference: object, subject: str) -> Storage:
         _, kind, key, _, count = reference
         dtype = _STORAGES.get(kind.path.rpartition(".")[2]) if isinstance(kind, Named) else None
         if dtype and isinstance(key, str) and type(count) is int and 0 <= count < _LARGEST:
-            return Storage(key, dtype, count * _DTYPES[dtype].itemsize)
+            return Storage(key, dtype, count * DTYPES[dtype].itemsize)
     raise MalformedCheckpoint(f"{subject}: its pickle refers to something that isn't a storage of torch.save")
 
 
@@ -189,14 +208,14 @@ _MAKERS: Mapping[str, Callable[[tuple[object, ...], str], object]] = {
 
 def _dense(args: tuple[object, ...], dtype: str, subject: str) -> StoredTensor:
     """The tensor of (storage, offset, shape, stride), with its numbers checked."""
-    if len(args) == 4 and isinstance(args[0], Storage) and dtype in _DTYPES:
-        offset, shape, stride = _sizes((args[1],)), _sizes(args[2]), _sizes(args[3])
+    if len(args) == 4 and isinstance(args[0], Storage) and dtype in DTYPES:
+        offset, shape, stride = sizes_of((args[1],)), sizes_of(args[2]), sizes_of(args[3])
         if offset is not None and shape is not None and stride is not None and len(shape) == len(stride):
-            return StoredTensor(args[0], dtype, shape, stride, offset[0])
+            return StoredTensor(dtype, shape, args[0], stride, offset[0])
     raise MalformedCheckpoint(f"{subject}: its pickle describes an impossible tensor of dtype {quoted(dtype, 40)}")
 
 
-def _sizes(value: object) -> tuple[int, ...] | None:
+def sizes_of(value: object) -> tuple[int, ...] | None:
     """`value` as a tuple of at most `_MAX_RANK` counts, or None if it isn't one."""
     if not isinstance(value, tuple) or len(value) > _MAX_RANK:
         return None

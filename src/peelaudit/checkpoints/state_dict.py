@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import torch
 
 from peelaudit.checkpoints.files import quoted
-from peelaudit.checkpoints.inert import Inert, StoredTensor, kind_of
+from peelaudit.checkpoints.inert import Dense, Inert, kind_of
 from peelaudit.checkpoints.matching import Origin, unwrapped
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
@@ -28,19 +28,22 @@ _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "m
 _BIASES = ("ln_1.bias", "ln_2.bias", "attn.c_attn.bias", "attn.c_proj.bias", "mlp.c_fc.bias", "mlp.c_proj.bias")
 
 
+T = TypeVar("T", bound=Dense)
+
+
 @dataclass(frozen=True, slots=True)
-class StateDict:
+class StateDict(Generic[T]):
     """A state dict and what stood around it. `model_args` is nanoGPT's; None in other files."""
 
     format: str
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, T]
     model_args: Mapping[str, Any] | None
     training_step: int | None
 
 
-def recognise(content: object, path: Path) -> StateDict:
-    """Find the state dict among a torch file's objects. Only the places where one belongs are looked at, so nothing
-    nested or self-referencing is ever walked.
+def recognise(content: object, path: Path, kind: type[T]) -> StateDict[T]:
+    """Find the state dict among a file's objects, with tensors of that kind. Only the places where one belongs are
+    looked at, so nothing nested or self-referencing is ever walked.
 
     Raises:
         MalformedCheckpoint: names aren't text.
@@ -57,13 +60,13 @@ def recognise(content: object, path: Path) -> StateDict:
         )
     if isinstance(content.get("model_args"), dict) and isinstance(content.get("model"), dict):
         arguments = _plain(content["model_args"], subject)
-        return StateDict("nanogpt", _tensors(content["model"], path), arguments, _step(content, "iter_num"))
+        return StateDict("nanogpt", _tensors(content["model"], path, kind), arguments, _step(content, "iter_num"))
     if (inner := _within_holders(content)) is not None:
-        kind = "lightning" if "pytorch-lightning_version" in content else "torch"
-        return StateDict(kind, _tensors(inner, path), None, _step(content, "global_step"))
+        trainer = "lightning" if "pytorch-lightning_version" in content else "torch"
+        return StateDict(trainer, _tensors(inner, path, kind), None, _step(content, "global_step"))
     if _has_tensors(content):
         state = {key: value for key, value in content.items() if not _is_setting(key, value)}
-        return StateDict("torch", _tensors(state, path), None, None)
+        return StateDict("torch", _tensors(state, path, kind), None, None)
     raise UnsupportedCheckpoint(f"{subject}: no state dict found, neither at its top nor under {', '.join(_HOLDERS)}")
 
 
@@ -78,7 +81,7 @@ def _within_holders(content: Mapping[object, object]) -> Mapping[object, object]
 
 
 def _has_tensors(value: object) -> TypeGuard[dict[object, object]]:
-    return isinstance(value, dict) and any(isinstance(one, StoredTensor) for one in value.values())
+    return isinstance(value, dict) and any(isinstance(one, Dense) for one in value.values())
 
 
 def _plain(arguments: Mapping[object, object], subject: str) -> Mapping[str, Any]:
@@ -94,17 +97,17 @@ def _plain(arguments: Mapping[object, object], subject: str) -> Mapping[str, Any
 def _is_setting(key: object, value: object) -> bool:
     """Whether it is what training scripts write beside tensors, such as a step: no tensor, and no name within one."""
     sparse = isinstance(value, Inert) and value.path.startswith(("torch._utils._rebuild", "torch._tensor."))
-    return isinstance(key, str) and "." not in key and not sparse and not isinstance(value, StoredTensor)
+    return isinstance(key, str) and "." not in key and not sparse and not isinstance(value, Dense)
 
 
-def _tensors(state: Mapping[object, object], path: Path) -> Mapping[str, StoredTensor]:
-    found: dict[str, StoredTensor] = {}
+def _tensors(state: Mapping[object, object], path: Path, kind: type[T]) -> Mapping[str, T]:
+    found: dict[str, T] = {}
     for name, value in state.items():
         if not isinstance(name, str):
             raise MalformedCheckpoint(
                 f"{quoted(path)}: a tensor's name is of type {quoted(kind_of(name), 80)}, not text"
             )
-        if isinstance(value, StoredTensor):
+        if isinstance(value, kind):
             found[name] = value
         elif value is not None and not name.endswith("_extra_state"):
             raise MismatchedWeights(
