@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CHECKPOINT_SUFFIXES", "DISTRIBUTED", "TORCH_SUFFIXES", "WEIGHT_FILES"]
+__all__ = ["CHECKPOINT_SUFFIXES", "DEEPSPEED", "DISTRIBUTED", "TORCH_SUFFIXES", "WEIGHT_FILES"]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -13,7 +13,10 @@ WEIGHT_FILES = (
 """What makes a directory a Hugging Face checkpoint, the preferred one first."""
 
 DISTRIBUTED = ".metadata"
-"""What makes a directory a torch.distributed checkpoint, which is told what it is and never loaded."""
+"""What makes a directory a torch.distributed checkpoint."""
+
+DEEPSPEED = "mp_rank_00_model_states.pt"
+"""What makes a directory a step's of DeepSpeed: the weights that rank 0 wrote whole."""
 
 TORCH_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 """The suffixes of torch files."""

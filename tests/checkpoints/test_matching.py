@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.optim.swa_utils import AveragedModel
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import MismatchedWeights, UnsupportedCheckpoint
@@ -178,5 +180,100 @@ def test_only_the_text_part_of_a_multimodal_file_is_looked_at(name: str, refused
 @pytest.mark.parametrize("value", [2.0, [1.0], {"a": torch.ones(2)}])
 def test_something_else_than_tensors_in_a_state_dict_is_refused(value: object, tmp_path: Path) -> None:
     path = as_bin(tmp_path / "a", {"model.layers.0.scale": value})  # type: ignore[dict-item]
-    with pytest.raises(MismatchedWeights, match=r"'model\.layers\.0\.scale' is a \w+, not a tensor"):
+    with pytest.raises(MismatchedWeights, match=r"'model\.layers\.0\.scale' is a '\w+', not a dense tensor"):
         open_checkpoint(path)
+
+
+def compiled(made: torch.nn.Module) -> dict[str, Tensor]:
+    return dict(torch.compile(made).state_dict())
+
+
+def compiled_by_layers(made: torch.nn.Module) -> dict[str, Tensor]:
+    layers = made.model.layers
+    for index, layer in enumerate(layers):
+        layers[index] = torch.compile(layer)
+    return dict(made.state_dict())
+
+
+def checkpointed(made: torch.nn.Module) -> dict[str, Tensor]:
+    """Under the names that the wrapped modules have when they are gone through, as some libraries do."""
+    apply_activation_checkpointing(made, check_fn=lambda module: type(module).__name__ == "LlamaDecoderLayer")
+    return {name: tensor.detach() for name, tensor in torch.nn.Module.named_parameters(made)}
+
+
+def averaged(made: torch.nn.Module) -> dict[str, Tensor]:
+    return dict(AveragedModel(made).state_dict())
+
+
+def named(change: Callable[[str], str]) -> Callable[[torch.nn.Module], dict[str, Tensor]]:
+    return lambda made: {change(name): tensor for name, tensor in made.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        compiled,
+        compiled_by_layers,
+        checkpointed,
+        averaged,
+        named(lambda name: f"module.{name}"),
+        named(lambda name: f"model.{name}"),
+        named(lambda name: f"base_model.model.{name}"),
+        named(lambda name: f"_forward_module.module.llm._orig_mod.{name}"),
+        named(lambda name: f"_fsdp_wrapped_module.{name.replace('.self_attn', '._fsdp_wrapped_module.self_attn')}"),
+        named(lambda name: name.removeprefix("model.")),
+        named(lambda name: f"net.{name.removeprefix('model.')}"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_names_of_what_a_module_is_wrapped_in(
+    state: Callable[[torch.nn.Module], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    expected = model("llama").state_dict()
+    made = model("llama")
+    made.config.save_pretrained(tmp_path)
+    torch.save(state(made), tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        assert all(torch.equal(checkpoint.tensor(name), tensor) for name, tensor in expected.items())
+
+
+def test_a_tensor_beside_the_network_is_named_not_the_networks_own(tmp_path: Path) -> None:
+    made = model("llama")
+    made.config.save_pretrained(tmp_path)
+    state = {f"net.{name}": tensor for name, tensor in made.state_dict().items()}
+    torch.save({**state, "loss.weight": torch.ones(64)}, tmp_path / "model.pt")
+    with pytest.raises(MismatchedWeights, match=r"no place for 'loss\.weight'"):
+        open_checkpoint(tmp_path / "model.pt")
+
+
+def test_weights_and_their_average_in_one_state_dict_are_refused(tmp_path: Path) -> None:
+    made = model("llama")
+    made.config.save_pretrained(tmp_path)
+    state = made.state_dict()
+    both = {f"{part}.{name}": tensor for part in ("model", "ema_model") for name, tensor in state.items()}
+    torch.save(both, tmp_path / "model.pt")
+    with pytest.raises(MismatchedWeights, match=r"no place for '(ema_model\.)?model\."):
+        open_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_weight_with_and_without_a_wrappers_name_is_stored_twice(tmp_path: Path) -> None:
+    path = as_bin(tmp_path / "a", {"model._orig_mod.norm.weight": torch.ones(32)})
+    with pytest.raises(MismatchedWeights, match=r"'model\.norm\.weight' is stored twice"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {"app": {"model": state, "optim": {"state": {}}}},
+        lambda state: {"state": {"model": state, "step": 3}},
+        lambda state: {"module": {f"module.{name}": tensor for name, tensor in state.items()}},
+    ],
+)
+def test_state_dicts_within_others(nest: Callable[[dict[str, Tensor]], object], tmp_path: Path) -> None:
+    made = model("llama")
+    made.config.save_pretrained(tmp_path)
+    torch.save(nest(dict(made.state_dict())), tmp_path / "model.pt")
+    with open_checkpoint(tmp_path / "model.pt") as checkpoint:
+        assert all(torch.equal(checkpoint.tensor(name), tensor) for name, tensor in made.state_dict().items())

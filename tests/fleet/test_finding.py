@@ -58,6 +58,14 @@ def test_a_distributed_checkpoint_is_one(here: Path) -> None:
     assert find("d") == ("d",)
 
 
+def test_a_step_of_deepspeed_is_one(here: Path) -> None:
+    states = [f"zero_pp_rank_{n}_mp_rank_00_optim_states.pt" for n in (0, 1)]
+    for step in ("d/global_step9", "d/global_step10"):
+        touch(here, f"{step}/mp_rank_00_model_states.pt", *(f"{step}/{name}" for name in states))
+    touch(here, "d/latest", "d/global_step10/zero/model.norm.weight/fp32.pt")
+    assert find("d") == ("d/global_step9", "d/global_step10")
+
+
 def test_only_the_first_of_a_split_gguf(here: Path) -> None:
     touch(here, "m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "n.gguf")
     assert find(".") == ("./m-00001-of-00002.gguf", "./n.gguf")

@@ -11,13 +11,24 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Self
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol, Self
 
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint
 from peelaudit.progress import SILENT, Progress
 
-__all__ = ["OpenFile", "Snapshot", "fingerprint", "quoted", "read_json", "regular_file", "take_snapshot"]
+__all__ = [
+    "OpenFile",
+    "Readable",
+    "Snapshot",
+    "Window",
+    "fingerprint",
+    "quoted",
+    "read_json",
+    "regular_file",
+    "take_snapshot",
+    "within",
+]
 
 _HASH_CHUNK = 1 << 20
 _MAX_JSON = 32 << 20
@@ -47,6 +58,17 @@ def regular_file(path: Path) -> os.stat_result:
         what = "a directory" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
         raise UnreadableCheckpoint(f"{quoted(path)}: expected a file, found {what}")
     return found
+
+
+class Readable(Protocol):
+    """A file, or a range of one, that is read exactly. `path` names it in messages, `size` is in bytes."""
+
+    path: Path
+    size: int
+
+    def read(self, offset: int, count: int) -> bytearray:
+        """`count` bytes from `offset`."""
+        ...
 
 
 class OpenFile:
@@ -100,6 +122,41 @@ class OpenFile:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class Window:
+    """`size` bytes of a file from `begin` on, as if they were a file."""
+
+    def __init__(self, file: OpenFile, begin: int, size: int) -> None:
+        """Raises MalformedCheckpoint where the range isn't within the file."""
+        if begin < 0 or size < 0 or begin + size > file.size:
+            raise MalformedCheckpoint(f"{quoted(file.path)}: ends at byte {file.size}, before what its index promises")
+        self.path = file.path
+        self.size = size
+        self._file = file
+        self._begin = begin
+
+    def read(self, offset: int, count: int) -> bytearray:
+        """`count` bytes from `offset`; raises as `OpenFile.read`."""
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise MalformedCheckpoint(f"{quoted(self.path)}: a part of it ends before what its header promises")
+        return self._file.read(self._begin + offset, count)
+
+
+def within(directory: Path, name: str) -> Path:
+    """The file of that name, which must not lead out of the directory (nor out of its own folder of the hub's cache).
+
+    Raises:
+        MalformedCheckpoint: the name or a symbolic link leads elsewhere.
+    """
+    if PurePosixPath(name).name != name or name == ".." or "\\" in name or "\0" in name:
+        raise MalformedCheckpoint(f"{quoted(directory)}: the index names {quoted(name)}, outside of the directory")
+    root = directory.resolve()
+    if root.parent.name == "snapshots":
+        root = root.parent.parent  # the hub's cache: snapshots/<revision>/* link to blobs/*
+    if not (directory / name).resolve().is_relative_to(root):
+        raise MalformedCheckpoint(f"{quoted(directory / name)}: is a symbolic link that leaves the directory")
+    return directory / name
 
 
 def read_json(path: Path, kind: type[CheckpointError] = MalformedCheckpoint) -> dict[str, object]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from peelaudit.checkpoints.files import quoted, read_json
+from peelaudit.checkpoints.deepspeed import open_deepspeed
+from peelaudit.checkpoints.distributed import DistributedTensors
+from peelaudit.checkpoints.files import quoted, read_json, within
+from peelaudit.checkpoints.foreign import check_directory
+from peelaudit.checkpoints.inert import StoredTensor
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import Joined, Store, close_all
@@ -13,27 +17,29 @@ from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.filenames import DISTRIBUTED, WEIGHT_FILES
 
-__all__ = ["find_tokenizer", "find_training_step", "open_weights", "within"]
+__all__ = ["find_tokenizer", "find_training_step", "open_weights"]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl")
 _MAX_SHARDS = 2_000
 
 
 def open_weights(directory: Path) -> Store:
-    """The directory's tensors: one safetensors file, several by an index, or the same of torch's.
+    """The directory's tensors: one safetensors file, several by an index, or the same of torch's; else what
+    torch.distributed.checkpoint or DeepSpeed wrote.
 
     Raises:
         CheckpointError: there are none, one is missing, or one is damaged.
     """
     found = next((name for name in WEIGHT_FILES if _is_there(directory / name)), None)
-    if found is None and (directory / DISTRIBUTED).exists():
-        raise UnsupportedCheckpoint(
-            f"{quoted(directory)}: is a torch.distributed checkpoint, which is never loaded; save it as one file"
-        )
     if (directory / "adapter_config.json").exists():  # beside a model's weights too: from_pretrained would apply it
         raise UnsupportedCheckpoint(f"{quoted(directory)}: holds an adapter; merge it into its model and save that")
     if found is not None:
         return _sharded(directory, found) if found.endswith(".index.json") else _single(within(directory, found))
+    if _is_there(directory / DISTRIBUTED):
+        return DistributedTensors(directory)
+    if (parallel := open_deepspeed(directory)) is not None:
+        return parallel
+    check_directory(directory)
     raise UnreadableCheckpoint(f"{quoted(directory)}: has none of {', '.join(WEIGHT_FILES)}")
 
 
@@ -41,28 +47,12 @@ def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def within(directory: Path, name: str) -> Path:
-    """The file of that name, which must not lead out of the directory (nor out of its own folder of the hub's cache).
-
-    Raises:
-        MalformedCheckpoint: the name or a symbolic link leads elsewhere.
-    """
-    if PurePosixPath(name).name != name or name == ".." or "\\" in name or "\0" in name:
-        raise MalformedCheckpoint(f"{quoted(directory)}: the index names {quoted(name)}, outside of the directory")
-    root = directory.resolve()
-    if root.parent.name == "snapshots":
-        root = root.parent.parent  # the hub's cache: snapshots/<revision>/* link to blobs/*
-    if not (directory / name).resolve().is_relative_to(root):
-        raise MalformedCheckpoint(f"{quoted(directory / name)}: is a symbolic link that leaves the directory")
-    return directory / name
-
-
 def _single(path: Path) -> Store:
     if path.suffix == ".safetensors":
         return SafetensorsFile(path)
     file = TorchFile(path)
     try:
-        return TorchTensors(file, recognise(file.content, path).tensors)
+        return TorchTensors(file, recognise(file.content, path, StoredTensor).tensors)
     except BaseException:
         file.close()
         raise

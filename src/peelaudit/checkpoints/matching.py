@@ -1,15 +1,15 @@
 """Which stored tensor belongs to which parameter of transformers' module, and whether all are there.
 
-Stored names differ from the module's in one outer name (`transformer.` left out, `module.` put in front), in families
-that transformers renamed since, and in multimodal files where the decoder is one part of several. The outer name that
-fits most parameters is taken for the whole file.
+Stored names differ from the module's in an outer name (`transformer.` left out, `net.` put in front), in the names of
+what torch wraps modules in (`_orig_mod`), in families that transformers renamed since, and in multimodal files where
+the decoder is one part of several. The outer name that fits most parameters is taken for the whole file.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -21,19 +21,30 @@ from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MismatchedWeights, UnsupportedCheckpoint
 
-__all__ = ["Matched", "Origin", "match", "rename", "tied_names"]
+__all__ = ["Matched", "Origin", "match", "rename", "tied_names", "unwrapped"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 _ADAPTER = re.compile(r"(^|\.)(lora_|base_layer\.)", re.IGNORECASE)
 _MASK = re.compile(r"\.(attn|attention|self_attn)\.(bias|mask|causal_mask)$")
 _NO_EFFECT = re.compile(
     r"(^|\.)(original_)?inv_freq$|\.(cos|sin)_cached$|(^|\.)freqs_cis$"  # made anew from the configuration
-    r"|(^|\.)position_ids$|\.masked_bias$"
+    r"|(^|\.)position_ids$|\.masked_bias$|^n_averaged$"
     r"|\.([qkv]|kv|prob)_scale$|\.[qkv]_proj\.output_scale$"  # of a cache in 8 bits
     r"|(^|\.)(mtp|mtp_layers|medusa_heads?)\."  # heads that predict further tokens
     r"|\._extra_state$"  # what a training library remembers of scales
 )
 """Names of stored tensors that change nothing in what the network computes."""
+_WRAPPERS = frozenset(
+    {
+        "_orig_mod",  # torch.compile
+        "_checkpoint_wrapped_module",  # activation checkpointing
+        "_fsdp_wrapped_module",
+        "_fpw_module",  # FSDP of torch 1
+        "_forward_module",  # Lightning's Fabric
+        "module",  # data parallelism, DeepSpeed, averages of weights
+    }
+)
+"""What a module is called within one that is wrapped around it. No module of transformers' decoders has such a name."""
 _SHOWN = 3
 _DEEPEST = 4
 
@@ -65,15 +76,21 @@ def tied_names(skeleton: torch.nn.Module) -> Mapping[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in _state(skeleton).items()}
 
 
+def unwrapped(name: str) -> str:
+    """A stored name without what modules were wrapped in, wherever in it that stands."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 def rename(store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool) -> Mapping[str, Origin]:
     """Every stored tensor under the module's name for it, where it has one, else under its own."""
     wanted = set(_state(skeleton))
     renamed = _renamings(skeleton)
     best: dict[str, str] = {}
     fits = -1
-    for outer in _outer_changes(tuple(store.tensors), skeleton, within_wrapper=within_wrapper):
-        names = {stored: renamed(outer(stored)) for stored in store.tensors}
-        names = {stored: stored if stored in wanted else name for stored, name in names.items()}
+    bare = {stored: unwrapped(stored) for stored in store.tensors}
+    for outer in _outer_changes(tuple(bare.values()), skeleton, within_wrapper=within_wrapper):
+        names = {stored: renamed(outer(name)) for stored, name in bare.items()}
+        names = {stored: bare[stored] if bare[stored] in wanted else name for stored, name in names.items()}
         fit = len(wanted.intersection(names.values()))
         if fit > fits:
             best, fits = names, fit
@@ -140,19 +157,23 @@ def _outer_changes(
     names: Collection[str], skeleton: torch.nn.Module, *, within_wrapper: bool
 ) -> tuple[Callable[[str], str], ...]:
     """The changes of the outer name worth trying, the identity first."""
+    wanted = _state(skeleton)
     base = f"{skeleton.base_model_prefix}."
-    low, high = (min(names), max(names)) if names else ("", "")
-    common = low[: next((at for at, pair in enumerate(zip(low, high, strict=False)) if len(set(pair)) > 1), len(low))]
-    prefixes = ["", *(common[: dot.end()] for dot in islice(re.finditer(r"\.", common), _DEEPEST))]
+    outer = Counter(name[: dot.end()] for name in names for dot in islice(re.finditer(r"\.", name), _DEEPEST))
+    prefixes = ["", *(prefix for prefix, count in outer.items() if 2 * count >= len(names))]
     if within_wrapper:
         prefixes += ["language_model."]
         return (
             *(lambda name, cut=prefix: name.removeprefix(cut) for prefix in prefixes),
             lambda name: re.sub(r"^model\.language_model\.", base, name),
         )
+
+    def within_base(name: str) -> str:
+        return name if name in wanted else base + name
+
     return (
         *(lambda name, cut=prefix: name.removeprefix(cut) for prefix in prefixes),
-        *(lambda name, cut=prefix: base + name.removeprefix(cut) for prefix in prefixes),
+        *(lambda name, cut=prefix: within_base(name.removeprefix(cut)) for prefix in prefixes),
     )
 
 

@@ -14,8 +14,12 @@ import torch
 
 from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_info
 from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
+from peelaudit.checkpoints.deepspeed import DEEPSPEED_FORMAT
+from peelaudit.checkpoints.distributed import DISTRIBUTED_FORMAT
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
+from peelaudit.checkpoints.foreign import check_names
 from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights
+from peelaudit.checkpoints.inert import StoredTensor
 from peelaudit.checkpoints.matching import Matched, Origin, match, rename
 from peelaudit.checkpoints.quantized import Dequantized
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
@@ -28,6 +32,8 @@ from peelaudit.progress import SILENT, Progress
 
 __all__ = ["Admit", "open_checkpoint"]
 
+_OWN = frozenset({DISTRIBUTED_FORMAT, DEEPSPEED_FORMAT})
+"""The formats of directories that aren't Hugging Face's."""
 Names = Callable[[Store, torch.nn.Module], Mapping[str, Origin]]
 Admit = Callable[[str, str, Mapping[str, Any], torch.nn.Module | None], object]
 
@@ -140,9 +146,10 @@ def _directory(path: Path, config: Path | None) -> _Parts:
     return _described(path / "any", store, config)
 
 
-def _described(path: Path, store: Store, config: Path | None, state: StateDict | None = None) -> _Parts:
+def _described(path: Path, store: Store, config: Path | None, state: StateDict[StoredTensor] | None = None) -> _Parts:
     """Tensors under transformers' names, with a config.json that is given or stands beside them."""
     try:
+        check_names(store.tensors, store.paths[0])
         chosen = config or path.parent
         if not config or chosen.is_dir():
             chosen /= "config.json"
@@ -151,7 +158,7 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict |
         description = describe(read_json(chosen), quoted(chosen))
         step = state.training_step if state else None
         return _Parts(
-            format=state.format if state else f"huggingface/{store.format}",
+            format=state.format if state else store.format if store.format in _OWN else f"huggingface/{store.format}",
             store=store,
             description=description,
             names=lambda found, skeleton: rename(found, skeleton, within_wrapper=description.within_wrapper),
@@ -173,7 +180,7 @@ def _beside(config: Path | None) -> str | None:
 def _torch(path: Path, config: Path | None) -> _Parts:
     file = TorchFile(path)
     try:
-        state = recognise(file.content, path)
+        state = recognise(file.content, path, StoredTensor)
         store = TorchTensors(file, state.tensors)
         if state.model_args is None:
             return _described(path, store, config, state)

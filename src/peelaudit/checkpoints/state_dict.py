@@ -6,39 +6,44 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import torch
 
 from peelaudit.checkpoints.files import quoted
-from peelaudit.checkpoints.matching import Origin
+from peelaudit.checkpoints.inert import Dense, Inert, kind_of
+from peelaudit.checkpoints.matching import Origin, unwrapped
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
 
 __all__ = ["StateDict", "nanogpt_config", "nanogpt_origins", "recognise"]
 
-_HOLDERS = ("state_dict", "model_state_dict", "model", "module")
+_HOLDERS = ("state_dict", "model_state_dict", "model", "module", "model_state", "state", "app")
+_DEEPEST = 3
+"""So many of the holders may lie in each other."""
 _ADAPTER = re.compile(r"lora|adapter", re.IGNORECASE)
 _NANOGPT = {"n_layer", "n_head", "n_embd", "block_size", "vocab_size"}
 _NANOGPT_OPTIONAL = {"bias", "dropout"}
-_COMPILED = "_orig_mod."
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _BIASES = ("ln_1.bias", "ln_2.bias", "attn.c_attn.bias", "attn.c_proj.bias", "mlp.c_fc.bias", "mlp.c_proj.bias")
 
 
+T = TypeVar("T", bound=Dense)
+
+
 @dataclass(frozen=True, slots=True)
-class StateDict:
+class StateDict(Generic[T]):
     """A state dict and what stood around it. `model_args` is nanoGPT's; None in other files."""
 
     format: str
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, T]
     model_args: Mapping[str, Any] | None
     training_step: int | None
 
 
-def recognise(content: object, path: Path) -> StateDict:
-    """Find the state dict among a torch file's objects. Only the places where one belongs are looked at, so nothing
-    nested or self-referencing is ever walked.
+def recognise(content: object, path: Path, kind: type[T]) -> StateDict[T]:
+    """Find the state dict among a file's objects, with tensors of that kind. Only the places where one belongs are
+    looked at, so nothing nested or self-referencing is ever walked.
 
     Raises:
         MalformedCheckpoint: names aren't text.
@@ -47,45 +52,67 @@ def recognise(content: object, path: Path) -> StateDict:
     """
     subject = quoted(path)
     if not isinstance(content, dict):
-        raise UnsupportedCheckpoint(f"{subject}: holds a {type(content).__name__}; expected a state dict")
+        raise UnsupportedCheckpoint(f"{subject}: holds a {quoted(kind_of(content), 80)}; expected a state dict")
     adapters = [key for key in content if isinstance(key, str) and _ADAPTER.search(key) and _has_tensors(content[key])]
     if adapters:
         raise UnsupportedCheckpoint(
             f"{subject}: holds {quoted(adapters[0], 40)} beside its model; merge that into the model and save the whole"
         )
     if isinstance(content.get("model_args"), dict) and isinstance(content.get("model"), dict):
-        return StateDict("nanogpt", _tensors(content["model"], path), content["model_args"], _step(content, "iter_num"))
-    for holder in _HOLDERS:
-        inner = content.get(holder)
-        if _has_tensors(inner):
-            kind = "lightning" if "pytorch-lightning_version" in content else "torch"
-            return StateDict(kind, _tensors(inner, path), None, _step(content, "global_step"))
+        arguments = _plain(content["model_args"], subject)
+        return StateDict("nanogpt", _tensors(content["model"], path, kind), arguments, _step(content, "iter_num"))
+    if (inner := _within_holders(content)) is not None:
+        trainer = "lightning" if "pytorch-lightning_version" in content else "torch"
+        return StateDict(trainer, _tensors(inner, path, kind), None, _step(content, "global_step"))
     if _has_tensors(content):
         state = {key: value for key, value in content.items() if not _is_setting(key, value)}
-        return StateDict("torch", _tensors(state, path), None, None)
+        return StateDict("torch", _tensors(state, path, kind), None, None)
     raise UnsupportedCheckpoint(f"{subject}: no state dict found, neither at its top nor under {', '.join(_HOLDERS)}")
 
 
+def _within_holders(content: Mapping[object, object]) -> Mapping[object, object] | None:
+    """The state dict under one of the usual names, or within what stands there; None where there is none."""
+    for _ in range(_DEEPEST):
+        held = [content.get(holder) for holder in _HOLDERS]
+        if (found := next(filter(_has_tensors, held), None)) is not None:
+            return found
+        content = next((inner for inner in held if isinstance(inner, dict)), {})
+    return None
+
+
 def _has_tensors(value: object) -> TypeGuard[dict[object, object]]:
-    return isinstance(value, dict) and any(isinstance(one, torch.Tensor) for one in value.values())
+    return isinstance(value, dict) and any(isinstance(one, Dense) for one in value.values())
+
+
+def _plain(arguments: Mapping[object, object], subject: str) -> Mapping[str, Any]:
+    """Arguments that are text, numbers, truth values or nothing."""
+    for name, value in arguments.items():
+        if not isinstance(name, str) or not (value is None or isinstance(value, str | int | float)):
+            raise UnsupportedCheckpoint(
+                f"{subject}: among its model_args is a {quoted(kind_of(value), 80)}; only numbers and text are read"
+            )
+    return {str(name): value for name, value in arguments.items()}
 
 
 def _is_setting(key: object, value: object) -> bool:
     """Whether it is what training scripts write beside tensors, such as a step: no tensor, and no name within one."""
-    return isinstance(key, str) and "." not in key and not isinstance(value, torch.Tensor)
+    sparse = isinstance(value, Inert) and value.path.startswith(("torch._utils._rebuild", "torch._tensor."))
+    return isinstance(key, str) and "." not in key and not sparse and not isinstance(value, Dense)
 
 
-def _tensors(state: Mapping[object, object], path: Path) -> Mapping[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+def _tensors(state: Mapping[object, object], path: Path, kind: type[T]) -> Mapping[str, T]:
+    found: dict[str, T] = {}
     for name, value in state.items():
         if not isinstance(name, str):
-            raise MalformedCheckpoint(f"{quoted(path)}: a tensor's name is of type {type(name).__name__}, not text")
-        if isinstance(value, torch.Tensor):
+            raise MalformedCheckpoint(
+                f"{quoted(path)}: a tensor's name is of type {quoted(kind_of(name), 80)}, not text"
+            )
+        if isinstance(value, kind):
             found[name] = value
         elif value is not None and not name.endswith("_extra_state"):
             raise MismatchedWeights(
-                f"{quoted(path)}: in the state dict, {quoted(name)} is a {type(value).__name__}, not a tensor: what it"
-                " does to the network isn't known"
+                f"{quoted(path)}: in the state dict, {quoted(name)} is a {quoted(kind_of(value), 80)}, not a dense"
+                " tensor: what it does to the network isn't known"
             )
     return found
 
@@ -129,11 +156,11 @@ def nanogpt_origins(store: Store, model_args: Mapping[str, Any], subject: str) -
     """The tensors of nanoGPT under GPT-2's names: linear weights transposed, and zeros for biases that it doesn't have.
 
     Raises:
-        MismatchedWeights: a tensor is stored twice, with and without `torch.compile`'s prefix.
+        MismatchedWeights: a tensor is stored twice, with and without the name of what wraps it.
     """
     found: dict[str, Origin] = {}
     for stored, info in store.tensors.items():
-        name = stored.removeprefix(_COMPILED)
+        name = unwrapped(stored)
         if name in found:
             raise MismatchedWeights(f"{subject}: the tensor {quoted(name)} is stored twice")
         if name.endswith(_TRANSPOSED) and len(info.shape) == 2:

@@ -13,7 +13,7 @@ from peelaudit.checkpoints.files import quoted
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 from peelaudit.records import TensorInfo
 
-__all__ = ["FLOATS", "MAX_TENSORS", "READABLE", "Joined", "Store", "as_tensor", "close_all"]
+__all__ = ["FLOATS", "MAX_TENSORS", "READABLE", "Joined", "Store", "as_tensor", "check_readable", "close_all"]
 
 MAX_TENSORS = 100_000
 """More tensors than any decoder has; reading a header of more takes seconds and hundreds of MB."""
@@ -92,14 +92,19 @@ def close_all(stores: Iterable[Store]) -> None:
         store.close()
 
 
+def check_readable(dtype: str, path: Path, name: str) -> None:
+    """Raise UnsupportedCheckpoint unless the dtype is one of `READABLE`."""
+    if dtype not in READABLE:
+        raise UnsupportedCheckpoint(f"{quoted(path)}: the tensor {quoted(name)} is stored as {dtype}, which isn't read")
+
+
 def as_tensor(data: bytearray, dtype: str, shape: tuple[int, ...], path: Path, name: str) -> torch.Tensor:
     """`data` as a tensor without a copy.
 
     Raises:
         UnsupportedCheckpoint: the dtype isn't one of `READABLE`.
     """
-    if dtype not in READABLE:
-        raise UnsupportedCheckpoint(f"{quoted(path)}: the tensor {quoted(name)} is stored as {dtype}, which isn't read")
+    check_readable(dtype, path, name)
     if math.prod(shape) == 0:
         return torch.empty(shape, dtype=READABLE[dtype])
     return torch.frombuffer(data, dtype=READABLE[dtype]).reshape(shape)

@@ -1,26 +1,30 @@
-"""The directory of the zip archive that `torch.save` writes, checked before torch opens it.
+"""The directory of the zip archive that `torch.save` writes: read here, entry by entry, and believed nowhere else.
 
-torch stores every record uncompressed and ends the file with the directory's end record. Anything else (a deflated
-bomb, appended bytes, records that overlap or appear twice) isn't what torch writes and is refused. Checksums are
-compared when a record is first read: torch itself never looks at them.
+torch stores every record uncompressed, puts the directory behind the last and the end record behind that, as the file's
+last bytes. Anything else (a deflated bomb, appended bytes, a directory that lies elsewhere, records that overlap or
+whose names differ in case alone) isn't what torch writes and is refused. Checksums are compared when a record is first
+read: torch itself never looks at them.
 """
 
 from __future__ import annotations
 
 import struct
-import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from peelaudit.checkpoints.files import OpenFile, quoted
+from peelaudit.checkpoints.files import Readable, quoted
 from peelaudit.checkpoints.store import MAX_TENSORS
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
 __all__ = ["Record", "read_directory", "verify"]
 
-_END = struct.Struct("<4s4H2LH")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_END = struct.Struct("<4s4H2LH")
+_WIDE_LOCATOR = struct.Struct("<4sLQL")
+_WIDE_END = struct.Struct("<4sQ2H2L4Q")
+_WIDE = 0xFFFFFFFF
 _MAX_DIRECTORY = 64 << 20
 _CRC_CHUNK = 1 << 20
 
@@ -35,7 +39,18 @@ class Record:
     crc: int
 
 
-def read_directory(file: OpenFile) -> Mapping[str, Record]:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of the directory as it stands there: `offset` is that of the record's local header."""
+
+    name: str
+    offset: int
+    size: int
+    crc: int
+    plain: bool
+
+
+def read_directory(file: Readable) -> Mapping[str, Record]:
     """The archive's records by name, without the archive's own folder in front.
 
     Raises:
@@ -43,29 +58,26 @@ def read_directory(file: OpenFile) -> Mapping[str, Record]:
         UnsupportedCheckpoint: it is a TorchScript program, or of the other byte order.
     """
     subject = quoted(file.path)
-    _check_end(file)
-    try:
-        with file.path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, UnicodeError):
-        raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged") from None
-    roots = {entry.filename.partition("/")[0] for entry in entries}
+    entries = list(_entries(file))
+    roots = {entry.name.partition("/")[0] for entry in entries}
     if len(roots) != 1:
         raise MalformedCheckpoint(f"{subject}: isn't an archive that torch.save wrote")
-    if f"{roots.pop()}/constants.pkl" in {entry.filename for entry in entries}:
+    if f"{roots.pop()}/constants.pkl" in {entry.name for entry in entries}:
         raise UnsupportedCheckpoint(f"{subject}: is a TorchScript program; save the model's state_dict instead")
     records: dict[str, Record] = {}
+    names: set[str] = set()
     for entry in entries:
         record = _record(file, entry)
-        if record.name in records:
+        if record.name.lower() in names:
             raise MalformedCheckpoint(f"{subject}: has the record {quoted(record.name)} twice")
+        names.add(record.name.lower())
         records[record.name] = record
     _check_ranges(file, records)
     _check_contents(file, records)
     return records
 
 
-def verify(file: OpenFile, record: Record) -> None:
+def verify(file: Readable, record: Record) -> None:
     """Raise MalformedCheckpoint unless the record's bytes have its checksum."""
     if not record.crc:
         return
@@ -76,39 +88,90 @@ def verify(file: OpenFile, record: Record) -> None:
         raise MalformedCheckpoint(f"{quoted(file.path)}: the record {quoted(record.name)} doesn't have its checksum")
 
 
-def _check_end(file: OpenFile) -> None:
-    """The end record is the file's last 22 bytes, and the directory that it names is of a sane size."""
+def _entries(file: Readable) -> Iterator[_Entry]:
+    """The directory, which holds exactly the entries that it says and ends where its end record begins."""
+    subject = quoted(file.path)
+    begin, end, count = _place(file)
+    raw = bytes(file.read(begin, end - begin))
+    at = 0
+    for _ in range(count):
+        if at + _CENTRAL.size > len(raw):
+            raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged")
+        entry, at = _entry(raw, at, subject)
+        yield entry
+    if at != len(raw):
+        raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged")
+
+
+def _place(file: Readable) -> tuple[int, int, int]:
+    """Where the directory begins and ends in the file, and how many entries it has."""
     subject = quoted(file.path)
     if file.size < _END.size:
         raise MalformedCheckpoint(f"{subject}: is truncated")
-    signature, *_, entries, size, _offset, comment = _END.unpack(file.read(file.size - _END.size, _END.size))
+    end = file.size - _END.size
+    signature, *disks, count, size, offset, comment = _END.unpack(file.read(end, _END.size))
     if signature != b"PK\5\6" or comment:
         raise MalformedCheckpoint(f"{subject}: is truncated, or something was appended to it")
-    large = size == 0xFFFFFFFF or entries == 0xFFFF
-    if not large and (entries > MAX_TENSORS or size > _MAX_DIRECTORY):
+    locator = end - _WIDE_LOCATOR.size
+    if locator >= _WIDE_END.size and bytes(file.read(locator, 4)) == b"PK\6\7":
+        _, _, at, _ = _WIDE_LOCATOR.unpack(file.read(locator, _WIDE_LOCATOR.size))
+        end = locator - _WIDE_END.size
+        narrow = ((count, 0xFFFF), (size, _WIDE), (offset, _WIDE))
+        signature, *_, count, size, offset = _WIDE_END.unpack(file.read(end, _WIDE_END.size))
+        agree = all(told in (wide, full) for (told, full), wide in zip(narrow, (count, size, offset), strict=True))
+        if signature != b"PK\6\6" or at != end or not agree:
+            raise MalformedCheckpoint(f"{subject}: its zip directory is damaged")
+    if offset + size != end or any(disks[:2]):
+        raise MalformedCheckpoint(f"{subject}: its zip directory doesn't lie where its end record says")
+    if count > MAX_TENSORS or size > _MAX_DIRECTORY:
         raise MalformedCheckpoint(f"{subject}: its zip directory is larger than any model needs")
-    if large and file.size >= 98:
-        wide = bytes(file.read(file.size - 98, 56))
-        entries, size = struct.unpack_from("<QQ", wide, 32)
-        if wide[:4] != b"PK\6\6" or entries > MAX_TENSORS or size > _MAX_DIRECTORY:
-            raise MalformedCheckpoint(f"{subject}: its zip directory is damaged, or larger than any model needs")
+    return offset, end, count
 
 
-def _record(file: OpenFile, entry: zipfile.ZipInfo) -> Record:
+def _entry(raw: bytes, at: int, subject: str) -> tuple[_Entry, int]:
+    """The entry at that byte of the directory, and where the next one begins."""
+    signature, _, _, flags, method, _, _, crc, packed, size, name, extra, comment, _, _, _, offset = (
+        _CENTRAL.unpack_from(raw, at)
+    )
+    begin = at + _CENTRAL.size
+    end = begin + name + extra + comment
+    try:
+        text = raw[begin : begin + name].decode("utf-8")
+        size, packed, offset = _wide(raw[begin + name : begin + name + extra], [size, packed, offset])
+    except (UnicodeDecodeError, struct.error):
+        raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged") from None
+    if signature != b"PK\1\2" or end > len(raw):
+        raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged")
+    return _Entry(text, offset, size, crc, plain=method == 0 and packed == size and not flags & 1), end
+
+
+def _wide(extra: bytes, sizes: list[int]) -> list[int]:
+    """The sizes, those that didn't fit 32 bits taken from the entry's extra field of kind 1."""
+    at = 0
+    while _WIDE in sizes and at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            wide = iter(struct.unpack_from(f"<{sizes.count(_WIDE)}Q", extra, at + 4))
+            return [next(wide) if size == _WIDE else size for size in sizes]
+        at += 4 + length
+    return sizes
+
+
+def _record(file: Readable, entry: _Entry) -> Record:
     """One entry of the directory, compared with the local header in front of its bytes."""
-    where = f"{quoted(file.path)}: the record {quoted(entry.filename)}"
-    if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
+    where = f"{quoted(file.path)}: the record {quoted(entry.name)}"
+    if not entry.plain:
         raise MalformedCheckpoint(f"{where} is compressed or encrypted, which torch.save never does")
-    if not 0 <= entry.header_offset <= file.size - _LOCAL.size:
+    if not 0 <= entry.offset <= file.size - _LOCAL.size:
         raise MalformedCheckpoint(f"{where} lies outside the file")
-    signature, _, _, method, *_, name, extra = _LOCAL.unpack(file.read(entry.header_offset, _LOCAL.size))
-    if signature != b"PK\3\4" or method != zipfile.ZIP_STORED:
+    signature, _, _, method, *_, name, extra = _LOCAL.unpack(file.read(entry.offset, _LOCAL.size))
+    if signature != b"PK\3\4" or method:
         raise MalformedCheckpoint(f"{where} doesn't begin where the directory says")
-    begin = entry.header_offset + _LOCAL.size + name + extra
-    return Record(entry.filename.partition("/")[2], begin, entry.file_size, entry.CRC)
+    begin = entry.offset + _LOCAL.size + name + extra
+    return Record(entry.name.partition("/")[2], begin, entry.size, entry.crc)
 
 
-def _check_ranges(file: OpenFile, records: Mapping[str, Record]) -> None:
+def _check_ranges(file: Readable, records: Mapping[str, Record]) -> None:
     """Raise MalformedCheckpoint where records overlap or leave the file."""
     end = 0
     for record in sorted(records.values(), key=lambda record: record.offset):
@@ -117,7 +180,7 @@ def _check_ranges(file: OpenFile, records: Mapping[str, Record]) -> None:
         end = record.offset + record.size
 
 
-def _check_contents(file: OpenFile, records: Mapping[str, Record]) -> None:
+def _check_contents(file: Readable, records: Mapping[str, Record]) -> None:
     """Raise unless it is an archive of torch.save, in little-endian order."""
     subject = quoted(file.path)
     for name in ("data.pkl", "version"):

@@ -1,7 +1,7 @@
 """Which checkpoints there are: below directories, in globs, in lists of paths. Nothing is opened but lists.
 
-A Hugging Face directory (or a torch.distributed one, which is then refused with a reason) is one checkpoint, and so is
-a file that ends as one. Left out are hidden files and directories, results of peelaudit, what trainers save beside the
+A directory of Hugging Face, torch.distributed.checkpoint or DeepSpeed is one checkpoint, and so is a file that ends as
+one. Left out are hidden files and directories, results of peelaudit, what trainers save beside the
 weights, raw token files, and any shard but for the first of a split GGUF file. Below a Hugging Face directory only
 further such directories count: a trainer's `checkpoint-500` beside the final weights. Numbers in names sort as numbers.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from peelaudit.errors import ConfigError, UnreadableCheckpoint
-from peelaudit.filenames import CHECKPOINT_SUFFIXES, DISTRIBUTED, WEIGHT_FILES
+from peelaudit.filenames import CHECKPOINT_SUFFIXES, DEEPSPEED, DISTRIBUTED, WEIGHT_FILES
 
 __all__ = ["RESULTS_FILE", "Found", "find_checkpoints", "natural", "suggesting_batch"]
 
@@ -153,7 +153,7 @@ def _walk(top: str) -> Iterator[str]:
 
 def _is_checkpoint_directory(files: Sequence[str]) -> bool:
     """Shards without an index make one as well: its audit says what is missing."""
-    if any(name in files for name in (*WEIGHT_FILES, DISTRIBUTED)):
+    if any(name in files for name in (*WEIGHT_FILES, DISTRIBUTED, DEEPSPEED)):
         return True
     return any((shard := _SHARD.search(name)) and shard[2] != "gguf" for name in files)
 
