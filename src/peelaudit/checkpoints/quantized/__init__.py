@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from peelaudit.checkpoints.quantized.method import Method
 from peelaudit.checkpoints.quantized.methods import find_method
+from peelaudit.checkpoints.quantized.modelopt import settings_beside
 from peelaudit.checkpoints.quantized.packed_type import PackedType
 from peelaudit.checkpoints.quantized.store import Dequantized
 
-__all__ = ["Dequantized", "Method", "PackedType", "find_method"]
+__all__ = ["Dequantized", "Method", "PackedType", "find_method", "settings_beside"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.matching import Origin
+from peelaudit.checkpoints.quantized.config_keys import KEYS
 from peelaudit.checkpoints.store import FLOATS
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
 from peelaudit.records import TensorInfo
@@ -51,6 +52,15 @@ class Settings:
         if type(found) is not int or not (found == -1 or found > 0):
             raise self.malformed(f"group_size is {quoted(found, 40)}")
         return None if found == -1 else found
+
+    def refuse_unknown(self, values: object, known: Collection[str]) -> None:
+        """Raise UnsupportedCheckpoint if the settings, or an object among them, have a name that isn't known."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if value is not None and name not in known:
+                raise UnsupportedCheckpoint(
+                    f"{self.subject}: the quantization_config ({self.method}) has {quoted(name, 60)}, which isn't known"
+                    " and may change the network; take it out if it doesn't"
+                )
 
     def names(self, name: str) -> tuple[str, ...] | None:
         """A list of names; None where it is left out or null."""
@@ -120,6 +130,11 @@ class StoredModule:
             raise self.mismatched(f"its {part} has the shape {list(info.shape)}")
         return info.shape
 
+    def rank(self, part: str, most: int) -> int:
+        """How many dimensions a tensor has, up to `most`; so many for one that isn't there."""
+        info = self.tensors.get(part)
+        return most if info is None else min(len(info.shape), most)
+
     def number(self, part: str) -> float:
         """A tensor that must be there and hold one float."""
         info = self.tensors.get(part)
@@ -155,6 +170,7 @@ class Method(ABC):
             UnsupportedCheckpoint: they ask for something that can't be read.
             MalformedCheckpoint: a value makes no sense.
         """
+        settings.refuse_unknown(settings.values, KEYS[settings.method])
         self.settings = settings
         self.notes: tuple[str, ...] = ()
 

@@ -10,8 +10,10 @@ from peelaudit.checkpoints.quantized.awq import Awq
 from peelaudit.checkpoints.quantized.bitnet import BitNet
 from peelaudit.checkpoints.quantized.bitsandbytes import BitsAndBytes
 from peelaudit.checkpoints.quantized.compressed_tensors import CompressedTensors
+from peelaudit.checkpoints.quantized.fp8 import Float8
 from peelaudit.checkpoints.quantized.gptq import Gptq
 from peelaudit.checkpoints.quantized.method import Method, Settings
+from peelaudit.checkpoints.quantized.modelopt import ModelOpt
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
 __all__ = ["METHODS", "find_method"]
@@ -22,6 +24,10 @@ METHODS: Mapping[str, type[Method]] = {
     "awq": Awq,
     "compressed-tensors": CompressedTensors,
     "bitsandbytes": BitsAndBytes,
+    "fp8": Float8,
+    "mxfp8": Float8,
+    "fbgemm_fp8": Float8,
+    "modelopt": ModelOpt,
 }
 """By transformers' `quant_method`. A method stands here when a test proves it against transformers' own loss."""
 
