@@ -48,6 +48,7 @@ _OWN: Mapping[str, frozenset[str]] = {
     "fp8": _FLOAT8,
     "mxfp8": _FLOAT8,
     "fbgemm_fp8": _FLOAT8,
+    "mxfp4": _words("dequantize"),
     "modelopt": _words(
         "quant_algo quantized_layers group_size config_groups ignore exclude_modules kv_cache_quant_algo producer",
         "has_zero_point pre_quant_scale",

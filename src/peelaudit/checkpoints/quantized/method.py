@@ -92,11 +92,22 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A packed matrix: its size as it computes, and the word for how it is packed (a `PackedType` or a float dtype)."""
+    """A packed matrix: its size as it computes, and the word for how it is packed (a `PackedType` or a float dtype).
+
+    A stack of experts' matrices is [experts, inputs, outputs], as transformers computes with it.
+    """
 
     outputs: int
     inputs: int
     dtype: str
+    experts: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the weight."""
+        if self.experts is None:
+            return self.outputs, self.inputs
+        return self.experts, self.inputs, self.outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +168,13 @@ class Method(ABC):
     Attributes:
         parts: the tensors that a packed layer may store besides its bias, as they follow the layer's name.
         marks: those of them of which every packed layer has one.
+        stands_for: what follows the layer's name in the name of the matrix.
         notes: what of the method an audit leaves out, each a sentence.
     """
 
     parts: ClassVar[tuple[str, ...]]
     marks: ClassVar[tuple[str, ...]]
+    stands_for: ClassVar[str] = ".weight"
 
     def __init__(self, settings: Settings) -> None:
         """Read the settings.
@@ -184,7 +197,7 @@ class Method(ABC):
 
     @abstractmethod
     def weight(self, module: StoredModule, layout: Layout) -> Tensor:
-        """The matrix, [outputs, inputs] float32.
+        """The matrix, float32, of the layout's shape.
 
         Raises:
             MalformedCheckpoint: a tensor holds an impossible value.

@@ -14,6 +14,7 @@ from peelaudit.checkpoints.quantized.fp8 import Float8
 from peelaudit.checkpoints.quantized.gptq import Gptq
 from peelaudit.checkpoints.quantized.method import Method, Settings
 from peelaudit.checkpoints.quantized.modelopt import ModelOpt
+from peelaudit.checkpoints.quantized.mxfp4 import Mxfp4
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
 __all__ = ["METHODS", "find_method"]
@@ -27,6 +28,7 @@ METHODS: Mapping[str, type[Method]] = {
     "fp8": Float8,
     "mxfp8": Float8,
     "fbgemm_fp8": Float8,
+    "mxfp4": Mxfp4,
     "modelopt": ModelOpt,
 }
 """By transformers' `quant_method`. A method stands here when a test proves it against transformers' own loss."""
