@@ -17,7 +17,7 @@ from peelaudit.checkpoints.configuration import Description, build_config, build
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
 from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights, settings_file
 from peelaudit.checkpoints.matching import Matched, Origin, match, rename
-from peelaudit.checkpoints.quantized import Dequantized, settings_beside
+from peelaudit.checkpoints.quantized import Dequantized, refuse_codebooks_by_tensors, settings_beside
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
 from peelaudit.checkpoints.store import Store
@@ -79,6 +79,8 @@ def open_checkpoint(
 def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress) -> Checkpoint:
     subject = quoted(path)
     layers, method = parts.description.layers, parts.description.method
+    if method is None:
+        refuse_codebooks_by_tensors(parts.store.tensors, subject)
     check_layer_count(parts.store.tensors, layers, subject)
     config = build_config(parts.description)
     skeleton = build_skeleton(config, parts.description.subject)

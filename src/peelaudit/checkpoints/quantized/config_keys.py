@@ -48,6 +48,13 @@ _OWN: Mapping[str, frozenset[str]] = {
     "fp8": _FLOAT8,
     "mxfp8": _FLOAT8,
     "fbgemm_fp8": _FLOAT8,
+    "auto-round": _words(
+        "bits group_size sym data_type packing_format act_bits act_data_type act_dynamic act_group_size act_sym",
+        "backend extra_config autoround_version block_name_to_quantize quant_block_list to_quant_block_names amp",
+        "batch_size train_bs dataset seqlen nsamples iters lr minmax_lr gradient_accumulate_steps low_gpu_mem_usage",
+        "enable_minmax_tuning enable_norm_bias_tuning enable_quanted_input enable_alg_ext scale_dtype lm_head",
+        "super_bits super_group_size supported_types static_kv_dtype static_kv_granularity",
+    ),
     "mxfp4": _words("dequantize"),
     "modelopt": _words(
         "quant_algo quantized_layers group_size config_groups ignore exclude_modules kv_cache_quant_algo producer",
