@@ -70,7 +70,7 @@ class Joined:
                     raise MalformedCheckpoint(f"{quoted(store.paths[0])}: the tensor {quoted(name)} is in two shards")
                 self._home[name] = store
         self.format = self._stores[0].format
-        self.floats: Collection[str] = self._stores[0].floats
+        self.floats: Collection[str] = frozenset(dtype for store in self._stores for dtype in store.floats)
         self.paths = tuple(path for store in self._stores for path in store.paths)
         self.tensors: Mapping[str, TensorInfo] = {
             name: info for store in self._stores for name, info in store.tensors.items()
