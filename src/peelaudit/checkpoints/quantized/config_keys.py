@@ -55,6 +55,7 @@ _OWN: Mapping[str, frozenset[str]] = {
         "enable_minmax_tuning enable_norm_bias_tuning enable_quanted_input enable_alg_ext scale_dtype lm_head",
         "super_bits super_group_size supported_types static_kv_dtype static_kv_granularity",
     ),
+    "hqq": _words("quant_config skip_modules"),
     "mxfp4": _words("dequantize"),
     "modelopt": _words(
         "quant_algo quantized_layers group_size config_groups ignore exclude_modules kv_cache_quant_algo producer",

@@ -14,6 +14,7 @@ from peelaudit.checkpoints.quantized.codebooks import refuse_codebooks
 from peelaudit.checkpoints.quantized.compressed_tensors import CompressedTensors
 from peelaudit.checkpoints.quantized.fp8 import Float8
 from peelaudit.checkpoints.quantized.gptq import Gptq
+from peelaudit.checkpoints.quantized.hqq import Hqq
 from peelaudit.checkpoints.quantized.method import Method, Settings
 from peelaudit.checkpoints.quantized.modelopt import ModelOpt
 from peelaudit.checkpoints.quantized.mxfp4 import Mxfp4
@@ -32,6 +33,7 @@ METHODS: Mapping[str, Callable[[Settings], Method]] = {
     "fp8": Float8,
     "mxfp8": Float8,
     "fbgemm_fp8": Float8,
+    "hqq": Hqq,
     "mxfp4": Mxfp4,
     "modelopt": ModelOpt,
 }
