@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["CHECKPOINT_SUFFIXES", "DEEPSPEED", "DISTRIBUTED", "TORCH_SUFFIXES", "WEIGHT_FILES"]
+import re
+
+__all__ = [
+    "CHECKPOINT_SUFFIXES",
+    "DEEPSPEED",
+    "DISTRIBUTED",
+    "TORCH_SUFFIXES",
+    "WEIGHT_FILES",
+    "gguf_part",
+    "gguf_parts",
+]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -23,3 +33,21 @@ TORCH_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".gguf", *TORCH_SUFFIXES)
 """The suffixes of a file that is a checkpoint by itself."""
+
+_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+
+def gguf_part(name: str) -> tuple[int, int] | None:
+    """Which part of how many a GGUF file is by its name, both from 1 on; None for the name of a whole one."""
+    found = _PART.fullmatch(name)
+    return None if found is None else (int(found["number"]), int(found["count"]))
+
+
+def gguf_parts(name: str) -> tuple[str, ...]:
+    """The names of all parts of a GGUF file, in order; of a whole one its own."""
+    found = _PART.fullmatch(name)
+    if found is None:
+        return (name,)
+    return tuple(
+        f"{found['stem']}-{number:05}-of-{found['count']}.gguf" for number in range(1, int(found["count"]) + 1)
+    )

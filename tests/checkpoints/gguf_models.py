@@ -20,11 +20,14 @@ def convert(
     without: tuple[str, ...] = (),
     beside: dict[str, torch.Tensor] | None = None,
     metadata: Write = lambda writer: None,
+    split: int = 0,
 ) -> Path:
-    """The model as a GGUF file; `without` leaves keys and tensors out, `beside` adds tensors under GGUF's names."""
+    """The model as a GGUF file; `without` leaves keys and tensors out, `beside` adds tensors under GGUF's names, and
+    `split` is how many tensors a part may have.
+    """
     config = made.config
     architecture = {"gemma3_text": "gemma3"}.get(config.model_type, config.model_type)
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
     for key, value in _metadata(config, architecture).items():
         if key not in without:
             full = f"{architecture}.{key}"

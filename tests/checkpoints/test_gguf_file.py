@@ -262,7 +262,7 @@ def aligned(number: int, kind: int = 4) -> bytes:
         (header(*SIZED, tensors=(tensor(b"rope_freqs.weight"),)) + bytes(200), "scales its rotary"),
         (header(ARCHITECTURE, value(b"llama.block_count", 8, text(b"two"))), "llama.block_count' is 'two'"),
         (header(ARCHITECTURE), "lacks the value 'llama.block_count'"),
-        (header(ARCHITECTURE, value(b"split.count", 2, struct.pack("<H", 2))), "one of '2' parts"),
+        (header(ARCHITECTURE, value(b"split.count", 2, struct.pack("<H", 2))), "makes it part 1 of 2, but its name"),
         (header(ARCHITECTURE, value(b"general.type", 8, text(b"adapter"))), "general.type is 'adapter'"),
     ],
 )

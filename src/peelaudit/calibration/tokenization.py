@@ -15,6 +15,7 @@ from peelaudit.calibration.arrays import GPT2_VOCABULARIES, Tokens
 from peelaudit.calibration.character_table import read_character_table
 from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
+from peelaudit.filenames import gguf_parts
 
 __all__ = ["Encoder", "check_tokenizer", "encode_document", "find_tokenizer"]
 
@@ -104,7 +105,7 @@ def find_tokenizer(given: str | None, checkpoint: Path, vocabulary: int, *, conf
     if given is not None:
         return _load(Path(given))
     if checkpoint.suffix.lower() == ".gguf" and checkpoint.is_file():
-        return _from_directory(checkpoint.parent, gguf_file=checkpoint.name)
+        return _from_directory(checkpoint.parent, gguf_file=gguf_parts(checkpoint.name)[0])
     folder = _folder(checkpoint)
     if _has_tokenizer(folder):
         return _load(folder)

@@ -62,9 +62,16 @@ class Description:
     sentences for the report.
     """
 
-    def __init__(self, values: Mapping[str, Any], subject: str, *, wrapper: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        subject: str,
+        *,
+        wrapper: tuple[str, ...] | None = None,
+        packing: str | None = None,
+    ) -> None:
         """`subject` begins the messages; `wrapper` is for the text part of a multimodal configuration, and has the
-        classes that it names.
+        classes that it names; `packing` begins the messages about a quantisation that another file describes.
 
         Raises:
             UnsupportedCheckpoint: custom code, an unknown or a non-causal family, or another class than is audited.
@@ -72,6 +79,7 @@ class Description:
         """
         self.values = dict(values)
         self.subject = subject
+        self._packing = packing or subject
         self.within_wrapper = wrapper is not None
         self.config_class = _config_class(self.values, subject)
         self.notes = check_class(self.values, self.config_class, subject, wrapper=wrapper or ())
@@ -89,7 +97,7 @@ class Description:
         Raises:
             UnsupportedCheckpoint: in a way that can't be read.
         """
-        return find_method(self.values, self.subject)
+        return find_method(self.values, self._packing)
 
     @cached_property
     def layers(self) -> int:
@@ -154,7 +162,7 @@ def _runs(value: object) -> list[object]:
     return found
 
 
-def describe(values: Mapping[str, Any], subject: str) -> Description:
+def describe(values: Mapping[str, Any], subject: str, *, packing: str | None = None) -> Description:
     """The text decoder that a config.json describes; of a multimodal wrapper, its text part.
 
     Raises:
@@ -162,13 +170,14 @@ def describe(values: Mapping[str, Any], subject: str) -> Description:
     """
     text = values.get("text_config")
     if not isinstance(text, dict):
-        return Description(values, subject)
+        return Description(values, subject, packing=packing)
     shared = {
         key: values[key]
         for key in ("quantization_config", "compression_config", "tie_word_embeddings", "auto_map")
         if key in values
     }
-    return Description({**shared, **text}, subject, wrapper=check_wrapper(values, subject))
+    wrapper = check_wrapper(values, subject)
+    return Description({**shared, **text}, subject, wrapper=wrapper, packing=packing)
 
 
 def _config_class(values: Mapping[str, Any], subject: str) -> Any:

@@ -126,8 +126,8 @@ def config_values(
         subject: the file, which begins the messages.
 
     Raises:
-        UnsupportedCheckpoint: the architecture isn't known or isn't dense, the file is no model or one part of several,
-            or a value changes what the network computes and can't be taken over.
+        UnsupportedCheckpoint: the architecture isn't known or isn't dense, the file is no model, or a value changes
+            what the network computes and can't be taken over.
         MalformedCheckpoint: a value is missing or impossible.
     """
     name = _architecture(header, subject)
@@ -153,10 +153,6 @@ def _architecture(header: GgufHeader, subject: str) -> str:
     values = header.values
     if (kind := values.get("general.type", "model")) != "model":
         raise UnsupportedCheckpoint(f"{subject}: its general.type is {quoted(kind, 40)}; only models can be audited")
-    if (parts := values.get("split.count", 1)) not in (0, 1):
-        raise UnsupportedCheckpoint(
-            f"{subject}: is one of {quoted(parts, 20)} parts; join them with llama-gguf-split --merge"
-        )
     name = values.get("general.architecture")
     if not isinstance(name, str):
         raise MalformedCheckpoint(f"{subject}: doesn't name its architecture")

@@ -1,13 +1,12 @@
-"""A GGUF file: its configuration by its metadata, and one tensor at a time, dequantised to float32.
+"""A GGUF model, in one file or several: its configuration by its metadata, and its tensors in transformers' places.
 
-The gguf library names the tensors and dequantises them, transformers' processors undo what the conversion to GGUF did
-(the permuted rows of Llama's q and k, Gemma's norms plus one, GPT-2's transposed weights). Neither reads the file:
-their readers believe its lengths, and transformers dequantises the whole model at once.
+The gguf library names the tensors, transformers' processors undo what the conversion to GGUF did (the permuted rows of
+Llama's q and k, Gemma's norms plus one, GPT-2's transposed weights). Transformers doesn't read the file: it dequantises
+the whole model at once.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,51 +15,41 @@ import numpy as np
 import torch
 
 from peelaudit.checkpoints.configuration import Description
-from peelaudit.checkpoints.files import OpenFile, quoted
+from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.gguf_config import ROTARY_FACTORS, config_values
-from peelaudit.checkpoints.gguf_header import GgufTensor, read_header
+from peelaudit.checkpoints.gguf_part import library
+from peelaudit.checkpoints.gguf_split import open_parts
 from peelaudit.checkpoints.matching import Origin
-from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
-from peelaudit.records import TensorInfo
+from peelaudit.checkpoints.store import Joined, close_all
+from peelaudit.errors import MalformedCheckpoint
 
 __all__ = ["GgufFile"]
 
-_FLOAT_KINDS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TRANSPOSED = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
 
 
-class GgufFile:
-    """The tensors of one GGUF file. Each is read as float32 under its stored name, as transformers wants it."""
-
-    format = "gguf"
+class GgufFile(Joined):
+    """The tensors of a GGUF file, or of all parts of a split one, under their stored names."""
 
     def __init__(self, path: Path) -> None:
-        """Walk the header and compare the tensors' ranges with the file.
+        """Open the file, and the other parts where it is one of several.
 
         Raises:
-            UnreadableCheckpoint: there is no such file, or it isn't GGUF.
-            MalformedCheckpoint: the header is damaged, or the tensors overlap or leave the file.
-            UnsupportedCheckpoint: the gguf library is missing, or doesn't know a tensor's type.
+            UnreadableCheckpoint, MalformedCheckpoint, UnsupportedCheckpoint: as `open_parts`.
         """
-        self.paths = (path,)
-        self._subject = quoted(path)
-        self._gguf = _library(self._subject)
-        self._file = OpenFile(path)
+        parts = open_parts(path)
         try:
-            self._header = read_header(self._file)
-            self._tensors = {tensor.name: tensor for tensor in self._header.tensors}
-            self.tensors: Mapping[str, TensorInfo] = {
-                tensor.name: self._tensor_info(tensor) for tensor in self._header.tensors
-            }
-            self.floats = frozenset(info.dtype for info in self.tensors.values())
-            self._check_ranges()
+            super().__init__(parts)
         except BaseException:
-            self._file.close()
+            close_all(parts)
             raise
+        self._header = parts[0].header
+        self._subject = quoted(path)
+        self._gguf = library(self._subject)
 
     @property
     def tokenizer(self) -> str | None:
-        """The file's own name where it has a tokenizer inside."""
+        """The file's own name, or the first part's, where it has a tokenizer inside."""
         return self.paths[0].name if "tokenizer.ggml.tokens" in self._header.lengths else None
 
     def describe(self) -> Description:
@@ -98,52 +87,6 @@ class GgufFile:
         table = self._gguf.get_tensor_name_map(kinds[architecture], layers)
         stored = {name: table.get_name(name, try_suffixes=(".weight", ".bias")) for name in skeleton.state_dict()}
         return {there: name for name, there in stored.items() if there is not None}
-
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor of that stored name as float32, in torch's order, on the CPU."""
-        tensor, info = self._tensors[name], self.tensors[name]
-        data = self._file.read(self._header.data + tensor.offset, info.bytes)
-        rows = np.frombuffer(data, dtype=np.uint8).reshape(math.prod(tensor.shape[:-1]), -1)
-        values = self._gguf.dequantize(rows, self._gguf.GGMLQuantizationType(tensor.kind))
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32).reshape(tensor.shape))
-
-    def _tensor_info(self, tensor: GgufTensor) -> TensorInfo:
-        where = f"{self._subject}: the tensor {quoted(tensor.name)}"
-        try:
-            kind = self._gguf.GGMLQuantizationType(tensor.kind)
-            block, width = self._gguf.GGML_QUANT_SIZES[kind]
-            self._gguf.dequantize(np.zeros((1, width), dtype=np.uint8), kind)
-        except (ValueError, KeyError, NotImplementedError):
-            raise UnsupportedCheckpoint(f"{where} is of ggml type {tensor.kind}, which isn't read") from None
-        if tensor.shape[-1] % block:
-            raise MalformedCheckpoint(
-                f"{where} has rows of {tensor.shape[-1]}, which {kind.name} can't store in blocks of {block}"
-            )
-        dtype = _FLOAT_KINDS.get(kind.name, kind.name)
-        return TensorInfo(tensor.name, tensor.shape, dtype, math.prod(tensor.shape) // block * width)
-
-    def _check_ranges(self) -> None:
-        end = 0
-        for tensor in sorted(self._header.tensors, key=lambda tensor: tensor.offset):
-            if tensor.offset < end:
-                raise MalformedCheckpoint(f"{self._subject}: the tensor {quoted(tensor.name)} overlaps another")
-            end = tensor.offset + self.tensors[tensor.name].bytes
-        if self._header.data + end > self._file.size:
-            raise MalformedCheckpoint(f"{self._subject}: is truncated: its tensors end beyond the file")
-
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
-
-
-def _library(subject: str) -> Any:
-    try:
-        import gguf
-    except ImportError:
-        raise UnsupportedCheckpoint(
-            f"{subject}: reading GGUF needs the gguf library; install peelaudit[gguf]"
-        ) from None
-    return gguf
 
 
 def _undo(processor: Any, stored: str) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -17,7 +17,7 @@ from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.filenames import DISTRIBUTED, WEIGHT_FILES
 
-__all__ = ["find_tokenizer", "find_training_step", "open_weights"]
+__all__ = ["find_tokenizer", "find_training_step", "open_weights", "settings_file", "within"]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl")
 _MAX_SHARDS = 2_000
@@ -97,6 +97,12 @@ def _compare(index: Path, weight_map: Mapping[str, str], stores: list[Store]) ->
 def find_tokenizer(directory: Path) -> str | None:
     """The name of the tokenizer's file beside the weights, if there is one."""
     return next((name for name in _TOKENIZERS if (directory / name).is_file()), None)
+
+
+def settings_file(directory: Path) -> Path | None:
+    """Where modelopt keeps the settings of a quantisation, if not in config.json."""
+    name = "hf_quant_config.json"
+    return within(directory, name) if _is_there(directory / name) else None
 
 
 def find_training_step(directory: Path) -> int | None:

@@ -18,10 +18,10 @@ from peelaudit.checkpoints.deepspeed import DEEPSPEED_FORMAT
 from peelaudit.checkpoints.distributed import DISTRIBUTED_FORMAT
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
 from peelaudit.checkpoints.foreign import check_names
-from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights
+from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights, settings_file
 from peelaudit.checkpoints.inert import StoredTensor
 from peelaudit.checkpoints.matching import Matched, Origin, match, rename
-from peelaudit.checkpoints.quantized import Dequantized
+from peelaudit.checkpoints.quantized import Dequantized, refuse_codebooks_by_tensors, settings_beside
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
 from peelaudit.checkpoints.store import Store
@@ -46,7 +46,7 @@ class _Parts:
     store: Store
     description: Description
     names: Names
-    config_path: Path | None = None
+    config_paths: tuple[Path, ...] = ()
     tokenizer: str | None = None
     training_step: int | None = None
 
@@ -85,6 +85,8 @@ def open_checkpoint(
 def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress) -> Checkpoint:
     subject = quoted(path)
     layers, method = parts.description.layers, parts.description.method
+    if method is None:
+        refuse_codebooks_by_tensors(parts.store.tensors, subject)
     check_layer_count(parts.store.tensors, layers, subject)
     config = build_config(parts.description)
     skeleton = build_skeleton(config, parts.description.subject)
@@ -92,7 +94,7 @@ def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress
     check_floats(store, matched)
     if admit is not None:
         admit(str(path), parts.description.family, parts.description.values, copy.deepcopy(skeleton))
-    snapshot = take_snapshot((*store.paths, *((parts.config_path,) if parts.config_path else ())), progress)
+    snapshot = take_snapshot((*store.paths, *parts.config_paths), progress)
     info = gather_info(
         path,
         format_name=parts.format,
@@ -155,14 +157,19 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
             chosen /= "config.json"
         if not config and not chosen.exists():
             raise UnreadableCheckpoint(f"{quoted(path.parent)}: has no config.json; say where it is with --config")
-        description = describe(read_json(chosen), quoted(chosen))
+        values, beside = read_json(chosen), settings_file(chosen.parent)
+        if beside is None or values.get("quantization_config"):
+            beside, description = None, describe(values, quoted(chosen))
+        else:
+            values |= {"quantization_config": settings_beside(read_json(beside))}
+            description = describe(values, quoted(chosen), packing=quoted(beside))
         step = state.training_step if state else None
         return _Parts(
             format=state.format if state else store.format if store.format in _OWN else f"huggingface/{store.format}",
             store=store,
             description=description,
             names=lambda found, skeleton: rename(found, skeleton, within_wrapper=description.within_wrapper),
-            config_path=chosen,
+            config_paths=(chosen, *((beside,) if beside else ())),
             tokenizer=find_tokenizer(path.parent) or _beside(config),
             training_step=find_training_step(path.parent) if step is None else step,
         )

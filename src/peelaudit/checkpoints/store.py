@@ -21,10 +21,9 @@ MAX_TENSORS = 100_000
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """The stored dtypes that are weights as they stand."""
 
-READABLE = FLOATS | {
-    name: getattr(torch, name) for name in ("uint8", "int8", "int16", "int32", "int64", "float8_e4m3fn", "float8_e5m2")
-}
-"""Those and the ones that packed weights are made of."""
+_CODES = ("uint8", "int8", "int16", "int32", "int64", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")
+READABLE = FLOATS | {name: getattr(torch, name) for name in _CODES if hasattr(torch, name)}
+"""Those and the ones that packed weights are made of; torch has the last one since 2.7."""
 
 
 class Store(Protocol):
@@ -71,7 +70,7 @@ class Joined:
                     raise MalformedCheckpoint(f"{quoted(store.paths[0])}: the tensor {quoted(name)} is in two shards")
                 self._home[name] = store
         self.format = self._stores[0].format
-        self.floats: Collection[str] = self._stores[0].floats
+        self.floats: Collection[str] = frozenset(dtype for store in self._stores for dtype in store.floats)
         self.paths = tuple(path for store in self._stores for path in store.paths)
         self.tensors: Mapping[str, TensorInfo] = {
             name: info for store in self._stores for name, info in store.tensors.items()

@@ -13,7 +13,9 @@ from torch import Tensor
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
 from peelaudit.network.weights import check_weights
+from tests.checkpoints.quantized import fp8
 from tests.checkpoints.quantized.compressed_tensors import BLOCKS, UP, config, packer
+from tests.checkpoints.quantized.float4 import mxfp4, nvfp4
 from tests.checkpoints.quantized.support import Packer, assert_same_loss, pack, packed_bits
 
 
@@ -100,6 +102,81 @@ def test_scales_of_static_activations_are_no_weights(tmp_path: Path) -> None:
     assert_same_loss(tmp_path, pack("llama", tmp_path, quantise, config("int-quantized")))
 
 
+NVFP4 = nvfp4("weight_packed", "weight_scale", "weight_global_scale", divides=True)
+
+
+def mxfp8(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    parts, value = fp8.packer((1, 32), exponents=torch.uint8)(weight)
+    return {"weight": parts["weight"], "weight_scale": parts["weight_scale_inv"]}, value
+
+
+@pytest.mark.parametrize(
+    ("parts", "name", "dtype"),
+    [
+        (NVFP4, "nvfp4-pack-quantized", "fp4-g16"),
+        (mxfp4(), "mxfp4-pack-quantized", "fp4-g32"),
+        (mxfp8, "mxfp8-quantized", "float8_e4m3fn-g32"),
+    ],
+)
+def test_small_floats_with_small_scales(parts: Packer, name: str, dtype: str, tmp_path: Path) -> None:
+    model = pack("llama", tmp_path, parts, config(name, 4, "float"))
+    assert_same_loss(tmp_path, model)
+    with open_checkpoint(tmp_path) as checkpoint:
+        weight = checkpoint.tensor(f"{UP}.weight")
+        found = {tensor.name: tensor.dtype for tensor in checkpoint.info.tensors}[f"{UP}.weight"]
+    torch.testing.assert_close(weight, model.get_parameter(f"{UP}.weight").detach(), rtol=1e-6, atol=0)
+    assert found == f"compressed-tensors-{dtype}"
+
+
+@pytest.mark.parametrize(
+    ("parts", "name", "change", "message"),
+    [
+        (NVFP4, "nvfp4-pack-quantized", ("weight_global_scale", None), "weight_global_scale is missing"),
+        (NVFP4, "nvfp4-pack-quantized", ("weight_global_scale", torch.zeros(1)), "weight_global_scale is 0"),
+        (NVFP4, "nvfp4-pack-quantized", ("weight_scale", torch.ones(96, 4)), "weight_scale is stored as float32"),
+        (NVFP4, "mxfp4-pack-quantized", None, "tensors are those of nvfp4-pack-quantized, which"),
+        (NVFP4, "pack-quantized", None, "tensors are those of nvfp4-pack-quantized, which"),
+        (mxfp4(), "nvfp4-pack-quantized", None, "tensors are those of mxfp4-pack-quantized, which"),
+        (mxfp4(), "mxfp4-pack-quantized", ("weight_global_scale", torch.ones(1)), "has no weight_global_scale"),
+        (mxfp4(), "mxfp4-pack-quantized", ("weight_scale", None), "tensors are those of nvfp4"),
+        (mxfp8, "float-quantized", None, "weight_scale is stored as uint8"),
+    ],
+)
+def test_small_floats_that_do_not_fit_are_refused(
+    parts: Packer, name: str, change: Any, message: str, tmp_path: Path
+) -> None:
+    pack("llama", tmp_path, parts, config(name, 4, "float"))
+    if change is not None:
+        part, tensor = change
+        state = load_file(tmp_path / "model.safetensors")
+        state.pop(f"{UP}.{part}", None)
+        save_file(state if tensor is None else {**state, f"{UP}.{part}": tensor}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=message), open_checkpoint(tmp_path) as checkpoint:
+        checkpoint.check_weights()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_zero_point_that_the_configuration_has_may_not_be_missing(packed: bool, tmp_path: Path) -> None:
+    settings = config("pack-quantized" if packed else "int-quantized", 4)
+    settings["config_groups"]["group_0"]["weights"]["symmetric"] = False
+    assert_same_loss(tmp_path, pack("llama", tmp_path, packer("group", 4, sym=False, packed=packed), settings))
+    state = load_file(tmp_path / "model.safetensors")
+    del state[f"{UP}.weight_zero_point"]
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="its weight_zero_point is missing"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "group_0", "weights"])
+def test_keys_that_are_not_known_are_refused_by_name(place: str, tmp_path: Path) -> None:
+    settings = config("int-quantized")
+    group = settings["config_groups"]["group_0"]
+    {"": settings, "group_0": group, "weights": group["weights"]}[place]["rotated"] = True
+    pack("llama", tmp_path, packer("group"), settings)
+    with pytest.raises(CheckpointError, match="has 'rotated', which isn't known"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -109,7 +186,7 @@ def test_scales_of_static_activations_are_no_weights(tmp_path: Path) -> None:
         ({"config_groups": {"W4A16": ["Linear"]}}, "config_groups doesn't describe"),
         ({"config_groups": 3}, "config_groups doesn't describe"),
         ({"config_groups": {"a": {"weights": {"num_bits": 9}}}}, "a num_bits that isn't 1 to 8"),
-        ({"config_groups": {"a": {"format": "nvfp4-pack-quantized"}}}, "another format"),
+        ({"config_groups": {"a": {"format": "mxfp6-pack-quantized"}}}, "another format"),
         ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "a sparse format"),
         ({"transform_config": {"config_groups": {"R1": {}}}}, "transforms of the states"),
         ({"config_groups": {"a": {"weights": {"num_bits": 3}}}}, "not 64 × 96 of 3 bits, densely packed"),

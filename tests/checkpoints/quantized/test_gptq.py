@@ -122,7 +122,7 @@ def test_grids_come_from_the_configuration(
         ({"checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
         ({"is_marlin_format": True}, "is_marlin_format, which isn't read"),
         ({"desc_act": 1}, "desc_act '1'"),
-        ({"quant_method": "aqlm"}, r"packed by 'aqlm' can't be audited \(these can: bitnet, gptq"),
+        ({"quant_method": "eetq"}, r"packed by 'eetq' can't be audited \(these can: bitnet, gptq"),
         ({"quant_method": None}, "packed by 'an unnamed method'"),
         ({"quant_method": ["gptq"]}, "can't be audited"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from peelaudit.cli import main
 from peelaudit.errors import CheckpointError, UnsupportedCheckpoint
 from peelaudit.records import LowBit, LowBitSet
 from tests.checkpoints import models
-from tests.checkpoints.quantized import awq, compressed_tensors, gptq
+from tests.checkpoints.quantized import awq, compressed_tensors, float4, fp8, gptq
 from tests.checkpoints.quantized.support import assert_same_loss, configure, pack
 
 
@@ -52,6 +53,16 @@ PACKED = {
     "compressed-tensors": lambda folder: pack(
         "llama", folder, compressed_tensors.packer("channel"), compressed_tensors.config("int-quantized")
     ),
+    "nvfp4": lambda folder: pack(
+        "llama",
+        folder,
+        float4.nvfp4("weight_packed", "weight_scale", "weight_global_scale", divides=True),
+        compressed_tensors.config("nvfp4-pack-quantized", 4, "float"),
+    ),
+    "fp8": lambda folder: pack("llama", folder, fp8.packer((32, 32)), fp8.config()),
+    "modelopt": lambda folder: pack(
+        "llama", folder, fp8.plain(), {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
+    ),
 }
 """Packed tiny models by their method."""
 
@@ -67,6 +78,16 @@ def test_a_tensor_beside_the_packed_ones_is_refused_by_name(method: str, name: s
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=re.escape(full.rpartition(".")[0])):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("method", PACKED)
+def test_a_key_that_is_not_known_is_refused_by_name(method: str, tmp_path: Path) -> None:
+    PACKED[method](tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    configure(tmp_path, quantization_config={**settings, "online_rotation": "hadamard"})
+    with pytest.raises(UnsupportedCheckpoint, match="has 'online_rotation', which isn't known") as caught:
+        open_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("method", PACKED)
@@ -112,13 +133,20 @@ def test_damage_ends_in_one_sentence(packed: Path, capsys: pytest.CaptureFixture
         assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "bitsandbytes"])
-def test_a_method_without_packed_weights_is_refused(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("gptq", {"bits": 4}),
+        ("awq", {"bits": 4}),
+        ("compressed-tensors", {"format": "naive-quantized", "config_groups": {"a": {"weights": {}}}}),
+        ("bitsandbytes", {"load_in_4bit": True}),
+        ("fp8", {}),
+        ("modelopt", {"quant_algo": "FP8"}),
+    ],
+)
+def test_a_method_without_packed_weights_is_refused(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
     models.save(models.model("llama"), tmp_path)
-    settings = {"quant_method": method, "bits": 4, "format": "naive-quantized", "config_groups": {"a": {"weights": {}}}}
-    configure(tmp_path, quantization_config={**settings, **({"format": "gemm"} if method == "awq" else {})})
-    if method == "gptq":
-        configure(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
+    configure(tmp_path, quantization_config={"quant_method": method, **settings})
     with pytest.raises(UnsupportedCheckpoint, match=rf"packed by '{method}', but no layer has "):
         open_checkpoint(tmp_path)
 

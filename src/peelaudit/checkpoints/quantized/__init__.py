@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from peelaudit.checkpoints.quantized.codebooks import refuse_codebooks_by_tensors
 from peelaudit.checkpoints.quantized.method import Method
 from peelaudit.checkpoints.quantized.methods import find_method
+from peelaudit.checkpoints.quantized.modelopt import settings_beside
 from peelaudit.checkpoints.quantized.packed_type import PackedType
 from peelaudit.checkpoints.quantized.store import Dequantized
 
-__all__ = ["Dequantized", "Method", "PackedType", "find_method"]
+__all__ = ["Dequantized", "Method", "PackedType", "find_method", "refuse_codebooks_by_tensors", "settings_beside"]

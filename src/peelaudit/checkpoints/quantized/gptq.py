@@ -31,6 +31,7 @@ class Gptq(Method):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        settings.choice("pack_dtype", ("int32",), "int32")
         self._bits = int(settings.choice("bits", (2, 3, 4, 8), None))
         self._group = settings.group_size()
         self._ordered = settings.flag("desc_act")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.matching import Origin
+from peelaudit.checkpoints.quantized.config_keys import KEYS
 from peelaudit.checkpoints.store import FLOATS
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
 from peelaudit.records import TensorInfo
@@ -52,6 +53,15 @@ class Settings:
             raise self.malformed(f"group_size is {quoted(found, 40)}")
         return None if found == -1 else found
 
+    def refuse_unknown(self, values: object, known: Collection[str]) -> None:
+        """Raise UnsupportedCheckpoint if the settings, or an object among them, have a name that isn't known."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if value is not None and name not in known:
+                raise UnsupportedCheckpoint(
+                    f"{self.subject}: the quantization_config ({self.method}) has {quoted(name, 60)}, which isn't known"
+                    " and may change the network; take it out if it doesn't"
+                )
+
     def names(self, name: str) -> tuple[str, ...] | None:
         """A list of names; None where it is left out or null."""
         found = self.values.get(name)
@@ -82,11 +92,22 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A packed matrix: its size as it computes, and the word for how it is packed (a `PackedType` or a float dtype)."""
+    """A packed matrix: its size as it computes, and the word for how it is packed (a `PackedType` or a float dtype).
+
+    A stack of experts' matrices is [experts, inputs, outputs], as transformers computes with it.
+    """
 
     outputs: int
     inputs: int
     dtype: str
+    experts: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the weight."""
+        if self.experts is None:
+            return self.outputs, self.inputs
+        return self.experts, self.inputs, self.outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +141,11 @@ class StoredModule:
             raise self.mismatched(f"its {part} has the shape {list(info.shape)}")
         return info.shape
 
+    def rank(self, part: str, most: int) -> int:
+        """How many dimensions a tensor has, up to `most`; so many for one that isn't there."""
+        info = self.tensors.get(part)
+        return most if info is None else min(len(info.shape), most)
+
     def number(self, part: str) -> float:
         """A tensor that must be there and hold one float."""
         info = self.tensors.get(part)
@@ -142,11 +168,13 @@ class Method(ABC):
     Attributes:
         parts: the tensors that a packed layer may store besides its bias, as they follow the layer's name.
         marks: those of them of which every packed layer has one.
+        stands_for: what follows the layer's name in the name of the matrix.
         notes: what of the method an audit leaves out, each a sentence.
     """
 
     parts: ClassVar[tuple[str, ...]]
     marks: ClassVar[tuple[str, ...]]
+    stands_for: ClassVar[str] = ".weight"
 
     def __init__(self, settings: Settings) -> None:
         """Read the settings.
@@ -155,6 +183,7 @@ class Method(ABC):
             UnsupportedCheckpoint: they ask for something that can't be read.
             MalformedCheckpoint: a value makes no sense.
         """
+        settings.refuse_unknown(settings.values, KEYS[settings.method])
         self.settings = settings
         self.notes: tuple[str, ...] = ()
 
@@ -168,7 +197,7 @@ class Method(ABC):
 
     @abstractmethod
     def weight(self, module: StoredModule, layout: Layout) -> Tensor:
-        """The matrix, [outputs, inputs] float32.
+        """The matrix, float32, of the layout's shape.
 
         Raises:
             MalformedCheckpoint: a tensor holds an impossible value.

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.quantized.auto_round import auto_round
 from peelaudit.checkpoints.quantized.awq import Awq
 from peelaudit.checkpoints.quantized.bitnet import BitNet
 from peelaudit.checkpoints.quantized.bitsandbytes import BitsAndBytes
+from peelaudit.checkpoints.quantized.codebooks import refuse_codebooks
 from peelaudit.checkpoints.quantized.compressed_tensors import CompressedTensors
+from peelaudit.checkpoints.quantized.fp8 import Float8
 from peelaudit.checkpoints.quantized.gptq import Gptq
+from peelaudit.checkpoints.quantized.hqq import Hqq
 from peelaudit.checkpoints.quantized.method import Method, Settings
+from peelaudit.checkpoints.quantized.modelopt import ModelOpt
+from peelaudit.checkpoints.quantized.mxfp4 import Mxfp4
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
 __all__ = ["METHODS", "find_method"]
 
-METHODS: Mapping[str, type[Method]] = {
+METHODS: Mapping[str, Callable[[Settings], Method]] = {
     "bitnet": BitNet,
     "gptq": Gptq,
     "awq": Awq,
     "compressed-tensors": CompressedTensors,
     "bitsandbytes": BitsAndBytes,
+    "auto-round": auto_round,
+    "intel/auto-round": auto_round,
+    "fp8": Float8,
+    "mxfp8": Float8,
+    "fbgemm_fp8": Float8,
+    "hqq": Hqq,
+    "mxfp4": Mxfp4,
+    "modelopt": ModelOpt,
 }
-"""By transformers' `quant_method`. A method stands here when a test proves it against transformers' own loss."""
+"""By `quant_method`. A method stands here when a test proves its loss to be that of the floats that were packed."""
 
 
 def find_method(values: Mapping[str, Any], subject: str) -> Method | None:
@@ -34,6 +48,7 @@ def find_method(values: Mapping[str, Any], subject: str) -> Method | None:
         MalformedCheckpoint: a setting makes no sense.
     """
     settings = values.get("quantization_config") or values.get("compression_config")
+    refuse_codebooks(values, settings.get("quant_method") if isinstance(settings, dict) else None, subject)
     if not settings:
         return None
     if not isinstance(settings, dict):

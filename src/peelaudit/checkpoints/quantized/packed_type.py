@@ -8,7 +8,7 @@ from typing import Self
 
 __all__ = ["PackedType"]
 
-_WORD = re.compile(r"(?P<method>[a-z-]+)-(?P<code>[a-z0-9_]+)-(?P<scales>tensor|row|block|mixed|g[1-9][0-9]*)")
+_WORD = re.compile(r"(?P<method>[a-z0-9_-]+)-(?P<code>[a-z0-9_]+)-(?P<scales>tensor|row|block|mixed|g[1-9][0-9]*)")
 
 
 @dataclass(frozen=True, slots=True)

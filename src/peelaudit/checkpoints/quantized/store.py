@@ -36,7 +36,7 @@ class Dequantized:
         for module in _modules(store, method.parts):
             layout = method.layout(module)
             if layout is not None:
-                name = f"{module.name}.weight"
+                name = module.name + method.stands_for
                 self._packed[name] = (module, layout)
                 parts_of.update((info.name, name) for info in module.tensors.values())
         self.tensors: Mapping[str, TensorInfo] = self._presented(parts_of)
@@ -52,12 +52,11 @@ class Dequantized:
                 continue
             module, layout = self._packed[parts_of[name]]
             size = sum(part.bytes for part in module.tensors.values())
-            shape = (layout.outputs, layout.inputs)
-            tensors[parts_of[name]] = TensorInfo(parts_of[name], shape, layout.dtype, size)
+            tensors[parts_of[name]] = TensorInfo(parts_of[name], layout.shape, layout.dtype, size)
         return tensors
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor of that stored name, on the CPU; a packed one as [outputs, inputs] float32."""
+        """The tensor of that stored name, on the CPU; a packed one as float32."""
         if name not in self._packed:
             return self._store.read(name)
         return self._method.weight(*self._packed[name])
@@ -102,12 +101,12 @@ class Dequantized:
 
 def _modules(store: Store, parts: Iterable[str]) -> Iterable[StoredModule]:
     """Every layer that stores one of the parts, with all of them that it stores."""
-    endings = tuple(f".{part}" for part in sorted(parts, key=len, reverse=True))
+    endings = {part if part.startswith("_") else f".{part}": part for part in sorted(parts, key=len, reverse=True)}
     found: dict[str, dict[str, TensorInfo]] = {}
     for name, info in store.tensors.items():
         ending = next((ending for ending in endings if name.endswith(ending)), None)
         if ending is not None:
-            found.setdefault(name.removesuffix(ending), {})[ending[1:]] = info
+            found.setdefault(name.removesuffix(ending), {})[endings[ending]] = info
     subject = quoted(store.paths[0])
     return [StoredModule(name, tensors, subject, store.read) for name, tensors in found.items()]
 

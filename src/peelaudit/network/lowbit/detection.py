@@ -46,6 +46,8 @@ GGUF_GRIDS: Mapping[str, tuple[int, int, ZeroPoint]] = {
 """
 
 _SCALES = {"tensor": ScaleLayout.TENSOR, "row": ScaleLayout.ROW}
+_FREE_ZERO = ("hqq",)
+"""Methods whose groups have a minimum of their own."""
 _SAMPLE = 64
 _ROUNDING = 1e-6
 _OFF_GRID = 0.02
@@ -78,7 +80,7 @@ def _declared(stored: str, weight: Tensor, zeros: float) -> Grid | None:
     """The grid of a `PackedType`; None for other dtypes, for codes that aren't evenly spaced (nf4, fp4, fp8), and where
     those that share a scale are no neighbours.
 
-    0 is on one of the values in all of them; whether in the middle, the values tell.
+    0 is on one of the values in most of them; whether in the middle, the values tell.
     """
     packed = PackedType.parse(stored)
     if packed is None or (packed.group is None and packed.scales not in _SCALES):
@@ -91,6 +93,8 @@ def _declared(stored: str, weight: Tensor, zeros: float) -> Grid | None:
     rows = (
         weight.reshape(1, -1) if layout is ScaleLayout.TENSOR else weight.reshape(-1, packed.group or weight.shape[1])
     )
+    if packed.method in _FREE_ZERO:
+        return Grid(GridKind.INTEGER, float(packed.bits), layout, packed.group, zeros, ZeroPoint.FREE)
     zero = _zero_point(rows, packed.bits)
     zero = ZeroPoint.INTEGER if zero is ZeroPoint.FREE else zero
     return Grid(GridKind.INTEGER, float(packed.bits), layout, packed.group, zeros, zero)
