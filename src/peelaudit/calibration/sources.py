@@ -17,6 +17,22 @@ __all__ = ["KINDS", "SourceFile", "budgets", "find_sources", "printable", "sha25
 KINDS = {".txt": "txt", ".jsonl": "jsonl", ".npy": "npy", ".bin": "bin", ".parquet": "parquet"}
 """The kind of a file by its suffix, in the order of preference of several `calibration.*`."""
 
+PACKINGS = {".gz": "gz", ".zst": "zst"}
+"""How a file is packed, by the suffix behind that of its kind."""
+
+_PACKED = {".txt": "txt", ".jsonl": "jsonl", ".json": "jsonl"}
+"""What may be packed. A corpus' .json.gz holds a JSON object a line."""
+
+_SUFFIXES = (*KINDS, *(f"{inner}{outer}" for inner in _PACKED for outer in PACKINGS))
+
+_MAX_EXPANSION = 64
+"""How many times its size the text of a packed or parquet file is taken to be at most."""
+
+_LEAST_EXPANDED = 2**20
+"""Its bytes are taken to be no fewer than this at most."""
+
+_KNOWN = f"{', '.join(KINDS)}, or {', '.join(_PACKED)} with {' or '.join(PACKINGS)} behind it, file"
+
 MAX_FILES = 100_000
 """Files of one data directory; more are refused."""
 
@@ -39,7 +55,7 @@ _NOT_FILES = (
 class SourceFile:
     """One file of calibration data. `name` is how it was found below what was given, `bytes` its size.
 
-    `modified` is the time of its last change, in nanoseconds.
+    `modified` is the time of its last change, in nanoseconds. `packing` is a value of `PACKINGS`, or empty.
     """
 
     path: Path
@@ -47,6 +63,14 @@ class SourceFile:
     kind: str
     bytes: int
     modified: int
+    packing: str = ""
+
+    @property
+    def expanded(self) -> int:
+        """How many bytes of text it is taken to hold at most."""
+        if self.packing or self.kind == "parquet":
+            return max(_MAX_EXPANSION * self.bytes, _LEAST_EXPANDED)
+        return self.bytes
 
     def __str__(self) -> str:
         return printable(str(self.path))
@@ -66,7 +90,7 @@ def find_sources(data: Sequence[str], checkpoint: Path) -> tuple[SourceFile, ...
     if data:
         return tuple(source for path in data for source in _expand(Path(path)))
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    for suffix in KINDS:
+    for suffix in _SUFFIXES:
         if (path := folder / f"calibration{suffix}").exists():
             return (_source(path, path.name),)
     return ()
@@ -78,7 +102,7 @@ def _expand(path: Path) -> Iterator[SourceFile]:
         return
     found = sorted(_walk(path))
     if not found:
-        raise CalibrationError(f"{printable(str(path))}: the directory holds no {', '.join(KINDS)} file")
+        raise CalibrationError(f"{printable(str(path))}: the directory holds no {_KNOWN}")
     for name in found:
         yield _source(path / name, name)
 
@@ -94,8 +118,14 @@ def _walk(directory: Path) -> list[str]:
     return found
 
 
-def _kind(name: str) -> str | None:
-    return KINDS.get(Path(name).suffix.lower())
+def _kind(name: str) -> tuple[str, str] | None:
+    """What a file holds and how it is packed, by its name."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    if suffixes and suffixes[-1] in PACKINGS:
+        kind = _PACKED.get(suffixes[-2]) if len(suffixes) > 1 else None
+        return None if kind is None else (kind, PACKINGS[suffixes[-1]])
+    kind = KINDS.get(suffixes[-1]) if suffixes else None
+    return None if kind is None else (kind, "")
 
 
 def _source(path: Path, name: str) -> SourceFile:
@@ -111,21 +141,21 @@ def _source(path: Path, name: str) -> SourceFile:
             raise CalibrationError(f"{shown}: expected a file of calibration data, found {what}")
     kind = _kind(path.name)
     if kind is None:
-        raise CalibrationError(f"{shown}: calibration data are {', '.join(KINDS)} files or directories of these")
+        raise CalibrationError(f"{shown}: calibration data are {_KNOWN}s or directories of these")
     if not os.access(path, os.R_OK):
         raise CalibrationError(f"{shown}: the calibration data can't be read: {os.strerror(errno.EACCES)}")
     if status.st_size == 0:
         raise CalibrationError(f"{shown}: the file is empty")
-    return SourceFile(path, name, kind, status.st_size, status.st_mtime_ns)
+    return SourceFile(path, name, kind[0], status.st_size, status.st_mtime_ns, kind[1])
 
 
 def budgets(sources: Sequence[SourceFile], tokens: int) -> list[int]:
-    """How many bytes to read of each source: all of it, or a level that fills the pool over all sources."""
+    """How many bytes of text to read of each source: all of it, or a level that fills the pool over all sources."""
     left = max(POOL_BYTES, POOL_BYTES_PER_TOKEN * tokens)
     level: dict[int, int] = {}
-    by_size = sorted(range(len(sources)), key=lambda index: sources[index].bytes)
+    by_size = sorted(range(len(sources)), key=lambda index: sources[index].expanded)
     for done, index in enumerate(by_size):
-        level[index] = min(sources[index].bytes, max(left // (len(sources) - done), 4096))
+        level[index] = min(sources[index].expanded, max(left // (len(sources) - done), 4096))
         left -= level[index]
     return [level[index] for index in range(len(sources))]
 

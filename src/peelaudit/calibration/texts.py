@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from peelaudit.calibration.packing import beginning
 from peelaudit.calibration.sources import SourceFile, printable
 from peelaudit.errors import CalibrationError
 
@@ -17,7 +19,6 @@ __all__ = ["Texts", "read_jsonl", "read_parquet", "read_txt"]
 _END_OF_TEXT = "<|endoftext|>"
 _FORM_FEED = "\f"
 _WIKITEXT_TITLE = re.compile(r"^(?= = (?!= )[^\r\n]* = ?\r?$)", re.MULTILINE)
-_MAX_EXPANSION = 16
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -44,11 +45,9 @@ def read_txt(source: SourceFile, separator: str | None, budget: int) -> Texts:
     Raises:
         CalibrationError: the file isn't UTF-8, holds nothing but white space, or is a Git LFS pointer.
     """
-    with source.path.open("rb") as file:
-        raw = file.read(budget)
+    raw, complete = beginning(source, budget)
     if raw.startswith(_LFS_POINTER):
         raise CalibrationError(f"{source}: the file is a Git LFS pointer; fetch the text itself with `git lfs pull`")
-    complete = budget >= source.bytes
     text = _decode(source, raw, final=complete)
     pieces = _divide(text, separator)
     if len(pieces) > 1 and not complete:
@@ -85,7 +84,8 @@ def read_jsonl(source: SourceFile, field: str, budget: int) -> Texts:
             thousands of digits, a lone surrogate), isn't an object, or has no such string; the message names the line.
     """
     documents = []
-    for number, line in _lines(source, budget):
+    raw, complete = beginning(source, budget)
+    for number, line in _lines(source, raw, complete=complete):
         try:
             text = _field_of(line, field)
         except (ValueError, RecursionError) as error:
@@ -94,20 +94,18 @@ def read_jsonl(source: SourceFile, field: str, budget: int) -> Texts:
             documents.append(text)
     if not documents:
         raise CalibrationError(f"{source}: the file holds no text")
-    return Texts(documents, divided=True, complete=budget >= source.bytes)
+    return Texts(documents, divided=True, complete=complete)
 
 
-def _lines(source: SourceFile, budget: int) -> Iterator[tuple[int, bytes]]:
-    complete, left, number = budget >= source.bytes, budget, 0
-    with source.path.open("rb") as file:
-        while left > 0 and (line := file.readline(left)):
-            number, left = number + 1, left - len(line)
-            if not line.endswith(b"\n") and not complete:
-                if number == 1:
-                    raise CalibrationError(f"{source}, line 1: the line is longer than {budget} bytes")
-                return
-            if line.strip():
-                yield number, line
+def _lines(source: SourceFile, raw: bytes, *, complete: bool) -> Iterator[tuple[int, bytes]]:
+    """The lines that aren't blank, by number, less one that the budget cut."""
+    for number, line in enumerate(io.BytesIO(raw), 1):
+        if not line.endswith(b"\n") and not complete:
+            if number == 1:
+                raise CalibrationError(f"{source}, line 1: the line is longer than {len(raw)} bytes")
+            return
+        if line.strip():
+            yield number, line
 
 
 def _field_of(line: bytes, field: str) -> str:
@@ -158,7 +156,7 @@ def _reason(error: Exception) -> str:
 def read_parquet(source: SourceFile, field: str, budget: int) -> Texts:
     """The strings of the column `field`, one document a row. Nulls and blanks are skipped.
 
-    Rows are read until they hold `budget` bytes, or several times that where the budget is the whole, compressed, file.
+    Rows are read until they hold `budget` bytes.
 
     Raises:
         CalibrationError: pyarrow isn't installed, the file is damaged, or there is no such column of strings.
@@ -170,7 +168,6 @@ def read_parquet(source: SourceFile, field: str, budget: int) -> Texts:
         needs = "reading .parquet needs pyarrow: pip install 'peelaudit[parquet]'"
         raise CalibrationError(f"{source}: {needs}") from error
     try:
-        budget = max(_MAX_EXPANSION * budget, 2**20) if budget >= source.bytes else budget
         documents, complete = _read_column(source, field, budget, pyarrow.parquet.ParquetFile)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         first = printable(str(error).strip().split("\n")[0])[:200]
