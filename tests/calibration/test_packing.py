@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from peelaudit.calibration.finding import find_sources
 from peelaudit.calibration.packing import beginning
-from peelaudit.calibration.sources import POOL_BYTES, find_sources
+from peelaudit.calibration.sources import POOL_BYTES
 from peelaudit.errors import CalibrationError
 from tests.calibration.support import load, refusal
 

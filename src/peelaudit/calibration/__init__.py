@@ -1,7 +1,8 @@
 """Calibration data: text or token ids in, three splits of dense sequences out. Before any work on the model.
 
-    sources         which files: given, `calibration.*` beside the checkpoint, or the built-in text
-    texts, arrays   what a file holds: documents, or one undivided stream
+    finding         which files: given, `calibration.*` beside the checkpoint, or the built-in text
+    texts, columns, arrays      what a file holds: documents, or one undivided stream
+    rows            what a row of records holds: a text, or a chat
     corpus          what all of them hold
     tokenization    the checkpoint's tokenizer, or the given one; never from a hub
     drawing         documents -> clusters of sequences
@@ -44,9 +45,10 @@ from peelaudit.calibration.drawing import (
     drop_repeated,
 )
 from peelaudit.calibration.feeding import feeding_only, headed
-from peelaudit.calibration.sources import find_sources
+from peelaudit.calibration.finding import find_sources
+from peelaudit.calibration.rows import Chat, Rendered
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, assign, join, sha256_of_tokens, split_info
-from peelaudit.calibration.tokenization import Encoder, check_tokenizer, encode_document, find_tokenizer
+from peelaudit.calibration.tokenization import Encoder, check_tokenizer, encode_document, find_tokenizer, render_chat
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, DataInfo, Front
@@ -124,7 +126,7 @@ def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progres
     progress.stage("tokenising", 1)
     encoder = _encoder(config, checkpoint, corpus)
     encode = _encoding(encoder, checkpoint.vocabulary, whole=corpus.divided)
-    seq_len, drawn = _draw(config, checkpoint.context, corpus, encode)
+    seq_len, drawn = _draw(config, checkpoint.context, corpus, _rendered(corpus, encoder), encode)
     clusters, repeated = drop_repeated(drawn.clusters)
     if len(clusters) < MIN_CLUSTERS:
         raise CalibrationError(_too_few(corpus, drawn, len(clusters), seq_len))
@@ -154,11 +156,18 @@ def _check_settings(config: AuditConfig, checkpoint: CheckpointInfo) -> None:
 
 def _encoder(config: AuditConfig, checkpoint: CheckpointInfo, corpus: Corpus) -> Encoder | None:
     """The tokenizer, putting nothing in front where that isn't wanted. Token ids alone need none."""
-    if not any(isinstance(document, str) for document in corpus.documents):
+    if all(isinstance(document, np.ndarray) for document in corpus.documents):
         return None
     path = Path(checkpoint.path)
     encoder = find_tokenizer(config.tokenizer, path, checkpoint.vocabulary, config=config.config)
     return dataclasses.replace(encoder, prefix=()) if config.bos == "never" else encoder
+
+
+def _rendered(corpus: Corpus, encoder: Encoder | None) -> list[Document]:
+    """The documents, chats as the tokenizer's template writes them."""
+    if encoder is None:  # token ids alone
+        return [document for document in corpus.documents if not isinstance(document, Chat)]
+    return [render_chat(encoder, one) if isinstance(one, Chat) else one for one in corpus.documents]
 
 
 def _encoding(encoder: Encoder | None, vocabulary: int, *, whole: bool) -> Callable[[Document, int], Tokens]:
@@ -167,22 +176,27 @@ def _encoding(encoder: Encoder | None, vocabulary: int, *, whole: bool) -> Calla
     def encode(document: Document, limit: int) -> Tokens:
         if encoder is None or not isinstance(document, str):
             return np.asarray(document[:limit], dtype=np.int64)
-        return encode_document(encoder, document, limit=limit, vocabulary=vocabulary, whole=whole)
+        bare = whole and not isinstance(document, Rendered)
+        return encode_document(encoder, document, limit=limit, vocabulary=vocabulary, whole=bare)
 
     return encode
 
 
 def _draw(
-    config: AuditConfig, context: int, corpus: Corpus, encode: Callable[[Document, int], Tokens]
+    config: AuditConfig,
+    context: int,
+    corpus: Corpus,
+    documents: Sequence[Document],
+    encode: Callable[[Document, int], Tokens],
 ) -> tuple[int, Drawn]:
     """The sequence length and the sequences: by what was asked for, then, if there is less, by what there is."""
-    order = np.random.default_rng([config.seed, 0]).permutation(len(corpus.documents)).tolist()
+    order = np.random.default_rng([config.seed, 0]).permutation(len(documents)).tolist()
 
     def draw(seq_len: int) -> Drawn:
         wanted = config.tokens // seq_len
         if corpus.divided:
-            return draw_documents(corpus.documents, encode, seq_len=seq_len, wanted=wanted, order=order)
-        return draw_streams(corpus.documents, encode, seq_len=seq_len, wanted=wanted)
+            return draw_documents(documents, encode, seq_len=seq_len, wanted=wanted, order=order)
+        return draw_streams(documents, encode, seq_len=seq_len, wanted=wanted)
 
     seq_len = config.seq_len or choose_seq_len(config.tokens, context)
     drawn = draw(seq_len)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peelaudit.calibration.arrays import TokenArrays, read_bin, read_npy
+from peelaudit.calibration.arrays import TokenArrays, Tokens, read_bin, read_npy
+from peelaudit.calibration.columns import read_arrow, read_parquet
 from peelaudit.calibration.default_text import DEFAULT_SOURCE, default_documents, sha256_of_texts
-from peelaudit.calibration.drawing import Document
-from peelaudit.calibration.sources import SourceFile, budgets, find_sources, printable, sha256_of_files
+from peelaudit.calibration.finding import find_sources
+from peelaudit.calibration.rows import Chat, Row
+from peelaudit.calibration.sources import SourceFile, budgets, printable, sha256_of_files
 from peelaudit.calibration.splits import MIN_CLUSTERS
-from peelaudit.calibration.texts import Texts, read_jsonl, read_parquet, read_txt
+from peelaudit.calibration.texts import Texts, read_jsonl, read_txt
 from peelaudit.errors import CalibrationError
 from peelaudit.progress import Progress
 from peelaudit.records import CheckpointInfo
@@ -32,7 +34,7 @@ class Corpus:
     source: str
     kind: str
     sha256: str
-    documents: list[Document]
+    documents: Sequence[Row | Tokens]
     divided: bool
     complete: bool
     duplicates: int
@@ -100,6 +102,8 @@ def _read_file(source: SourceFile, config: AuditConfig, vocabulary: int, budget:
                 return read_jsonl(source, config.field, budget)
             case "parquet":
                 return read_parquet(source, config.field, budget)
+            case "arrow":
+                return read_arrow(source, config.field, budget)
             case "bin":
                 return read_bin(source, vocabulary, budget)
             case _:
@@ -108,9 +112,20 @@ def _read_file(source: SourceFile, config: AuditConfig, vocabulary: int, budget:
         raise CalibrationError(f"{source}: the calibration data can't be read: {error.strerror or error}") from error
 
 
-def _distinct(documents: list[Document]) -> tuple[list[Document], int]:
-    distinct = {document if isinstance(document, str) else document.tobytes(): document for document in documents}
+def _distinct(documents: Sequence[Row | Tokens]) -> tuple[list[Row | Tokens], int]:
+    distinct = {_key(document): document for document in documents}
     return list(distinct.values()), len(documents) - len(distinct)
+
+
+def _key(document: Row | Tokens) -> tuple[str, str | bytes]:
+    """The same for equal documents of one kind alone."""
+    match document:
+        case str():
+            return "text", document
+        case Chat():
+            return "chat", document.key()
+        case _:
+            return "tokens", document.tobytes()
 
 
 def _divided(

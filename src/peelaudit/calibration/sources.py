@@ -1,29 +1,16 @@
-"""Which files hold the calibration data: those given, else `calibration.*` beside the checkpoint, else none."""
+"""The files that hold the calibration data: how large they are, how much of each is read, and their hash."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.errors import CalibrationError
 
-__all__ = ["KINDS", "SourceFile", "budgets", "find_sources", "printable", "sha256_of_files"]
-
-KINDS = {".txt": "txt", ".jsonl": "jsonl", ".npy": "npy", ".bin": "bin", ".parquet": "parquet"}
-"""The kind of a file by its suffix, in the order of preference of several `calibration.*`."""
-
-PACKINGS = {".gz": "gz", ".zst": "zst"}
-"""How a file is packed, by the suffix behind that of its kind."""
-
-_PACKED = {".txt": "txt", ".jsonl": "jsonl", ".json": "jsonl"}
-"""What may be packed. A corpus' .json.gz holds a JSON object a line."""
-
-_SUFFIXES = (*KINDS, *(f"{inner}{outer}" for inner in _PACKED for outer in PACKINGS))
+__all__ = ["SourceFile", "budgets", "printable", "sha256_of_files"]
 
 _MAX_EXPANSION = 64
 """How many times its size the text of a packed or parquet file is taken to be at most."""
@@ -31,31 +18,18 @@ _MAX_EXPANSION = 64
 _LEAST_EXPANDED = 2**20
 """Its bytes are taken to be no fewer than this at most."""
 
-_KNOWN = f"{', '.join(KINDS)}, or {', '.join(_PACKED)} with {' or '.join(PACKINGS)} behind it, file"
-
-MAX_FILES = 100_000
-"""Files of one data directory; more are refused."""
-
 POOL_BYTES = 2**24
 """How much of the data is read at least, if there is so much; what is used is drawn from that. In bytes."""
 
 POOL_BYTES_PER_TOKEN = 64
 """The same in bytes per token asked for: a token is about four bytes of English."""
 
-_NOT_FILES = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISSOCK, "a socket"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file of calibration data. `name` is how it was found below what was given, `bytes` its size.
 
-    `modified` is the time of its last change, in nanoseconds. `packing` is a value of `PACKINGS`, or empty.
+    `modified` is the time of its last change, in nanoseconds. `packing` is `gz` or `zst`, empty where it is plain.
     """
 
     path: Path
@@ -79,74 +53,6 @@ class SourceFile:
 def printable(text: str) -> str:
     """`text` with what isn't printable escaped: a file's name may hold newlines and terminal codes."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def find_sources(data: Sequence[str], checkpoint: Path) -> tuple[SourceFile, ...]:
-    """The files to read, in the order given and by name within a directory; empty where the built-in text is to serve.
-
-    Raises:
-        CalibrationError: a path is missing, isn't a regular file, is of no supported kind, or a directory holds none.
-    """
-    if data:
-        return tuple(source for path in data for source in _expand(Path(path)))
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    for suffix in _SUFFIXES:
-        if (path := folder / f"calibration{suffix}").exists():
-            return (_source(path, path.name),)
-    return ()
-
-
-def _expand(path: Path) -> Iterator[SourceFile]:
-    if not path.is_dir():
-        yield _source(path, path.name)
-        return
-    found = sorted(_walk(path))
-    if not found:
-        raise CalibrationError(f"{printable(str(path))}: the directory holds no {_KNOWN}")
-    for name in found:
-        yield _source(path / name, name)
-
-
-def _walk(directory: Path) -> list[str]:
-    found = []
-    for folder, folders, files in os.walk(directory):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        here = Path(folder).relative_to(directory)
-        found += [(here / name).as_posix() for name in files if not name.startswith(".") and _kind(name) is not None]
-        if len(found) > MAX_FILES:
-            raise CalibrationError(f"{printable(str(directory))}: the directory holds more than {MAX_FILES} data files")
-    return found
-
-
-def _kind(name: str) -> tuple[str, str] | None:
-    """What a file holds and how it is packed, by its name."""
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    if suffixes and suffixes[-1] in PACKINGS:
-        kind = _PACKED.get(suffixes[-2]) if len(suffixes) > 1 else None
-        return None if kind is None else (kind, PACKINGS[suffixes[-1]])
-    kind = KINDS.get(suffixes[-1]) if suffixes else None
-    return None if kind is None else (kind, "")
-
-
-def _source(path: Path, name: str) -> SourceFile:
-    """Look before opening: a FIFO would block, a device never ends."""
-    shown = printable(str(path))
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CalibrationError(f"{shown}: the calibration data can't be read: {reason}") from error
-    for test, what in _NOT_FILES:
-        if test(status.st_mode):
-            raise CalibrationError(f"{shown}: expected a file of calibration data, found {what}")
-    kind = _kind(path.name)
-    if kind is None:
-        raise CalibrationError(f"{shown}: calibration data are {_KNOWN}s or directories of these")
-    if not os.access(path, os.R_OK):
-        raise CalibrationError(f"{shown}: the calibration data can't be read: {os.strerror(errno.EACCES)}")
-    if status.st_size == 0:
-        raise CalibrationError(f"{shown}: the file is empty")
-    return SourceFile(path, name, kind[0], status.st_size, status.st_mtime_ns, kind[1])
 
 
 def budgets(sources: Sequence[SourceFile], tokens: int) -> list[int]:

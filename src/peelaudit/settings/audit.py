@@ -44,7 +44,7 @@ class AuditConfig:
     Attributes:
         checkpoint: a file or a directory.
         data: text or token files or directories; empty means the fallbacks of `calibration`.
-        field: the key of the text in .jsonl and .parquet records.
+        field: the key of the text, or of the chat, in rows of .jsonl, .parquet and .arrow.
         separator: what stands between documents in a .txt; None finds `<|endoftext|>`, form feeds, WikiText headings.
         config: a config.json for a plain state dict, or a directory that holds one.
         tokenizer: a tokenizer's file or directory, or a nanoGPT meta.pkl; None takes the checkpoint's, else that beside
@@ -78,7 +78,7 @@ class AuditConfig:
     data: tuple[str, ...] = setting(
         (), PATHS, Group.DATA, "PATH", "Text or token files, or directories of them. Repeatable."
     )
-    field: str = setting("text", TEXT, Group.DATA, "NAME", "The text's key in .jsonl and .parquet.", seldom=True)
+    field: str = setting("text", TEXT, Group.DATA, "NAME", "The key of a row's text, or chat.", seldom=True)
     separator: str | None = setting(
         None, TEXT, Group.DATA, "TEXT", "What stands between documents in a .txt; found if not given.", seldom=True
     )
