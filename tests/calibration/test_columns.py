@@ -5,21 +5,16 @@ from typing import Any
 
 import pytest
 
+from tests.calibration.files import (
+    by_columns,
+    chat_tokenizer,
+    chats,
+    documents,
+    in_parts,
+    write_arrow,
+    write_parquet,
+)
 from tests.calibration.support import load, refusal
-from tests.calibration.test_rows import by_columns, chats, in_parts, tokenizer
-
-WORDS = "some words of document {} , " + "and more of them " * 8
-
-
-def documents(count: int = 40) -> list[str]:
-    return [WORDS.format(number) for number in range(count)]
-
-
-def write_parquet(path: Path, **columns: list[object]) -> Path:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(pyarrow.table(columns), path)
-    return path
 
 
 def test_parquet_gives_a_document_a_row(tmp_path: Path) -> None:
@@ -43,16 +38,6 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     assert "pip install 'peelaudit[parquet]'" in refusal(tmp_path, path)
 
 
-def write_arrow(path: Path, *, whole: bool = False, options: Any = None, **columns: list[Any]) -> Path:
-    """A stream of several batches, or the file format."""
-    pyarrow, ipc = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.ipc")
-    table = pyarrow.table(columns)
-    new = ipc.new_file if whole else ipc.new_stream
-    with pyarrow.OSFile(str(path), "wb") as file, new(file, table.schema, options=options) as writer:
-        writer.write_table(table, max_chunksize=15)
-    return path
-
-
 @pytest.mark.parametrize("whole", [False, True])
 def test_arrow_gives_a_document_a_row(tmp_path: Path, whole: bool) -> None:
     rows: dict[str, list[Any]] = {"text": [*documents(), None, " "], "n": [*range(42)]}
@@ -66,7 +51,7 @@ def test_arrow_gives_a_document_a_row(tmp_path: Path, whole: bool) -> None:
 @pytest.mark.parametrize("write", [write_arrow, write_parquet])
 @pytest.mark.parametrize("change", [list, in_parts, by_columns])
 def test_chats_may_stand_in_columns(tmp_path: Path, write: Any, change: Any) -> None:
-    folder = str(tokenizer(tmp_path))
+    folder = str(chat_tokenizer(tmp_path))
     data = write(tmp_path / f"a.{write.__name__[6:]}", id=[*range(40)], messages=[change(chat) for chat in chats()])
     calibration = load(tmp_path, data, tokenizer=folder)
     (lines := tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"messages": chat}) for chat in chats()))
@@ -75,7 +60,9 @@ def test_chats_may_stand_in_columns(tmp_path: Path, write: Any, change: Any) -> 
 
 def test_a_chat_that_is_none_is_told_with_its_row(tmp_path: Path) -> None:
     rows = [*chats(3), [{"role": "user", "content": None}]]
-    message = refusal(tmp_path, write_arrow(tmp_path / "a.arrow", messages=rows), tokenizer=str(tokenizer(tmp_path)))
+    message = refusal(
+        tmp_path, write_arrow(tmp_path / "a.arrow", messages=rows), tokenizer=str(chat_tokenizer(tmp_path))
+    )
     assert message == f"{tmp_path / 'a.arrow'}, row 4: message 1 has no content that is a text"
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from peelaudit.calibration.finding import find_sources
+from peelaudit.calibration.finding import find_parts
 from tests.calibration.support import load, refusal
 
 TEXT = "\f".join(f"document {number} " + "abc def " * 20 for number in range(60))
@@ -45,7 +45,7 @@ def test_a_directory_is_read_sorted_recursive_and_without_hidden_files(tmp_path:
     for name in ("b.txt", "a/z.txt", "a/y.jsonl", ".hidden.txt", ".git/c.txt", "readme.md"):
         (path := tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-    names = [source.name for source in find_sources([str(tmp_path / "data")], tmp_path)]
+    names = [source.name for source in find_parts([str(tmp_path / "data")], tmp_path)[0].sources]
     assert names == ["a/y.jsonl", "a/z.txt", "b.txt"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peelaudit.calibration.finding import find_sources
+from peelaudit.calibration.finding import find_parts
 from peelaudit.calibration.packing import beginning
 from peelaudit.calibration.sources import POOL_BYTES
 from peelaudit.errors import CalibrationError
@@ -41,7 +41,7 @@ def write(path: Path, raw: bytes) -> Path:
 
 
 def unpacked(path: Path, budget: int) -> tuple[bytes, bool]:
-    return beginning(find_sources([str(path)], path)[0], budget)
+    return beginning(find_parts([str(path)], path)[0].sources[0], budget)
 
 
 @packed
@@ -76,7 +76,7 @@ def test_packed_files_are_found_in_directories_and_beside_checkpoints(tmp_path: 
     write(data / f"a.jsonl.{packing}", PLAIN["jsonl"])
     (data / f"model.{packing}").write_bytes(b"x")
     (data / f"a.npy.{packing}").write_bytes(b"x")
-    assert [source.name for source in find_sources([str(data)], tmp_path)] == [f"a.jsonl.{packing}"]
+    assert [source.name for source in find_parts([str(data)], tmp_path)[0].sources] == [f"a.jsonl.{packing}"]
     write(tmp_path / f"calibration.txt.{packing}", PLAIN["txt"])
     assert load(tmp_path).info.source == str(tmp_path / f"calibration.txt.{packing}")
 

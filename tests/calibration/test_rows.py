@@ -8,20 +8,8 @@ import pytest
 from peelaudit.calibration.rows import Chat, row_of
 from peelaudit.calibration.tokenization import find_tokenizer, render_chat
 from peelaudit.errors import CalibrationError
+from tests.calibration.files import ROLES, as_sharegpt, by_columns, chat_tokenizer, chats, in_parts
 from tests.calibration.support import CHARACTERS, load, refusal
-
-ROLES = ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
-TEMPLATE = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
-
-
-def chats(count: int = 40) -> list[list[dict[str, Any]]]:
-    return [
-        [
-            {"role": "user", "content": f"what is number {number}, and why "},
-            {"role": "assistant", "content": f"it is {number}, for that is so " * 4},
-        ]
-        for number in range(count)
-    ]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -29,45 +17,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def tokenizer(folder: Path, template: str | None = TEMPLATE) -> Path:
-    """A tokenizer of characters with a token for each role and for the beginning, which it puts in front."""
-    (folder := folder / "tokenizer").mkdir(exist_ok=True)
-    special = [*ROLES, "<s>"]
-    vocabulary = {token: index for index, token in enumerate([*CHARACTERS, *special])}
-    added = [
-        {"id": vocabulary[token], "content": token, "special": True, "single_word": False, "lstrip": False}
-        | {"rstrip": False, "normalized": False}
-        for token in special
-    ]
-    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-    front = {"type": "TemplateProcessing", "single": single, "pair": single}
-    front["special_tokens"] = {"<s>": {"id": "<s>", "ids": [vocabulary["<s>"]], "tokens": ["<s>"]}}
-    record = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "decoder"))
-    record |= {"version": "1.0", "added_tokens": added, "post_processor": front}  # type: ignore[dict-item]
-    record |= {"model": {"type": "BPE", "vocab": vocabulary, "merges": []}}  # type: ignore[dict-item]
-    (folder / "tokenizer.json").write_text(json.dumps(record))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "chat_template": template}
-    (folder / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in config.items() if value}))
-    return folder
-
-
-def as_sharegpt(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    names = {"user": "human", "assistant": "gpt", "system": "system"}
-    return [{"from": names[message["role"]], "value": message["content"]} for message in messages]
-
-
-def in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**m, "content": [{"type": "text", "text": m["content"]}], "name": None} for m in messages]
-
-
-def by_columns(messages: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {key: [message[key] for message in messages] for key in ("role", "content")}
-
-
 def test_a_chat_is_what_the_tokenizers_own_template_makes_of_it(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    folder, data = tokenizer(tmp_path), write(tmp_path / "a.jsonl", [{"messages": chat} for chat in chats()])
+    folder, data = chat_tokenizer(tmp_path), write(tmp_path / "a.jsonl", [{"messages": chat} for chat in chats()])
     calibration = load(tmp_path, data, tokenizer=str(folder), seq_len=64)
     rows = {tuple(row) for split in (calibration.fit, calibration.held_out) for row in split.tokens.tolist()}
     own: Any = AutoTokenizer.from_pretrained(str(folder))
@@ -82,7 +35,7 @@ def test_a_chat_is_what_the_tokenizers_own_template_makes_of_it(tmp_path: Path) 
     [("conversations", as_sharegpt), ("conversations", list), ("messages", in_parts), ("messages", by_columns)],
 )
 def test_every_form_of_a_chat_gives_the_same_tokens(tmp_path: Path, key: str, change: Any) -> None:
-    folder = str(tokenizer(tmp_path))
+    folder = str(chat_tokenizer(tmp_path))
     plain = load(tmp_path, write(tmp_path / "a.jsonl", [{"messages": one} for one in chats()]), tokenizer=folder)
     other = load(tmp_path, write(tmp_path / "b.jsonl", [{key: change(one)} for one in chats()]), tokenizer=folder)
     assert other.info.tokens_sha256 == plain.info.tokens_sha256
@@ -100,7 +53,7 @@ def test_a_text_goes_before_a_chat_and_a_named_field_before_both(tmp_path: Path)
 
 def test_a_system_beside_and_tools_are_given_to_the_template(tmp_path: Path) -> None:
     template = "{{ tools | length }}{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}"
-    encoder = find_tokenizer(str(tokenizer(tmp_path, template)), tmp_path, 128)
+    encoder = find_tokenizer(str(chat_tokenizer(tmp_path, template)), tmp_path, 128)
 
     def shown(record: Mapping[str, Any]) -> str:
         chat = row_of(record, "text", "")
@@ -115,14 +68,14 @@ def test_a_system_beside_and_tools_are_given_to_the_template(tmp_path: Path) -> 
 
 def test_the_day_that_a_template_asks_for_is_always_the_same(tmp_path: Path) -> None:
     template = "\n{% if strftime_now is defined %}\n{{ strftime_now('%d %b %Y') }}{{ ', ' ~ bos_token }}\n{% endif %}"
-    encoder = find_tokenizer(str(tokenizer(tmp_path, template)), tmp_path, 128)
+    encoder = find_tokenizer(str(chat_tokenizer(tmp_path, template)), tmp_path, 128)
     assert render_chat(encoder, Chat(({"role": "user", "content": "a"},), (), "")) == "\n26 Jul 2024, <s>\n"
 
 
 def test_without_a_template_a_chat_is_refused_with_what_to_do(tmp_path: Path) -> None:
     data = write(tmp_path / "a.jsonl", [{"messages": chat} for chat in chats()])
     advice = "name a tokenizer that has one with --tokenizer, or give the text itself"
-    folder = tokenizer(tmp_path, None)
+    folder = chat_tokenizer(tmp_path, None)
     assert refusal(tmp_path, data, tokenizer=str(folder)) == (
         f"{data}, line 1: a chat needs a chat template, and {folder} has none; {advice}"
     )
@@ -132,7 +85,7 @@ def test_without_a_template_a_chat_is_refused_with_what_to_do(tmp_path: Path) ->
 @pytest.mark.parametrize("template", ["{{ raise_exception('roles must alternate') }}", "{{ 1 / 0 }}", "{% if %}"])
 def test_a_template_that_fails_is_told_with_the_row(tmp_path: Path, template: str) -> None:
     data = write(tmp_path / "a.jsonl", [{"messages": chat} for chat in chats()])
-    message = refusal(tmp_path, data, tokenizer=str(tokenizer(tmp_path, template)))
+    message = refusal(tmp_path, data, tokenizer=str(chat_tokenizer(tmp_path, template)))
     assert f"{data}, line 1: the tokenizer has a chat template that can't render the chat: " in message
 
 
@@ -156,7 +109,7 @@ def test_a_template_that_fails_is_told_with_the_row(tmp_path: Path, template: st
 )
 def test_a_chat_that_is_none_is_told_with_its_line(tmp_path: Path, value: object, defect: str) -> None:
     data = write(tmp_path / "a.jsonl", [*({"messages": chat} for chat in chats(3)), {"messages": value}])
-    message = refusal(tmp_path, data, tokenizer=str(tokenizer(tmp_path)))
+    message = refusal(tmp_path, data, tokenizer=str(chat_tokenizer(tmp_path)))
     assert message.startswith(f"{data}, line 4: ")
     assert defect in message
 
@@ -173,14 +126,14 @@ def test_texts_and_chats_in_one_file_are_refused(tmp_path: Path) -> None:
 def test_chats_and_texts_in_files_apart_are_fed_each_as_it_is(tmp_path: Path) -> None:
     texts = write(tmp_path / "a.jsonl", [{"text": f"text number {number} " * 8} for number in range(40)])
     talks = write(tmp_path / "b.jsonl", [{"messages": chat} for chat in chats()])
-    calibration = load(tmp_path, texts, talks, tokenizer=str(tokenizer(tmp_path)), seq_len=64, tokens=4096)
+    calibration = load(tmp_path, texts, talks, tokenizer=str(chat_tokenizer(tmp_path)), seq_len=64, tokens=4096)
     first = {int(row[0]) for split in (calibration.fit, calibration.held_out) for row in split.tokens}
     assert first == {len(CHARACTERS) + ROLES.index("<|user|>"), len(CHARACTERS) + len(ROLES)}
 
 
 def test_chats_without_a_message_and_equal_ones_are_left_out(tmp_path: Path) -> None:
     rows = [{"messages": chat} for chat in [*chats(), chats()[0], []]]
-    info = load(tmp_path, write(tmp_path / "a.jsonl", rows), tokenizer=str(tokenizer(tmp_path))).info
+    info = load(tmp_path, write(tmp_path / "a.jsonl", rows), tokenizer=str(chat_tokenizer(tmp_path))).info
     assert (info.documents, info.duplicate_documents) == (40, 1)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from peelaudit.calibration.finding import find_sources
+from peelaudit.calibration.finding import find_parts
+from tests.calibration.files import documents, write_arrow
 from tests.calibration.support import load, refusal
-from tests.calibration.test_columns import documents, write_arrow
 
 
 def save(folder: Path, *shards: list[str]) -> Path:
@@ -30,7 +30,7 @@ def save_dict(folder: Path, *splits: str) -> Path:
 
 
 def names(path: Path) -> list[str]:
-    return [source.name for source in find_sources([str(path)], path)]
+    return [source.name for source in find_parts([str(path)], path)[0].sources]
 
 
 def test_the_files_of_a_dataset_are_read_in_its_order(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from peelaudit.calibration.finding import find_sources
+from peelaudit.calibration.finding import find_parts
 from peelaudit.calibration.sources import POOL_BYTES, SourceFile, budgets, sha256_of_files
 from peelaudit.errors import CalibrationError
 from tests.calibration.support import load
@@ -30,7 +30,7 @@ def test_texts_and_token_ids_may_be_mixed(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     (path := tmp_path / "a.txt").write_text(TEXT)
-    sources = find_sources([str(path)], tmp_path)
+    sources = find_parts([str(path)], tmp_path)[0].sources
     path.write_text(TEXT + "more")
     with pytest.raises(CalibrationError, match="was changed while it was read"):
         sha256_of_files(sources)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.calibration.saved_datasets import saved_files
 from peelaudit.calibration.sources import SourceFile, printable
-from peelaudit.errors import CalibrationError
+from peelaudit.errors import CalibrationError, ConfigError
 
-__all__ = ["find_sources"]
+__all__ = ["Part", "find_parts"]
 
 KINDS = {".txt": "txt", ".jsonl": "jsonl", ".npy": "npy", ".bin": "bin", ".parquet": "parquet", ".arrow": "arrow"}
 """The kind of a file by its suffix, in the order of preference of several `calibration.*`."""
@@ -39,19 +41,57 @@ _NOT_FILES = (
 )
 
 
-def find_sources(data: Sequence[str], checkpoint: Path) -> tuple[SourceFile, ...]:
-    """The files to read, in the order given and by name within a directory; empty where the built-in text is to serve.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Files that have one weight together: the share of the tokens that they are to give, and what they are called."""
+
+    name: str
+    share: float
+    sources: tuple[SourceFile, ...]
+
+
+def find_parts(data: Sequence[str], checkpoint: Path) -> tuple[Part, ...]:
+    """The files to read, in the order given and by name within a directory: one part for each weight that is given, one
+    for all without weights, and none where the built-in text is to serve.
 
     Raises:
         CalibrationError: a path is missing, isn't a regular file, is of no supported kind, or a directory holds none.
+        ConfigError: a weight isn't a number above 0, or some paths have one and others not.
     """
-    if data:
-        return tuple(source for path in data for source in _expand(Path(path)))
+    given = [_weighed(text) for text in data]
+    weights = [weight for _, weight in given if weight is not None]
+    if not weights:
+        sources = tuple(source for path, _ in given for source in _expand(path)) or _beside(checkpoint)
+        name = printable(", ".join(data)) or "".join(map(str, sources))
+        return (Part(name, 1.0, sources),) if sources else ()
+    if len(weights) < len(given):
+        without = next(printable(str(path)) for path, weight in given if weight is None)
+        raise ConfigError(f"data has weights, and {without} has none: give every path one, as PATH=WEIGHT, or no path")
+    total = math.fsum(weights)
+    return tuple(
+        Part(printable(str(path)), weight / total, tuple(_expand(path)))
+        for (path, _), weight in zip(given, weights, strict=True)
+    )
+
+
+def _weighed(text: str) -> tuple[Path, float | None]:
+    """A path and its weight, which stands behind the last `=` of what isn't there by its whole name."""
+    path, _, number = text.rpartition("=")
+    if not path or os.path.lexists(text):
+        return Path(text), None
+    try:
+        weight = float(number)
+    except ValueError:
+        return Path(text), None
+    if not 0 < weight < math.inf:
+        raise ConfigError(f"data is {text!r}: a weight is a number above 0")
+    return Path(path), weight
+
+
+def _beside(checkpoint: Path) -> tuple[SourceFile, ...]:
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    for suffix in _SUFFIXES:
-        if (path := folder / f"calibration{suffix}").exists():
-            return (_source(path, path.name),)
-    return ()
+    found = next((path for suffix in _SUFFIXES if (path := folder / f"calibration{suffix}").exists()), None)
+    return () if found is None else (_source(found, found.name),)
 
 
 def _expand(path: Path) -> Iterator[SourceFile]:

@@ -55,9 +55,9 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def budgets(sources: Sequence[SourceFile], tokens: int) -> list[int]:
-    """How many bytes of text to read of each source: all of it, or a level that fills the pool over all sources."""
-    left = max(POOL_BYTES, POOL_BYTES_PER_TOKEN * tokens)
+def budgets(sources: Sequence[SourceFile], tokens: int, share: float = 1.0) -> list[int]:
+    """How many bytes of text to read of each source: all of it, or a level that fills their share of the pool."""
+    left = int(share * max(POOL_BYTES, POOL_BYTES_PER_TOKEN * tokens))
     level: dict[int, int] = {}
     by_size = sorted(range(len(sources)), key=lambda index: sources[index].expanded)
     for done, index in enumerate(by_size):

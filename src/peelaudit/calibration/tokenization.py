@@ -47,15 +47,16 @@ class Encoder:
     render: Callable[[Chat], str] | None = None
 
 
-def render_chat(encoder: Encoder, chat: Chat) -> Rendered:
+def render_chat(encoder: Encoder | None, chat: Chat) -> Rendered:
     """A chat as the tokenizer's template writes it, with all of its special tokens.
 
     Raises:
         CalibrationError: the tokenizer has no template, or the template doesn't take this chat.
     """
-    if encoder.render is None:
+    if encoder is None or encoder.render is None:
         advice = "name a tokenizer that has one with --tokenizer, or give the text itself"
-        raise CalibrationError(f"{chat.where}: a chat needs a chat template, and {encoder.name} has none; {advice}")
+        whose = "there is" if encoder is None else f"{encoder.name} has"
+        raise CalibrationError(f"{chat.where}: a chat needs a chat template, and {whose} none; {advice}")
     with _tokenizer_errors(chat.where, "has a chat template that can't render the chat"):
         text = encoder.render(chat)
         text.encode("utf-8")
