@@ -1,5 +1,4 @@
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -121,34 +120,6 @@ def test_row_54_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sources, "POOL_BYTES_PER_TOKEN", 1)
     (path := tmp_path / "a.jsonl").write_text('{"text": "' + "a" * 100_000)
     assert "line 1: the line is longer than 8192 bytes" in refusal(tmp_path, path)
-
-
-def write_parquet(path: Path, **columns: list[object]) -> Path:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(pyarrow.table(columns), path)
-    return path
-
-
-def test_parquet_gives_a_document_a_row(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", text=[*documents(), None, " "], n=[*range(42)])
-    info = load(tmp_path, path).info
-    assert (info.kind, info.documents) == ("parquet", 40)
-    assert info.available_tokens is None or info.available_tokens > 2048
-    assert "there is no column 'body' (text, n)" in refusal(tmp_path, path, field="body")
-    assert "the column 'n' is int64, not string" in refusal(tmp_path, path, field="n")
-
-
-def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", text=[*documents()])
-    path.write_bytes(path.read_bytes()[:-200])
-    assert f"{path}: the parquet file can't be read" in refusal(tmp_path, path)
-
-
-def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path := tmp_path / "a.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'peelaudit[parquet]'" in refusal(tmp_path, path)
 
 
 def test_undivided_sequences_are_spread_over_the_whole_text(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """Calibration data: text or token ids in, three splits of dense sequences out. Before any work on the model.
 
-    sources         which files: given, `calibration.*` beside the checkpoint, or the built-in text
-    texts, arrays   what a file holds: documents, or one undivided stream
+    finding         which files: given, `calibration.*` beside the checkpoint, or the built-in text
+    texts, columns, arrays      what a file holds: documents, or one undivided stream
+    rows            what a row of records holds: a text, or a chat
     corpus          what all of them hold
     tokenization    the checkpoint's tokenizer, or the given one; never from a hub
     drawing         documents -> clusters of sequences
+    mixing          the same from several places, each with its share
+    describing      what the report says of it
     splits          clusters -> fit, select, held-out
     feeding         what stands before each sequence, and what is no target
 
@@ -33,29 +36,21 @@ from pathlib import Path
 import numpy as np
 
 from peelaudit.calibration.arrays import Tokens
-from peelaudit.calibration.corpus import Corpus, read_corpus
-from peelaudit.calibration.drawing import (
-    Cluster,
-    Document,
-    Drawn,
-    choose_seq_len,
-    draw_documents,
-    draw_streams,
-    drop_repeated,
-)
+from peelaudit.calibration.corpus import Corpus, Portion, read_corpus
+from peelaudit.calibration.describing import check_enough, data_info, warnings_of
+from peelaudit.calibration.drawing import Document, choose_seq_len, drop_repeated
 from peelaudit.calibration.feeding import feeding_only, headed
-from peelaudit.calibration.sources import find_sources
-from peelaudit.calibration.splits import MIN_CLUSTERS, Split, assign, join, sha256_of_tokens, split_info
-from peelaudit.calibration.tokenization import Encoder, check_tokenizer, encode_document, find_tokenizer
+from peelaudit.calibration.finding import find_parts
+from peelaudit.calibration.mixing import Encode, Mixture, draw, split
+from peelaudit.calibration.rows import Chat, Rendered, Row
+from peelaudit.calibration.splits import MIN_CLUSTERS, Split, join, sha256_of_tokens, split_info
+from peelaudit.calibration.tokenization import Encoder, check_tokenizer, encode_document, find_tokenizer, render_chat
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, DataInfo, Front
 from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Calibration", "Split", "check_given", "load_calibration"]
-
-FEW_CLUSTERS = 20
-"""With fewer clusters a bootstrap's 95 % intervals cover less than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +100,7 @@ def check_given(config: AuditConfig) -> None:
         CalibrationError: one isn't there, can't be read, or is of no kind that is known.
     """
     if config.data:
-        find_sources(config.data, Path(config.checkpoint))
+        find_parts(config.data, Path(config.checkpoint))
     if config.tokenizer is not None:
         check_tokenizer(Path(config.tokenizer))
 
@@ -123,16 +118,15 @@ def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progres
     corpus = read_corpus(config, checkpoint, progress)
     progress.stage("tokenising", 1)
     encoder = _encoder(config, checkpoint, corpus)
-    encode = _encoding(encoder, checkpoint.vocabulary, whole=corpus.divided)
-    seq_len, drawn = _draw(config, checkpoint.context, corpus, encode)
-    clusters, repeated = drop_repeated(drawn.clusters)
-    if len(clusters) < MIN_CLUSTERS:
-        raise CalibrationError(_too_few(corpus, drawn, len(clusters), seq_len))
-    parts = _split(config, clusters)
-    fit, select, held_out = (join(part) for part in parts)
-    info = _info(corpus, drawn, encoder.name if encoder else None, (fit, select, held_out), parts)
+    portions = _rendered(corpus, encoder)
+    seq_len, mixture = _draw(config, checkpoint.context, portions, _encoding(encoder, checkpoint.vocabulary))
+    clusters, repeated = drop_repeated([drawn.clusters for drawn in mixture.drawn])
+    check_enough(portions, mixture.drawn, clusters, seq_len)
+    parts = split(clusters, config.split, config.seed)
+    fit, select, held_out = (join([cluster for portion in part for cluster in portion]) for part in parts)
+    info = data_info(corpus, mixture.drawn, encoder.name if encoder else None, (fit, select, held_out), parts)
     progress.advance()
-    warnings = (*corpus.warnings, *_warnings(config, info, repeated))
+    warnings = (*corpus.warnings, *warnings_of(config, info, repeated))
     return Calibration(fit, select, held_out, info, warnings, encoder.prefix if encoder else ())
 
 
@@ -154,97 +148,49 @@ def _check_settings(config: AuditConfig, checkpoint: CheckpointInfo) -> None:
 
 def _encoder(config: AuditConfig, checkpoint: CheckpointInfo, corpus: Corpus) -> Encoder | None:
     """The tokenizer, putting nothing in front where that isn't wanted. Token ids alone need none."""
-    if not any(isinstance(document, str) for document in corpus.documents):
+    if all(isinstance(one, np.ndarray) for portion in corpus.portions for one in portion.documents):
         return None
     path = Path(checkpoint.path)
     encoder = find_tokenizer(config.tokenizer, path, checkpoint.vocabulary, config=config.config)
     return dataclasses.replace(encoder, prefix=()) if config.bos == "never" else encoder
 
 
-def _encoding(encoder: Encoder | None, vocabulary: int, *, whole: bool) -> Callable[[Document, int], Tokens]:
+def _rendered(corpus: Corpus, encoder: Encoder | None) -> list[Portion[Document]]:
+    """The portions, chats as the tokenizer's template writes them."""
+
+    def rendered(document: Row | Tokens) -> Document:
+        return render_chat(encoder, document) if isinstance(document, Chat) else document
+
+    return [
+        Portion(portion.name, portion.share, [rendered(one) for one in portion.documents], portion.divided)
+        for portion in corpus.portions
+    ]
+
+
+def _encoding(encoder: Encoder | None, vocabulary: int) -> Encode:
     """What gives a document's first tokens."""
 
-    def encode(document: Document, limit: int) -> Tokens:
+    def encode(document: Document, limit: int, *, whole: bool) -> Tokens:
         if encoder is None or not isinstance(document, str):
             return np.asarray(document[:limit], dtype=np.int64)
-        return encode_document(encoder, document, limit=limit, vocabulary=vocabulary, whole=whole)
+        bare = whole and not isinstance(document, Rendered)
+        return encode_document(encoder, document, limit=limit, vocabulary=vocabulary, whole=bare)
 
     return encode
 
 
 def _draw(
-    config: AuditConfig, context: int, corpus: Corpus, encode: Callable[[Document, int], Tokens]
-) -> tuple[int, Drawn]:
+    config: AuditConfig, context: int, portions: Sequence[Portion[Document]], encode: Encode
+) -> tuple[int, Mixture]:
     """The sequence length and the sequences: by what was asked for, then, if there is less, by what there is."""
-    order = np.random.default_rng([config.seed, 0]).permutation(len(corpus.documents)).tolist()
 
-    def draw(seq_len: int) -> Drawn:
-        wanted = config.tokens // seq_len
-        if corpus.divided:
-            return draw_documents(corpus.documents, encode, seq_len=seq_len, wanted=wanted, order=order)
-        return draw_streams(corpus.documents, encode, seq_len=seq_len, wanted=wanted)
+    def drawn(seq_len: int) -> Mixture:
+        return draw(portions, encode, seq_len=seq_len, wanted=config.tokens // seq_len, seed=config.seed)
 
     seq_len = config.seq_len or choose_seq_len(config.tokens, context)
-    drawn = draw(seq_len)
-    if config.seq_len is None and drawn.exhausted:
-        shorter = choose_seq_len(min(config.tokens, drawn.tokens), context)
+    mixture = drawn(seq_len)
+    if config.seq_len is None and mixture.available is not None:
+        shorter = choose_seq_len(min(config.tokens, mixture.available), context)
         if shorter < seq_len:
-            return shorter, draw(shorter)
-    return seq_len, drawn
-
-
-def _too_few(corpus: Corpus, drawn: Drawn, clusters: int, seq_len: int) -> str:
-    unit = f"{len(corpus.documents)} documents" if corpus.divided else "undivided text"
-    what = f"groups of documents with {seq_len} tokens" if corpus.divided else f"different sequences of {seq_len}"
-    least = f"three splits need {MIN_CLUSTERS}, so at least {MIN_CLUSTERS * seq_len} tokens"
-    return f"{corpus.source}: {drawn.tokens} tokens of {unit} make {clusters} {what}; {least}"
-
-
-def _split(config: AuditConfig, clusters: Sequence[Cluster]) -> list[list[Cluster]]:
-    order = np.random.default_rng([config.seed, 1]).permutation(len(clusters)).tolist()
-    members = assign([len(cluster.sequences) for cluster in clusters], config.split, order)
-    return [[clusters[index] for index in indices] for indices in members]
-
-
-def _info(
-    corpus: Corpus,
-    drawn: Drawn,
-    tokenizer: str | None,
-    splits: Sequence[Split],
-    parts: Sequence[Sequence[Cluster]],
-) -> DataInfo:
-    documents = [sum(cluster.documents for cluster in part) if corpus.divided else None for part in parts]
-    fit, select, held_out = (split_info(*pair) for pair in zip(splits, documents, strict=True))
-    met = drawn.tokens if drawn.exhausted and corpus.complete else None
-    return DataInfo(
-        source=corpus.source,
-        kind=corpus.kind,
-        sha256=corpus.sha256,
-        tokens_sha256=sha256_of_tokens(splits),
-        tokenizer=tokenizer,
-        unit="document" if corpus.divided else "sequence",
-        documents=len(corpus.documents) if corpus.divided else None,
-        duplicate_documents=corpus.duplicates,
-        available_tokens=met if corpus.tokens is None else corpus.tokens,
-        seq_len=splits[0].tokens.shape[1],
-        fit=fit,
-        select=select,
-        held_out=held_out,
-    )
-
-
-def _warnings(config: AuditConfig, info: DataInfo, repeated: int) -> list[str]:
-    warnings = []
-    if repeated:
-        warnings.append(f"{repeated} sequences repeat another one token for token and were left out")
-    used = sum(split.tokens for split in (info.fit, info.select, info.held_out))
-    if used + info.seq_len <= config.tokens:
-        there = "" if info.available_tokens is None else f" of the {info.available_tokens} that there are"
-        warnings.append(f"{config.tokens} calibration tokens were asked for, and {used}{there} could be used")
-    if info.held_out.clusters < FEW_CLUSTERS:
-        units = "sequences" if info.unit == "sequence" else "documents, or groups of short ones,"
-        warnings.append(
-            f"only {info.held_out.clusters} {units} are held out: with fewer than {FEW_CLUSTERS}, intervals come out "
-            "too narrow"
-        )
-    return warnings
+            return shorter, drawn(shorter)
+    return seq_len, mixture

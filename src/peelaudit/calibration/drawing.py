@@ -168,20 +168,23 @@ def _after_break(text: str, start: int, end: int) -> int:
     return text.find("\n", start - 1, end) + 1 or text.find(" ", start, end) + 1 or start
 
 
-def drop_repeated(clusters: Sequence[Cluster]) -> tuple[list[Cluster], int]:
+def drop_repeated(portions: Sequence[Sequence[Cluster]]) -> tuple[list[list[Cluster]], int]:
     """Without the sequences that repeat an earlier one token for token, and how many these were.
 
     One of the two could be fitted to and the other held out.
     """
     seen: set[bytes] = set()
-    kept, repeated = [], 0
-    for cluster in clusters:
-        rows = []
-        for row, key in enumerate(sequence.tobytes() for sequence in cluster.sequences):
-            if key not in seen:
-                seen.add(key)
-                rows.append(row)
-        repeated += len(cluster.sequences) - len(rows)
-        if rows:
-            kept.append(Cluster(cluster.sequences[rows], cluster.documents))
+    kept: list[list[Cluster]] = []
+    repeated = 0
+    for clusters in portions:
+        kept.append([])
+        for cluster in clusters:
+            rows = []
+            for row, key in enumerate(sequence.tobytes() for sequence in cluster.sequences):
+                if key not in seen:
+                    seen.add(key)
+                    rows.append(row)
+            repeated += len(cluster.sequences) - len(rows)
+            if rows:
+                kept[-1].append(Cluster(cluster.sequences[rows], cluster.documents))
     return kept, repeated

@@ -1,24 +1,22 @@
-"""Which files hold the calibration data: those given, else `calibration.*` beside the checkpoint, else none."""
+"""The files that hold the calibration data: how large they are, how much of each is read, and their hash."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.errors import CalibrationError
 
-__all__ = ["KINDS", "SourceFile", "budgets", "find_sources", "printable", "sha256_of_files"]
+__all__ = ["SourceFile", "budgets", "printable", "sha256_of_files"]
 
-KINDS = {".txt": "txt", ".jsonl": "jsonl", ".npy": "npy", ".bin": "bin", ".parquet": "parquet"}
-"""The kind of a file by its suffix, in the order of preference of several `calibration.*`."""
+_MAX_EXPANSION = 64
+"""How many times its size the text of a packed or parquet file is taken to be at most."""
 
-MAX_FILES = 100_000
-"""Files of one data directory; more are refused."""
+_LEAST_EXPANDED = 2**20
+"""Its bytes are taken to be no fewer than this at most."""
 
 POOL_BYTES = 2**24
 """How much of the data is read at least, if there is so much; what is used is drawn from that. In bytes."""
@@ -26,20 +24,12 @@ POOL_BYTES = 2**24
 POOL_BYTES_PER_TOKEN = 64
 """The same in bytes per token asked for: a token is about four bytes of English."""
 
-_NOT_FILES = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISSOCK, "a socket"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file of calibration data. `name` is how it was found below what was given, `bytes` its size.
 
-    `modified` is the time of its last change, in nanoseconds.
+    `modified` is the time of its last change, in nanoseconds. `packing` is `gz` or `zst`, empty where it is plain.
     """
 
     path: Path
@@ -47,6 +37,14 @@ class SourceFile:
     kind: str
     bytes: int
     modified: int
+    packing: str = ""
+
+    @property
+    def expanded(self) -> int:
+        """How many bytes of text it is taken to hold at most."""
+        if self.packing or self.kind == "parquet":
+            return max(_MAX_EXPANSION * self.bytes, _LEAST_EXPANDED)
+        return self.bytes
 
     def __str__(self) -> str:
         return printable(str(self.path))
@@ -57,75 +55,13 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def find_sources(data: Sequence[str], checkpoint: Path) -> tuple[SourceFile, ...]:
-    """The files to read, in the order given and by name within a directory; empty where the built-in text is to serve.
-
-    Raises:
-        CalibrationError: a path is missing, isn't a regular file, is of no supported kind, or a directory holds none.
-    """
-    if data:
-        return tuple(source for path in data for source in _expand(Path(path)))
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    for suffix in KINDS:
-        if (path := folder / f"calibration{suffix}").exists():
-            return (_source(path, path.name),)
-    return ()
-
-
-def _expand(path: Path) -> Iterator[SourceFile]:
-    if not path.is_dir():
-        yield _source(path, path.name)
-        return
-    found = sorted(_walk(path))
-    if not found:
-        raise CalibrationError(f"{printable(str(path))}: the directory holds no {', '.join(KINDS)} file")
-    for name in found:
-        yield _source(path / name, name)
-
-
-def _walk(directory: Path) -> list[str]:
-    found = []
-    for folder, folders, files in os.walk(directory):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        here = Path(folder).relative_to(directory)
-        found += [(here / name).as_posix() for name in files if not name.startswith(".") and _kind(name) is not None]
-        if len(found) > MAX_FILES:
-            raise CalibrationError(f"{printable(str(directory))}: the directory holds more than {MAX_FILES} data files")
-    return found
-
-
-def _kind(name: str) -> str | None:
-    return KINDS.get(Path(name).suffix.lower())
-
-
-def _source(path: Path, name: str) -> SourceFile:
-    """Look before opening: a FIFO would block, a device never ends."""
-    shown = printable(str(path))
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CalibrationError(f"{shown}: the calibration data can't be read: {reason}") from error
-    for test, what in _NOT_FILES:
-        if test(status.st_mode):
-            raise CalibrationError(f"{shown}: expected a file of calibration data, found {what}")
-    kind = _kind(path.name)
-    if kind is None:
-        raise CalibrationError(f"{shown}: calibration data are {', '.join(KINDS)} files or directories of these")
-    if not os.access(path, os.R_OK):
-        raise CalibrationError(f"{shown}: the calibration data can't be read: {os.strerror(errno.EACCES)}")
-    if status.st_size == 0:
-        raise CalibrationError(f"{shown}: the file is empty")
-    return SourceFile(path, name, kind, status.st_size, status.st_mtime_ns)
-
-
-def budgets(sources: Sequence[SourceFile], tokens: int) -> list[int]:
-    """How many bytes to read of each source: all of it, or a level that fills the pool over all sources."""
-    left = max(POOL_BYTES, POOL_BYTES_PER_TOKEN * tokens)
+def budgets(sources: Sequence[SourceFile], tokens: int, share: float = 1.0) -> list[int]:
+    """How many bytes of text to read of each source: all of it, or a level that fills their share of the pool."""
+    left = int(share * max(POOL_BYTES, POOL_BYTES_PER_TOKEN * tokens))
     level: dict[int, int] = {}
-    by_size = sorted(range(len(sources)), key=lambda index: sources[index].bytes)
+    by_size = sorted(range(len(sources)), key=lambda index: sources[index].expanded)
     for done, index in enumerate(by_size):
-        level[index] = min(sources[index].bytes, max(left // (len(sources) - done), 4096))
+        level[index] = min(sources[index].expanded, max(left // (len(sources) - done), 4096))
         left -= level[index]
     return [level[index] for index in range(len(sources))]
 

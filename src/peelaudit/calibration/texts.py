@@ -1,23 +1,25 @@
-"""Texts out of .txt, .jsonl and .parquet files, cut into documents."""
+"""Texts and chats out of .txt and .jsonl files, cut into documents."""
 
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peelaudit.calibration.packing import beginning
+from peelaudit.calibration.rows import Chat, Row, row_of
 from peelaudit.calibration.sources import SourceFile, printable
 from peelaudit.errors import CalibrationError
 
-__all__ = ["Texts", "read_jsonl", "read_parquet", "read_txt"]
+__all__ = ["Texts", "read_jsonl", "read_txt"]
 
 _END_OF_TEXT = "<|endoftext|>"
 _FORM_FEED = "\f"
 _WIKITEXT_TITLE = re.compile(r"^(?= = (?!= )[^\r\n]* = ?\r?$)", re.MULTILINE)
-_MAX_EXPANSION = 16
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -29,7 +31,7 @@ class Texts:
     the whole file was read, not just its beginning.
     """
 
-    documents: list[str]
+    documents: Sequence[Row]
     divided: bool
     complete: bool
 
@@ -44,11 +46,9 @@ def read_txt(source: SourceFile, separator: str | None, budget: int) -> Texts:
     Raises:
         CalibrationError: the file isn't UTF-8, holds nothing but white space, or is a Git LFS pointer.
     """
-    with source.path.open("rb") as file:
-        raw = file.read(budget)
+    raw, complete = beginning(source, budget)
     if raw.startswith(_LFS_POINTER):
         raise CalibrationError(f"{source}: the file is a Git LFS pointer; fetch the text itself with `git lfs pull`")
-    complete = budget >= source.bytes
     text = _decode(source, raw, final=complete)
     pieces = _divide(text, separator)
     if len(pieces) > 1 and not complete:
@@ -78,52 +78,52 @@ def _divide(text: str, separator: str | None) -> list[str]:
 
 
 def read_jsonl(source: SourceFile, field: str, budget: int) -> Texts:
-    """The strings under `field` in the lines of the first `budget` bytes, one document a line. Blank ones are skipped.
+    """The texts under `field`, or the chats, in the lines of the first `budget` bytes, one document a line.
+
+    Blank ones are skipped.
 
     Raises:
         CalibrationError: a line isn't UTF-8 or isn't strict JSON (a duplicate key, NaN, too deep, an integer of
-            thousands of digits, a lone surrogate), isn't an object, or has no such string; the message names the line.
+            thousands of digits, a lone surrogate), isn't an object, has no such text or chat, or has the one where
+            those before it have the other; the message names the line.
     """
-    documents = []
-    for number, line in _lines(source, budget):
+    documents: list[Row] = []
+    raw, complete = beginning(source, budget)
+    for number, line in _lines(source, raw, complete=complete):
+        where = f"{source}, line {number}"
         try:
-            text = _field_of(line, field)
+            row = _row_of(line, field, where)
         except (ValueError, RecursionError) as error:
-            raise CalibrationError(f"{source}, line {number}: {_reason(error)}") from error
-        if text.strip():
-            documents.append(text)
+            raise CalibrationError(f"{where}: {_reason(error)}") from error
+        if row is None:
+            continue
+        if documents and isinstance(row, Chat) != isinstance(documents[0], Chat):
+            one, other = ("chat", "texts") if isinstance(row, Chat) else ("text", "chats")
+            raise CalibrationError(f"{where}: a {one}, and the rows before it are {other}: keep them in files apart")
+        documents.append(row)
     if not documents:
         raise CalibrationError(f"{source}: the file holds no text")
-    return Texts(documents, divided=True, complete=budget >= source.bytes)
+    return Texts(documents, divided=True, complete=complete)
 
 
-def _lines(source: SourceFile, budget: int) -> Iterator[tuple[int, bytes]]:
-    complete, left, number = budget >= source.bytes, budget, 0
-    with source.path.open("rb") as file:
-        while left > 0 and (line := file.readline(left)):
-            number, left = number + 1, left - len(line)
-            if not line.endswith(b"\n") and not complete:
-                if number == 1:
-                    raise CalibrationError(f"{source}, line 1: the line is longer than {budget} bytes")
-                return
-            if line.strip():
-                yield number, line
+def _lines(source: SourceFile, raw: bytes, *, complete: bool) -> Iterator[tuple[int, bytes]]:
+    """The lines that aren't blank, by number, less one that the budget cut."""
+    for number, line in enumerate(io.BytesIO(raw), 1):
+        if not line.endswith(b"\n") and not complete:
+            if number == 1:
+                raise CalibrationError(f"{source}, line 1: the line is longer than {len(raw)} bytes")
+            return
+        if line.strip():
+            yield number, line
 
 
-def _field_of(line: bytes, field: str) -> str:
+def _row_of(line: bytes, field: str, where: str) -> Row | None:
     if line.startswith(codecs.BOM_UTF8):
         raise ValueError("the file begins with a byte-order mark, which JSON does not allow")
     record = json.loads(line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object with the key {field!r}, found {type(record).__name__}")
-    if field not in record:
-        keys = ", ".join(printable(key)[:40] for key in list(record)[:8]) or "none"
-        raise ValueError(f"there is no key {field!r} (keys: {keys}); name the text's key with --field")
-    text = record[field]
-    if not isinstance(text, str):
-        raise ValueError(f"the value of {field!r} is {type(text).__name__}, not a string")
-    text.encode("utf-8")
-    return text
+    return row_of(record, field, where)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -153,47 +153,3 @@ def _reason(error: Exception) -> str:
             return "an integer has more than 4300 digits"
         case _:
             return str(error)
-
-
-def read_parquet(source: SourceFile, field: str, budget: int) -> Texts:
-    """The strings of the column `field`, one document a row. Nulls and blanks are skipped.
-
-    Rows are read until they hold `budget` bytes, or several times that where the budget is the whole, compressed, file.
-
-    Raises:
-        CalibrationError: pyarrow isn't installed, the file is damaged, or there is no such column of strings.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        needs = "reading .parquet needs pyarrow: pip install 'peelaudit[parquet]'"
-        raise CalibrationError(f"{source}: {needs}") from error
-    try:
-        budget = max(_MAX_EXPANSION * budget, 2**20) if budget >= source.bytes else budget
-        documents, complete = _read_column(source, field, budget, pyarrow.parquet.ParquetFile)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        first = printable(str(error).strip().split("\n")[0])[:200]
-        raise CalibrationError(f"{source}: the parquet file can't be read: {first}") from error
-    if not documents:
-        raise CalibrationError(f"{source}: the column {field!r} holds no text")
-    return Texts(documents, divided=True, complete=complete)
-
-
-def _read_column(source: SourceFile, field: str, budget: int, open_file: Callable[..., Any]) -> tuple[list[str], bool]:
-    documents: list[str] = []
-    used = 0
-    with open_file(source.path) as file:
-        schema = file.schema_arrow
-        if field not in schema.names:
-            names = ", ".join(printable(name)[:40] for name in schema.names[:8])
-            raise CalibrationError(f"{source}: there is no column {field!r} ({names}); name the text's with --field")
-        if str(kind := schema.field(field).type) not in ("string", "large_string"):
-            raise CalibrationError(f"{source}: the column {field!r} is {kind}, not string")
-        for batch in file.iter_batches(batch_size=256, columns=[field]):
-            texts = [text for text in batch.column(0).to_pylist() if text is not None and text.strip()]
-            documents += texts
-            used += sum(len(text.encode()) for text in texts)
-            if used >= budget:
-                return documents, len(documents) >= file.metadata.num_rows
-    return documents, True

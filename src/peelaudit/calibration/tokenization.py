@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,21 @@ import numpy as np
 
 from peelaudit.calibration.arrays import GPT2_VOCABULARIES, Tokens
 from peelaudit.calibration.character_table import read_character_table
+from peelaudit.calibration.rows import Chat, Rendered
 from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
 from peelaudit.filenames import gguf_parts
 
-__all__ = ["Encoder", "check_tokenizer", "encode_document", "find_tokenizer"]
+__all__ = ["Encoder", "check_tokenizer", "encode_document", "find_tokenizer", "render_chat"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _META = "meta.pkl"
 _SUFFIXES = (".pkl", ".model", ".json")
+_DAY = {"d": "26", "m": "07", "Y": "2024", "y": "24", "b": "Jul", "B": "July", "a": "Fri", "A": "Friday"}
+"""The day that Llama's templates fall back on where they aren't told one, by the letters that ask for it."""
+_DAY_FILTERS = "".join(f" | replace('%{letter}', '{word}')" for letter, word in _DAY.items())
+_TEMPLATE_DAY = f"{{% macro strftime_now(form) %}}{{{{ form{_DAY_FILTERS} }}}}{{% endmacro %}}{{{{ '' }}}}"
+"""What has a chat template that asks for the date find that day."""
 _CHARS_PER_TOKEN = 8
 _MIN_PIECE = 4096
 
@@ -30,13 +37,31 @@ _MIN_PIECE = 4096
 class Encoder:
     """A tokenizer. `encode` gives a text's ids without special tokens, which are `prefix` and `suffix`.
 
-    `prefix` is what stands before a document, `suffix` after a whole one (see `_special_tokens`).
+    `prefix` is what stands before a document, `suffix` after a whole one (see `_special_tokens`). `render` makes a text
+    of a chat by the tokenizer's template; None where it has none.
     """
 
     name: str
     encode: Callable[[str], list[int]]
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    render: Callable[[Chat], str] | None = None
+
+
+def render_chat(encoder: Encoder | None, chat: Chat) -> Rendered:
+    """A chat as the tokenizer's template writes it, with all of its special tokens.
+
+    Raises:
+        CalibrationError: the tokenizer has no template, or the template doesn't take this chat.
+    """
+    if encoder is None or encoder.render is None:
+        advice = "name a tokenizer that has one with --tokenizer, or give the text itself"
+        whose = "there is" if encoder is None else f"{encoder.name} has"
+        raise CalibrationError(f"{chat.where}: a chat needs a chat template, and {whose} none; {advice}")
+    with _tokenizer_errors(chat.where, "has a chat template that can't render the chat"):
+        text = encoder.render(chat)
+        text.encode("utf-8")
+        return Rendered(text)
 
 
 def encode_document(encoder: Encoder, text: str, *, limit: int, vocabulary: int, whole: bool = True) -> Tokens:
@@ -212,7 +237,19 @@ def _from_directory(folder: Path, gguf_file: str | None = None) -> Encoder:
             return ids
 
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        return Encoder(name, encode, **_special_tokens(encode("a", special=True), encode("a"), bos, eos))
+        special = _special_tokens(encode("a", special=True), encode("a"), bos, eos)
+        return Encoder(name, encode, render=partial(_render, tokenizer) if tokenizer.chat_template else None, **special)
+
+
+def _render(tokenizer: Any, chat: Chat) -> str:
+    """By the tokenizer's template, on the one day: equal settings are to give equal tokens tomorrow."""
+    tools = [dict(tool) for tool in chat.tools] or None
+    template: str = tokenizer.get_chat_template(tools=tools)
+    if "strftime_now" in template:
+        template = _TEMPLATE_DAY + template
+    messages = [dict(message) for message in chat.messages]
+    text: str = tokenizer.apply_chat_template(messages, tools=tools, chat_template=template, tokenize=False)
+    return text
 
 
 def _from_json(path: Path) -> Encoder:

@@ -16,6 +16,7 @@ __all__ = [
     "BaselineLosses",
     "BlockFit",
     "DataInfo",
+    "DataShare",
     "LayerRefinement",
     "NetworkRow",
     "Refinement",
@@ -197,12 +198,26 @@ class Front:
 
 
 @dataclass(frozen=True, slots=True)
+class DataShare:
+    """What one path gave that was named with a weight: `share` is what it was to give of all sequences, `documents` are
+    those read (None where its text is undivided), `fit`, `select` and `held_out` the sequences drawn for each.
+    """
+
+    source: str
+    share: float
+    documents: int | None
+    fit: int
+    select: int
+    held_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class DataInfo:
     """The calibration data as used. `sha256` is of the source's bytes, `tokens_sha256` of the token ids in the three
     splits; `drawn_sha256` is that before anything was put before each sequence, empty where nothing was.
 
     `unit` is `document` or `sequence`: what the splits and the bootstrap keep together. `front` is None where the
-    tokenizer puts nothing in front, or there is none.
+    tokenizer puts nothing in front, or there is none. `shares` is empty where no weights were given.
     """
 
     source: str
@@ -220,6 +235,7 @@ class DataInfo:
     held_out: SplitInfo
     front: Front | None = None
     drawn_sha256: str = ""
+    shares: tuple[DataShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,9 @@ class AuditConfig:
 
     Attributes:
         checkpoint: a file or a directory.
-        data: text or token files or directories; empty means the fallbacks of `calibration`.
-        field: the key of the text in .jsonl and .parquet records.
+        data: text or token files or directories, with a weight behind `=` where each is to have its share; empty means
+            the fallbacks of `calibration`.
+        field: the key of the text, or of the chat, in rows of .jsonl, .parquet and .arrow.
         separator: what stands between documents in a .txt; None finds `<|endoftext|>`, form feeds, WikiText headings.
         config: a config.json for a plain state dict, or a directory that holds one.
         tokenizer: a tokenizer's file or directory, or a nanoGPT meta.pkl; None takes the checkpoint's, else that beside
@@ -76,9 +77,13 @@ class AuditConfig:
 
     checkpoint: str
     data: tuple[str, ...] = setting(
-        (), PATHS, Group.DATA, "PATH", "Text or token files, or directories of them. Repeatable."
+        (),
+        PATHS,
+        Group.DATA,
+        "PATH",
+        "Text or token files, or directories of them; PATH=WEIGHT for its share of the tokens. Repeatable.",
     )
-    field: str = setting("text", TEXT, Group.DATA, "NAME", "The text's key in .jsonl and .parquet.", seldom=True)
+    field: str = setting("text", TEXT, Group.DATA, "NAME", "The key of a row's text, or chat.", seldom=True)
     separator: str | None = setting(
         None, TEXT, Group.DATA, "TEXT", "What stands between documents in a .txt; found if not given.", seldom=True
     )

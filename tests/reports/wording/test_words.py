@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from peelaudit.records import BaselineLosses, LowBit, LowBitSet, Verdict
+from peelaudit.records import BaselineLosses, DataShare, LowBit, LowBitSet, Verdict
+from peelaudit.reports.formats import Format, export
 from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.words import (
     HEAD_WORDS,
@@ -16,9 +17,10 @@ from peelaudit.reports.wording.words import (
     baseline_warning,
     bits_words,
     series_words,
+    share_words,
 )
 from peelaudit.settings.audit import ReadoutKind
-from tests.factories import make_estimate, make_report
+from tests.factories import make_data, make_estimate, make_report
 from tests.reports.formats.support import make_series, make_step
 
 
@@ -91,3 +93,17 @@ def test_a_bound_that_a_later_step_lowers_is_met_so_far_alone() -> None:
     assert met == (
         "Step 1,000 is the first to meet the least YES* so far; none meets the least YES* of the whole series."
     )
+
+
+def test_a_mixture_is_told_in_every_text() -> None:
+    data = make_data(source="a.jsonl=0.7, b.txt=0.3")
+    assert share_words(data) == ""
+    shares = (DataShare("a.jsonl", 0.7, 1400, 27, 7, 11), DataShare("b.txt", 0.3, None, 11, 3, 5))
+    report = make_report(data=dataclasses.replace(data, shares=shares))
+    words = (
+        "a.jsonl (1,400 documents) gave 45 of 64 sequences, 70 % asked for; b.txt (undivided) gave 19 of 64 sequences, "
+        "30 % asked for"
+    )
+    assert share_words(report.data) == words
+    for form in (Format.HTML, Format.MARKDOWN, Format.TABLE):
+        assert "gave 45 of 64" in export([report], form)

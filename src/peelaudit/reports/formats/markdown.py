@@ -26,7 +26,7 @@ from peelaudit.reports.wording.findings import (
 )
 from peelaudit.reports.wording.tables import glossary, network_lines, with_interval
 from peelaudit.reports.wording.text import count, interval, number, signed, targets_text, verdict_text
-from peelaudit.reports.wording.words import bits_words, front_words, series_words
+from peelaudit.reports.wording.words import bits_words, front_words, series_words, share_words
 
 __all__ = ["export"]
 
@@ -160,6 +160,7 @@ def _introduction(report: AuditReport) -> Iterator[str]:
         f"{_plain(info.path)} ({_plain(info.format)}, {_plain(info.family)}"
         f", {info.layers} layers × {info.width} wide), "
         f"{count(data.held_out.tokens)} held-out tokens of {_plain(data.source)}. "
+        + (f"Mixture: {words}. " if (words := _plain(share_words(data))) else "")
         + (f"Fed: {words}. " if (words := front_words(data)) else "")
         + f"The paper's verdict, on fit tokens: {verdict_text(network.paper_verdict)}."
         + (f" Low-bit: {words}." if (words := _plain(bits_words(report))) else "")

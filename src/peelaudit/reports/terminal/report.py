@@ -16,7 +16,7 @@ from peelaudit.reports.wording.findings import refinement_lines
 from peelaudit.reports.wording.summary import EVERY_LAYER
 from peelaudit.reports.wording.tables import network_lines
 from peelaudit.reports.wording.text import count, flow, size, verdict_text
-from peelaudit.reports.wording.words import LEGEND, baseline_warning, bits_words, front_words
+from peelaudit.reports.wording.words import LEGEND, baseline_warning, bits_words, front_words, share_words
 
 __all__ = ["render"]
 
@@ -83,7 +83,7 @@ def _subject(report: AuditReport, width: int) -> Iterator[tuple[str, Text]]:
         "",
         _flowing([data.kind, documents, f"split by {data.unit}", f"{count(data.seq_len)} tokens a sequence"], width),
     )
-    if words := front_words(data):
+    for words in filter(None, (share_words(data), front_words(data))):
         yield "", prose(words)
     splits = (("fit", data.fit), ("select", data.select), ("held-out", data.held_out))
     yield "", _flowing([_split_words(name, split) for name, split in splits], width)

@@ -16,6 +16,7 @@ __all__ = [
     "bits_words",
     "front_words",
     "series_words",
+    "share_words",
 ]
 
 VERDICT_MEANING: dict[Verdict, str] = {
@@ -62,6 +63,17 @@ def front_words(data: DataInfo) -> str:
             f" (loss on select {number(front.within)} with it before each sequence, {number(front.without)} without)"
         )
     return f"{text}, never a target" if front.fed_only else text
+
+
+def share_words(data: DataInfo) -> str:
+    """What was drawn from where; empty where no weights were given."""
+    total = sum(split.sequences for split in (data.fit, data.select, data.held_out))
+    words = []
+    for share in data.shares:
+        given, asked = share.fit + share.select + share.held_out, 100 * share.share
+        documents = "undivided" if share.documents is None else f"{count(share.documents)} documents"
+        words.append(f"{share.source} ({documents}) gave {given} of {total} sequences, {asked:.3g} % asked for")
+    return "; ".join(words)
 
 
 def bits_words(report: AuditReport) -> str:

@@ -32,7 +32,7 @@ from peelaudit.reports.wording.findings import (
 )
 from peelaudit.reports.wording.tables import glossary, network_lines
 from peelaudit.reports.wording.text import VERDICT_WORDS, count, interval, number, targets_text
-from peelaudit.reports.wording.words import baseline_warning, bits_words, front_words
+from peelaudit.reports.wording.words import baseline_warning, bits_words, front_words, share_words
 from peelaudit.settings.command import repeat_command
 
 __all__ = ["checks_table", "section"]
@@ -52,6 +52,7 @@ def section(report: AuditReport, checks: Sequence[GateCheck], *, index: int, lev
         worse_than_guessing=baseline_warning(report),
         low_bit=bits_words(report),
         front=front_words(report.data),
+        shares=share_words(report.data),
         sign=VERDICT_WORDS[report.verdict][0],
         best=schedule_name(report.network.best_schedule),
         tolerance=dict(report.settings).get("tolerance"),
