@@ -293,7 +293,7 @@ def test_row_51_big_endian_tokens_are_read_for_what_they_are(
 
 
 def audit(checkpoint: Path, folder: Path) -> list[str]:
-    options = ["--tokens", "1024", "--seq-len", "16", "--resamples", "100", "--effort", "quick"]
+    options = ["--tokens", "1024", "--seq-len", "16", "--resamples", "100", "--effort", "quick", "-q"]
     return ["run", str(checkpoint), "--data", str(folder / "data.npy"), *options]
 
 

@@ -287,7 +287,7 @@ def test_no_layer_is_nothing_to_audit(llama: Path) -> None:
         ({"model_type": "t5"}, "t5 is an encoder-decoder"),
         ({"model_type": "vit"}, "isn't a decoder-only language model"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "packed by 'gptq', but no layer has qweight"),
-        ({"quantization_config": {"quant_method": "hqq"}}, "packed by 'hqq' can't be audited"),
+        ({"quantization_config": {"quant_method": "eetq"}}, "packed by 'eetq' can't be audited"),
         ({"model_type": "mixtral", "num_local_experts": 8}, "mixtures of experts"),
     ],
 )
