@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from peelaudit.calibration.encoder import render_chat
 from peelaudit.calibration.rows import Chat, row_of
-from peelaudit.calibration.tokenization import find_tokenizer, render_chat
+from peelaudit.calibration.tokenization import find_tokenizer
 from peelaudit.errors import CalibrationError
 from tests.calibration.files import ROLES, as_sharegpt, by_columns, chat_tokenizer, chats, in_parts
 from tests.calibration.support import CHARACTERS, load, refusal

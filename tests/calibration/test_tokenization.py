@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from peelaudit.calibration import Calibration
-from peelaudit.calibration.tokenization import Encoder, encode_document, find_tokenizer
+from peelaudit.calibration.encoder import Encoder, encode_document
+from peelaudit.calibration.tokenization import find_tokenizer
 from peelaudit.errors import CalibrationError
 from tests.calibration.support import CHARACTERS, character_tokenizer, decode, load, refusal, shared
 from tests.places import ROOT
@@ -166,12 +167,49 @@ def test_row_46_other_base_exceptions_pass(tmp_path: Path) -> None:
         encode_document(Encoder("t", interrupted), "text", limit=5, vocabulary=5)
 
 
+@pytest.mark.parametrize("name", ["meta.json", "vocab.json"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_table_of_characters_may_be_json(tmp_path: Path, text: Path, name: str, nested: bool) -> None:
+    plain = load(tmp_path, text).info
+    (tmp_path / "meta.pkl").unlink()
+    stoi = {char: index for index, char in enumerate(CHARACTERS)}
+    (path := tmp_path / name).write_text(json.dumps({"stoi": stoi, "vocab_size": 9} if nested else stoi))
+    (tmp_path / "other").mkdir()
+    for given in (str(tmp_path), str(path)):
+        info = load(tmp_path / "other", text, tokenizer=given).info
+        assert (info.tokenizer, info.tokens_sha256) == (str(path), plain.tokens_sha256)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"stoi": {"a": 1, "a": 2}}',
+        '{"stoi": {"a": 1, "b": 1}}',
+        '{"stoi": {"a": -1}}',
+        '{"stoi": {"ab": 1}}',
+        '{"stoi": {"a": true}}',
+        '{"stoi": {"a": 1.0}}',
+        '{"stoi": 3}',
+        '{"stoi": {"a": ' + "9" * 5000 + "}}",
+        '{"a": "b"}',
+    ],
+)
+def test_a_damaged_table_in_json_is_named(tmp_path: Path, text: Path, content: str) -> None:
+    (tmp_path / "tables").mkdir()
+    (path := tmp_path / "tables/meta.json").write_text(content)
+    assert refusal(tmp_path, text, tokenizer=str(path.parent)).startswith(f"{path}: ")
+
+
 def test_a_sentencepiece_model_without_sentencepiece_is_one_sentence(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     (path := tmp_path / "tok.model").write_bytes(b"\x0a")
-    assert refusal(tmp_path, text, tokenizer=str(path)).endswith("pip install sentencepiece")
+    assert refusal(tmp_path, text, tokenizer=str(path)).endswith("pip install 'peelaudit[sentencepiece]'")
 
 
 def test_importing_and_reading_token_ids_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
@@ -217,7 +255,7 @@ def test_wikitext_with_a_real_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_custom_code_of_a_tokenizer_is_never_executed(tmp_path: Path, text: Path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(b"\x0a")
+    (tmp_path / "vocab.txt").write_text("a")
     (tmp_path / "custom.py").write_text("raise SystemExit('executed')")
     config = {"tokenizer_class": "Custom", "auto_map": {"AutoTokenizer": ["custom.Custom", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))

@@ -5,6 +5,7 @@
     rows            what a row of records holds: a text, or a chat
     corpus          what all of them hold
     tokenization    the checkpoint's tokenizer, or the given one; never from a hub
+    encoder         documents and chats by a tokenizer
     drawing         documents -> clusters of sequences
     mixing          the same from several places, each with its share
     describing      what the report says of it
@@ -39,12 +40,13 @@ from peelaudit.calibration.arrays import Tokens
 from peelaudit.calibration.corpus import Corpus, Portion, read_corpus
 from peelaudit.calibration.describing import check_enough, data_info, warnings_of
 from peelaudit.calibration.drawing import Document, choose_seq_len, drop_repeated
+from peelaudit.calibration.encoder import Encoder, encode_document, render_chat
 from peelaudit.calibration.feeding import feeding_only, headed
 from peelaudit.calibration.finding import find_parts
 from peelaudit.calibration.mixing import Encode, Mixture, draw, split
 from peelaudit.calibration.rows import Chat, Rendered, Row
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, join, sha256_of_tokens, split_info
-from peelaudit.calibration.tokenization import Encoder, check_tokenizer, encode_document, find_tokenizer, render_chat
+from peelaudit.calibration.tokenization import check_tokenizer, find_tokenizer
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, DataInfo, Front

@@ -1,8 +1,9 @@
-"""nanoGPT's character-level tokenizer, a pickled dictionary, read without letting the pickle do anything."""
+"""Character-level tokenizers: nanoGPT's, a pickle that is read without letting it do anything, and the same in JSON."""
 
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import pickletools
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
 
-__all__ = ["read_character_table"]
+__all__ = ["is_character_table", "read_character_table"]
 
 MAX_BYTES = 2**22
 MAX_OPCODES = 2**20
@@ -26,17 +27,50 @@ PLAIN_OPCODES = frozenset(
 
 
 def read_character_table(path: Path) -> dict[str, int]:
-    """The id of each character: `stoi` of nanoGPT's meta.pkl.
+    """The id of each character: `stoi` of nanoGPT's meta.pkl, or of the same as JSON, or a JSON object of ids alone.
 
     Raises:
-        CalibrationError: the pickle holds anything but plain containers, strings and numbers, or no such table.
+        CalibrationError: a pickle holds anything but plain containers, strings and numbers, or a file no such table.
     """
-    table = _plain_pickle(path)
+    table = _json(path) if path.suffix == ".json" else _plain_pickle(path)
     stoi = table.get("stoi") if isinstance(table, dict) else None
+    if stoi is None and path.suffix == ".json":
+        stoi = table
     if not isinstance(stoi, dict) or not stoi or not all(_is_character(key, value) for key, value in stoi.items()):
-        expected = "expected nanoGPT's meta.pkl, a dictionary whose `stoi` maps characters to ids"
+        expected = "expected nanoGPT's meta.pkl, a dictionary whose `stoi` maps characters to ids, or the like as JSON"
         raise CalibrationError(f"{printable(str(path))}: {expected}")
+    if len(set(stoi.values())) < len(stoi):
+        raise CalibrationError(f"{printable(str(path))}: two characters have one id")
     return stoi
+
+
+def is_character_table(path: Path) -> bool:
+    """Whether a JSON file is a table of characters, or at least no tokenizer.json and no vocabulary of pieces."""
+    try:
+        table = _json(path)
+    except CalibrationError:
+        return False
+    if not isinstance(table, dict) or "model" in table:
+        return False
+    return "stoi" in table or (bool(table) and all(len(key) == 1 for key in table))
+
+
+def _json(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f"over {MAX_BYTES} bytes are more than a character table has")
+        return json.loads(raw, object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError) as error:
+        first = printable(str(error).strip().split("\n")[0])[:120]
+        raise CalibrationError(f"{printable(str(path))}: not a table of characters: {first}") from error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(table := dict(pairs)) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return table
 
 
 def _is_character(key: object, value: object) -> bool:

@@ -1,123 +1,32 @@
-"""Tokenizers as one small interface: Hugging Face's, sentencepiece's and nanoGPT's, read from local files only."""
+"""Tokenizers read from local files alone: Hugging Face's, sentencepiece's, tiktoken's and tables of characters."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from peelaudit.calibration.arrays import GPT2_VOCABULARIES, Tokens
-from peelaudit.calibration.character_table import read_character_table
-from peelaudit.calibration.rows import Chat, Rendered
+from peelaudit.calibration.arrays import GPT2_VOCABULARIES
+from peelaudit.calibration.character_table import is_character_table, read_character_table
+from peelaudit.calibration.encoder import Encoder, tokenizer_errors
+from peelaudit.calibration.rows import Chat
 from peelaudit.calibration.sources import printable
+from peelaudit.calibration.vocabulary_files import check_convertible, read_vocabulary, uncached, vocabulary_file
 from peelaudit.errors import CalibrationError
 from peelaudit.filenames import gguf_parts
 
-__all__ = ["Encoder", "check_tokenizer", "encode_document", "find_tokenizer", "render_chat"]
+__all__ = ["check_tokenizer", "find_tokenizer"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-_META = "meta.pkl"
-_SUFFIXES = (".pkl", ".model", ".json")
+_CONFIG = "tokenizer_config.json"
+_TABLES = ("meta.pkl", "meta.json")
+_SUFFIXES = (".pkl", ".model", ".tiktoken", ".json")
 _DAY = {"d": "26", "m": "07", "Y": "2024", "y": "24", "b": "Jul", "B": "July", "a": "Fri", "A": "Friday"}
 """The day that Llama's templates fall back on where they aren't told one, by the letters that ask for it."""
 _DAY_FILTERS = "".join(f" | replace('%{letter}', '{word}')" for letter, word in _DAY.items())
 _TEMPLATE_DAY = f"{{% macro strftime_now(form) %}}{{{{ form{_DAY_FILTERS} }}}}{{% endmacro %}}{{{{ '' }}}}"
 """What has a chat template that asks for the date find that day."""
-_CHARS_PER_TOKEN = 8
-_MIN_PIECE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Encoder:
-    """A tokenizer. `encode` gives a text's ids without special tokens, which are `prefix` and `suffix`.
-
-    `prefix` is what stands before a document, `suffix` after a whole one (see `_special_tokens`). `render` makes a text
-    of a chat by the tokenizer's template; None where it has none.
-    """
-
-    name: str
-    encode: Callable[[str], list[int]]
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...] = ()
-    render: Callable[[Chat], str] | None = None
-
-
-def render_chat(encoder: Encoder | None, chat: Chat) -> Rendered:
-    """A chat as the tokenizer's template writes it, with all of its special tokens.
-
-    Raises:
-        CalibrationError: the tokenizer has no template, or the template doesn't take this chat.
-    """
-    if encoder is None or encoder.render is None:
-        advice = "name a tokenizer that has one with --tokenizer, or give the text itself"
-        whose = "there is" if encoder is None else f"{encoder.name} has"
-        raise CalibrationError(f"{chat.where}: a chat needs a chat template, and {whose} none; {advice}")
-    with _tokenizer_errors(chat.where, "has a chat template that can't render the chat"):
-        text = encoder.render(chat)
-        text.encode("utf-8")
-        return Rendered(text)
-
-
-def encode_document(encoder: Encoder, text: str, *, limit: int, vocabulary: int, whole: bool = True) -> Tokens:
-    """The first `limit` ids of a document, or all of them where there are fewer. [tokens], int64.
-
-    The text is encoded in pieces that end at a line's end, and none beyond the limit: the ids are those of one encoding
-    of the whole, but for a token or two at a joint. `whole` is False for a part of an undivided text, which has neither
-    prefix nor suffix.
-
-    Raises:
-        CalibrationError: an id isn't in the model's vocabulary, or the tokenizer failed.
-    """
-    ids = list(encoder.prefix) if whole else []
-    for piece in _pieces(text, max(_MIN_PIECE, _CHARS_PER_TOKEN * limit)):
-        if len(ids) >= limit:
-            break
-        with _tokenizer_errors(encoder.name, "can't encode the calibration text"):
-            ids += encoder.encode(piece)
-    else:
-        ids += encoder.suffix if whole else ()
-    tokens = np.asarray(ids[:limit], dtype=np.int64)
-    if tokens.size and (tokens.max() >= vocabulary or tokens.min() < 0):
-        wrong = next(int(token) for token in tokens if not 0 <= token < vocabulary)
-        why = f"the tokenizer gives id {wrong}, and the model's vocabulary is {vocabulary}: they don't belong together"
-        raise CalibrationError(f"{encoder.name}: {why}")
-    return tokens
-
-
-def _pieces(text: str, size: int) -> Iterator[str]:
-    start = 0
-    while start < len(text):
-        end = start + size
-        if end < len(text):
-            end = text.find("\n", end, end + size) + 1 or text.find(" ", end, end + size) or end
-            end = max(end, start + size)
-        yield text[start:end]
-        start = end
-
-
-@contextmanager
-def _tokenizer_errors(name: str, what: str) -> Iterator[None]:
-    """Turn what a tokenizer raises into a CalibrationError, without a hub's advice.
-
-    The Rust library panics on some damaged files, and a PanicException is no Exception: it is told by its name alone,
-    since the class can't be imported.
-    """
-    try:
-        yield
-    except CalibrationError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        first = printable((str(error).strip() or type(error).__name__).split("\n")[0])[:160]
-        advice = "huggingface.co" in first or "trust_remote_code" in first
-        raise CalibrationError(f"{name}: the tokenizer {what}{'' if advice else f': {first}'}") from error
 
 
 def find_tokenizer(given: str | None, checkpoint: Path, vocabulary: int, *, config: str | None = None) -> Encoder:
@@ -150,12 +59,13 @@ def _folder(path: Path) -> Path:
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (*_TOKENIZER_FILES, _META))
+    named = any((folder / name).is_file() for name in (*_TOKENIZER_FILES, *_TABLES))
+    return named or vocabulary_file(folder) is not None
 
 
 def _is_configured(path: Path) -> bool:
     """Whether a file is one of those that a tokenizer_config.json beside it says how to read."""
-    return path.name in _TOKENIZER_FILES and (path.parent / "tokenizer_config.json").is_file()
+    return path.name in _TOKENIZER_FILES and (path.parent / _CONFIG).is_file()
 
 
 def check_tokenizer(path: Path) -> None:
@@ -164,33 +74,50 @@ def check_tokenizer(path: Path) -> None:
     if path.is_dir():
         if not _has_tokenizer(path):
             raise CalibrationError(
-                f"{shown}: the directory holds no tokenizer ({', '.join((*_TOKENIZER_FILES, _META))})"
+                f"{shown}: the directory holds no tokenizer ({', '.join((*_TOKENIZER_FILES, *_TABLES))})"
             )
     elif not path.is_file():
         raise CalibrationError(f"{shown}: there is no such tokenizer file or directory")
     elif path.suffix not in _SUFFIXES and not _is_configured(path):
-        raise CalibrationError(
-            f"{shown}: a tokenizer is a directory, a tokenizer.json, a sentencepiece .model or a meta.pkl"
-        )
+        files = "a tokenizer.json, a .model or .tiktoken file, or a table of characters (.pkl, .json)"
+        raise CalibrationError(f"{shown}: a tokenizer is a directory, {files}")
 
 
 def _load(path: Path) -> Encoder:
     check_tokenizer(path)
-    if path.is_dir():
-        if not any((path / name).is_file() for name in _TOKENIZER_FILES):
-            return _from_characters(path / _META)
-        if (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
-            return _from_json(path / "tokenizer.json")
-        return _from_directory(path)
-    if _is_configured(path):
-        return _from_directory(path.parent)
+    if path.is_dir() or _is_configured(path):
+        return _from_folder(path if path.is_dir() else path.parent)
     match path.suffix:
         case ".pkl":
             return _from_characters(path)
-        case ".model":
-            return _from_sentencepiece(path)
+        case ".json":
+            return _from_characters(path) if is_character_table(path) else _from_json(path)
         case _:
-            return _from_json(path)
+            return read_vocabulary(path)
+
+
+def _from_folder(folder: Path) -> Encoder:
+    """A directory's: a tokenizer.json, else a file of pieces, else characters, else what transformers makes of it."""
+    configured = (folder / _CONFIG).is_file()
+    if (serialised := folder / "tokenizer.json").is_file():
+        return _from_directory(folder) if configured else _from_json(serialised)
+    if (vocabulary := vocabulary_file(folder)) is not None:
+        if not configured:
+            return read_vocabulary(vocabulary)
+        check_convertible(vocabulary)
+        return _from_directory(folder)
+    if not configured and (table := _characters(folder)) is not None:
+        return _from_characters(table)
+    return _from_directory(folder)
+
+
+def _characters(folder: Path) -> Path | None:
+    """A table of characters: by its name, or a vocabulary without the merges that others have beside it."""
+    if (table := next((path for name in _TABLES if (path := folder / name).is_file()), None)) is not None:
+        return table
+    vocabulary = folder / "vocab.json"
+    alone = vocabulary.is_file() and not (folder / "merges.txt").is_file()
+    return vocabulary if alone and is_character_table(vocabulary) else None
 
 
 def _special_tokens(with_special: list[int], without: list[int], bos: int | None, eos: int | None) -> dict[str, Any]:
@@ -222,15 +149,16 @@ def _serialised(path: Path) -> Any:
 
 def _from_directory(folder: Path, gguf_file: str | None = None) -> Encoder:
     name = printable(str(folder if gguf_file is None else folder / gguf_file))
-    with _tokenizer_errors(name, "can't be loaded"):
+    with tokenizer_errors(name, "can't be loaded"):
         if (serialised := folder / "tokenizer.json").is_file() and gguf_file is None:
             _serialised(serialised)  # before transformers: a panic is kept quiet here
         from transformers import AutoTokenizer
 
         options = {} if gguf_file is None else {"gguf_file": gguf_file}
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, **options
-        )
+        with uncached():
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False, **options
+            )
 
         def encode(text: str, *, special: bool = False) -> list[int]:
             ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
@@ -254,7 +182,7 @@ def _render(tokenizer: Any, chat: Chat) -> str:
 
 def _from_json(path: Path) -> Encoder:
     name = printable(str(path))
-    with _tokenizer_errors(name, "can't be loaded"):
+    with tokenizer_errors(name, "can't be loaded"):
         tokenizer = _serialised(path)
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -266,18 +194,6 @@ def _from_json(path: Path) -> Encoder:
         added = tokenizer.get_added_tokens_decoder().items()
         end = next((token for token, text in added if text.special and text.content == "<|endoftext|>"), None)
         return Encoder(name, encode, **_special_tokens(encode("a", special=True), encode("a"), end, end))
-
-
-def _from_sentencepiece(path: Path) -> Encoder:
-    name = printable(str(path))
-    try:
-        import sentencepiece  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise CalibrationError(f"{name}: reading a .model needs sentencepiece: pip install sentencepiece") from error
-    with _tokenizer_errors(name, "can't be loaded"):
-        model: Any = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        bos = model.bos_id()
-        return Encoder(name, lambda text: list(model.encode(text)), prefix=(bos,) if bos >= 0 else ())
 
 
 def _from_characters(path: Path) -> Encoder:

@@ -1,7 +1,7 @@
 """A directory of torch.distributed.checkpoint (DCP): its index, and tensors put together from the ranks' chunks.
 
 `.metadata` is a pickle that lists every tensor, the chunks that it was cut into, and where each chunk lies: a range of
-a `.distcp` file, which is by itself what torch.save writes. FSDP, Lightning, Accelerate and torchtitan save so.
+a `.distcp` file, which is by itself what torch.save writes. FSDP, Lightning and Accelerate save so.
 """
 
 from __future__ import annotations

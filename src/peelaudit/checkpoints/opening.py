@@ -17,6 +17,7 @@ from peelaudit.checkpoints.configuration import Description, build_config, build
 from peelaudit.checkpoints.deepspeed import DEEPSPEED_FORMAT
 from peelaudit.checkpoints.distributed import DISTRIBUTED_FORMAT
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
+from peelaudit.checkpoints.folding import folded
 from peelaudit.checkpoints.foreign import check_names
 from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights, settings_file
 from peelaudit.checkpoints.inert import StoredTensor
@@ -151,6 +152,7 @@ def _directory(path: Path, config: Path | None) -> _Parts:
 def _described(path: Path, store: Store, config: Path | None, state: StateDict[StoredTensor] | None = None) -> _Parts:
     """Tensors under transformers' names, with a config.json that is given or stands beside them."""
     try:
+        store = folded(store)
         check_names(store.tensors, store.paths[0])
         chosen = config or path.parent
         if not config or chosen.is_dir():
@@ -188,10 +190,10 @@ def _torch(path: Path, config: Path | None) -> _Parts:
     file = TorchFile(path)
     try:
         state = recognise(file.content, path, StoredTensor)
-        store = TorchTensors(file, state.tensors)
+        store: Store = TorchTensors(file, state.tensors)
         if state.model_args is None:
             return _described(path, store, config, state)
-        arguments = state.model_args
+        store, arguments = folded(store), state.model_args
         description = Description(nanogpt_config(arguments, quoted(path)), quoted(path))
     except BaseException:
         file.close()

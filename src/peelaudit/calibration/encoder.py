@@ -1,0 +1,106 @@
+"""A tokenizer as one small interface, and documents and chats by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from peelaudit.calibration.arrays import Tokens
+from peelaudit.calibration.rows import Chat, Rendered
+from peelaudit.calibration.sources import printable
+from peelaudit.errors import CalibrationError
+
+__all__ = ["Encoder", "encode_document", "render_chat", "tokenizer_errors"]
+
+_CHARS_PER_TOKEN = 8
+_MIN_PIECE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A tokenizer. `encode` gives a text's ids without special tokens, which are `prefix` and `suffix`.
+
+    `prefix` is what stands before a document, `suffix` after a whole one (see `_special_tokens`). `render` makes a text
+    of a chat by the tokenizer's template; None where it has none.
+    """
+
+    name: str
+    encode: Callable[[str], list[int]]
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+    render: Callable[[Chat], str] | None = None
+
+
+def render_chat(encoder: Encoder | None, chat: Chat) -> Rendered:
+    """A chat as the tokenizer's template writes it, with all of its special tokens.
+
+    Raises:
+        CalibrationError: the tokenizer has no template, or the template doesn't take this chat.
+    """
+    if encoder is None or encoder.render is None:
+        advice = "name a tokenizer that has one with --tokenizer, or give the text itself"
+        whose = "there is" if encoder is None else f"{encoder.name} has"
+        raise CalibrationError(f"{chat.where}: a chat needs a chat template, and {whose} none; {advice}")
+    with tokenizer_errors(chat.where, "has a chat template that can't render the chat"):
+        text = encoder.render(chat)
+        text.encode("utf-8")
+        return Rendered(text)
+
+
+def encode_document(encoder: Encoder, text: str, *, limit: int, vocabulary: int, whole: bool = True) -> Tokens:
+    """The first `limit` ids of a document, or all of them where there are fewer. [tokens], int64.
+
+    The text is encoded in pieces that end at a line's end, and none beyond the limit: the ids are those of one encoding
+    of the whole, but for a token or two at a joint. `whole` is False for a part of an undivided text, which has neither
+    prefix nor suffix.
+
+    Raises:
+        CalibrationError: an id isn't in the model's vocabulary, or the tokenizer failed.
+    """
+    ids = list(encoder.prefix) if whole else []
+    for piece in _pieces(text, max(_MIN_PIECE, _CHARS_PER_TOKEN * limit)):
+        if len(ids) >= limit:
+            break
+        with tokenizer_errors(encoder.name, "can't encode the calibration text"):
+            ids += encoder.encode(piece)
+    else:
+        ids += encoder.suffix if whole else ()
+    tokens = np.asarray(ids[:limit], dtype=np.int64)
+    if tokens.size and (tokens.max() >= vocabulary or tokens.min() < 0):
+        wrong = next(int(token) for token in tokens if not 0 <= token < vocabulary)
+        why = f"the tokenizer gives id {wrong}, and the model's vocabulary is {vocabulary}: they don't belong together"
+        raise CalibrationError(f"{encoder.name}: {why}")
+    return tokens
+
+
+def _pieces(text: str, size: int) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = start + size
+        if end < len(text):
+            end = text.find("\n", end, end + size) + 1 or text.find(" ", end, end + size) or end
+            end = max(end, start + size)
+        yield text[start:end]
+        start = end
+
+
+@contextmanager
+def tokenizer_errors(name: str, what: str) -> Iterator[None]:
+    """Turn what a tokenizer raises into a CalibrationError, without a hub's advice.
+
+    The Rust library panics on some damaged files, and a PanicException is no Exception: it is told by its name alone,
+    since the class can't be imported.
+    """
+    try:
+        yield
+    except CalibrationError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        first = printable((str(error).strip() or type(error).__name__).split("\n")[0])[:160]
+        advice = "huggingface.co" in first or "trust_remote_code" in first
+        raise CalibrationError(f"{name}: the tokenizer {what}{'' if advice else f': {first}'}") from error
