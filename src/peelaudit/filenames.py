@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CHECKPOINT_SUFFIXES", "DEEPSPEED", "DISTRIBUTED", "TORCH_SUFFIXES", "WEIGHT_FILES"]
+__all__ = ["ADAPTER_CONFIG", "CHECKPOINT_SUFFIXES", "DEEPSPEED", "DISTRIBUTED", "TORCH_SUFFIXES", "WEIGHT_FILES"]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -11,6 +11,9 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """What makes a directory a Hugging Face checkpoint, the preferred one first."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""What makes a directory peft's adapter."""
 
 DISTRIBUTED = ".metadata"
 """What makes a directory a torch.distributed checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import stat
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from peelaudit.checkpoints.adapter import Adapter, Merged
 from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_info
 from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
 from peelaudit.checkpoints.deepspeed import DEEPSPEED_FORMAT
@@ -27,7 +29,7 @@ from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
 from peelaudit.checkpoints.store import Store
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
-from peelaudit.errors import UnreadableCheckpoint
+from peelaudit.errors import UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.filenames import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES
 from peelaudit.progress import SILENT, Progress
 
@@ -56,13 +58,15 @@ def open_checkpoint(
     path: str | os.PathLike[str],
     *,
     config: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     admit: Admit | None = None,
     progress: Progress = SILENT,
 ) -> Checkpoint:
     """Open a Hugging Face directory, a `.safetensors`, torch or GGUF file, and compare all names and shapes.
 
     No tensor is read yet; `Checkpoint.check_weights` does that. `config` is a config.json, or a directory with one, for
-    a file that has none beside it. Nothing is fetched, and no code of the checkpoint is run.
+    a file that has none beside it; `adapter` is the directory of a LoRA adapter, which is merged into the weights as
+    they are read. Nothing is fetched, and no code of the checkpoint is run.
 
     `admit` is called twice with the path, the family and the configuration's values: as soon as these are read, before
     any other complaint and before anything is built of them; then with the module on the meta device besides, once all
@@ -73,17 +77,23 @@ def open_checkpoint(
         NothingToAudit: it has no layer.
     """
     where = Path(path)
-    parts = _find_parts(where, None if config is None else Path(config))
-    try:
+    beside = None if adapter is None else Path(adapter)
+    parts = _find_parts(where, None if config is None else Path(config), beside)
+    with contextlib.ExitStack() as opened:
+        opened.callback(parts.store.close)
         if admit is not None:
             admit(str(where), parts.description.family, parts.description.values, None)
-        return _assemble(where, parts, admit, progress)
-    except BaseException:
-        parts.store.close()
-        raise
+        found = None
+        if beside is not None:
+            opened.callback((found := Adapter(beside)).close)
+        checkpoint = _assemble(where, parts, found, admit, progress)
+        opened.pop_all()
+    return checkpoint
 
 
-def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress) -> Checkpoint:
+def _assemble(
+    path: Path, parts: _Parts, adapter: Adapter | None, admit: Admit | None, progress: Progress
+) -> Checkpoint:
     subject = quoted(path)
     layers, method = parts.description.layers, parts.description.method
     check_layer_count(parts.store.tensors, layers, subject)
@@ -93,10 +103,16 @@ def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress
     check_floats(store, matched)
     if admit is not None:
         admit(str(path), parts.description.family, parts.description.values, copy.deepcopy(skeleton))
-    snapshot = take_snapshot((*store.paths, *((parts.config_path,) if parts.config_path else ())), progress)
+    notes, files = parts.description.notes, (parts.config_path,) if parts.config_path else ()
+    if adapter is not None:
+        if method is not None or store.format == "gguf":
+            raise UnsupportedCheckpoint(f"{subject}: its weights are packed, so that no adapter is merged into them")
+        store, files = Merged(store, matched, skeleton, adapter), (*files, *adapter.paths)
+        notes = (*notes, f"the LoRA adapter {quoted(adapter.path)} was merged: the network with it was audited")
+    snapshot = take_snapshot((*store.paths, *files), progress)
     info = gather_info(
         path,
-        format_name=parts.format,
+        format_name=parts.format if adapter is None else f"{parts.format}+lora",
         config=config,
         skeleton=skeleton,
         store=store,
@@ -105,8 +121,7 @@ def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress
         training_step=parts.training_step,
         sha256=snapshot.sha256,
     )
-    notes = (*parts.description.notes, *(method.notes if method else ()))
-    return Checkpoint(info, config, skeleton, store, matched, snapshot, notes)
+    return Checkpoint(info, config, skeleton, store, matched, snapshot, (*notes, *(method.notes if method else ())))
 
 
 def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Store, torch.nn.Module, Matched]:
@@ -123,7 +138,7 @@ def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Stor
     return store, skeleton, match(found, skeleton, subject, within_wrapper=parts.description.within_wrapper)
 
 
-def _find_parts(path: Path, config: Path | None) -> _Parts:
+def _find_parts(path: Path, config: Path | None, adapter: Path | None) -> _Parts:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -131,7 +146,7 @@ def _find_parts(path: Path, config: Path | None) -> _Parts:
     except (OSError, ValueError) as error:
         raise UnreadableCheckpoint(f"{quoted(path)}: can't be opened ({type(error).__name__})") from None
     if stat.S_ISDIR(mode):
-        return _directory(path, config)
+        return _directory(path, config, adapter)
     if path.suffix == ".gguf":
         return _gguf(path)
     if path.suffix == ".safetensors":
@@ -142,8 +157,8 @@ def _find_parts(path: Path, config: Path | None) -> _Parts:
     raise UnreadableCheckpoint(f"{quoted(path)}: expected a directory or a file that ends in one of {suffixes}")
 
 
-def _directory(path: Path, config: Path | None) -> _Parts:
-    store = open_weights(path)
+def _directory(path: Path, config: Path | None, adapter: Path | None) -> _Parts:
+    store = open_weights(path, adapter)
     return _described(path / "any", store, config)
 
 
