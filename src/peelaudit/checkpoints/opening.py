@@ -23,7 +23,7 @@ from peelaudit.checkpoints.folding import folded
 from peelaudit.checkpoints.foreign import check_names
 from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights
 from peelaudit.checkpoints.inert import StoredTensor
-from peelaudit.checkpoints.matching import Matched, Origin, match, rename
+from peelaudit.checkpoints.matching import Matched, Origin, match, rename, stored_vocabulary
 from peelaudit.checkpoints.quantized import Dequantized
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
@@ -97,15 +97,14 @@ def _assemble(
     subject = quoted(path)
     layers, method = parts.description.layers, parts.description.method
     check_layer_count(parts.store.tensors, layers, subject)
-    config = build_config(parts.description)
-    skeleton = build_skeleton(config, parts.description.subject)
+    config, skeleton, notes = _built(parts)
     store, skeleton, matched = _match(parts, skeleton, subject)
     check_floats(store, matched)
     if admit is not None:
         admit(str(path), parts.description.family, parts.description.values, copy.deepcopy(skeleton))
-    notes, files = parts.description.notes, (parts.config_path,) if parts.config_path else ()
+    files = (parts.config_path,) if parts.config_path else ()
     if adapter is not None:
-        if method is not None or store.format == "gguf":
+        if method is not None or parts.format == "gguf":
             raise UnsupportedCheckpoint(f"{subject}: its weights are packed, so that no adapter is merged into them")
         store, files = Merged(store, matched, skeleton, adapter), (*files, *adapter.paths)
         notes = (*notes, f"the LoRA adapter {quoted(adapter.path)} was merged: the network with it was audited")
@@ -122,6 +121,26 @@ def _assemble(
         sha256=snapshot.sha256,
     )
     return Checkpoint(info, config, skeleton, store, matched, snapshot, (*notes, *(method.notes if method else ())))
+
+
+def _built(parts: _Parts) -> tuple[Any, torch.nn.Module, tuple[str, ...]]:
+    """The configuration and its module, of as many words as the tensors have where these agree; what to say of it."""
+    description = parts.description
+    config = build_config(description)
+    skeleton = build_skeleton(config, description.subject)
+    stored = stored_vocabulary(parts.names(parts.store, skeleton), skeleton)
+    if stored is None:
+        return config, skeleton, description.notes
+    said = f"the configuration says {config.vocab_size:,} words, the embedding and the head hold {stored:,}"
+    config.vocab_size = stored
+    return (
+        config,
+        build_skeleton(config, description.subject),
+        (
+            *description.notes,
+            f"{said}: the network with {stored:,} was audited",
+        ),
+    )
 
 
 def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Store, torch.nn.Module, Matched]:
