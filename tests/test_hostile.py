@@ -24,7 +24,17 @@ import torch
 
 from peelaudit.cli import main
 from tests.checkpoints import models
-from tests.checkpoints.support import GOOD, build, entry, replacing, rewrite, without
+from tests.checkpoints.support import (
+    GOOD,
+    build,
+    colliding_integers,
+    entry,
+    program,
+    replacing,
+    rewrite,
+    shared_tuples,
+    without,
+)
 from tests.places import NANOGPT
 
 pytestmark = [
@@ -105,6 +115,20 @@ def record(change: Any, method: int = zipfile.ZIP_STORED) -> Make:
     return saved(lambda path: rewrite(path, change, method))
 
 
+def twice_in_other_case(name: str, data: bytes) -> list[tuple[str, bytes]]:
+    return [(new, data) for new in sorted({name.replace("data.pkl", "DATA.PKL"), name})]
+
+
+def one_entry(path: Path) -> None:
+    """The end record of a large directory says that it has one entry."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(5000):
+            archive.writestr(f"a/{index}", b"")
+    raw = bytearray(path.read_bytes())
+    struct.pack_into("<2H", raw, len(raw) - 14, 1, 1)
+    path.write_bytes(raw)
+
+
 TORCH: list[tuple[str, Make]] = [
     ("row 1, empty", content(b"")),
     ("row 2, random bytes", content(np.random.default_rng(0).bytes(2000))),
@@ -124,6 +148,14 @@ TORCH: list[tuple[str, Make]] = [
     ("row 8, short record", record(replacing("data/0", bytes(12)))),
     ("row 8, long record", record(replacing("data/0", bytes(100_000)))),
     ("row 9, deflated bomb", record(replacing("data/0", bytes(64 << 20)), zipfile.ZIP_DEFLATED)),
+    ("row 10, bytearray", record(program(b"c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x01\x85R."))),
+    ("row 69, names that differ in case", record(twice_in_other_case)),
+    ("row 70, two directories", resized(lambda raw: raw[:-22] + raw)),
+    ("row 71, shared tuples", record(program(shared_tuples()))),
+    ("row 72, nested tuples", record(program(b"})" + b"\x85" * 50_000 + b"Ns."))),
+    ("row 73, colliding integers", record(program(colliding_integers()))),
+    ("row 85, one entry of many", saved(one_entry)),
+    ("a memo entry far beyond the others", record(program(b"Nr\xff\xff\xff\x7f."))),
 ]
 SAFETENSORS: list[tuple[str, Make]] = [
     ("row 22, empty", content(b"")),

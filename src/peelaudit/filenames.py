@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "ADAPTER_CONFIG",
     "CHECKPOINT_SUFFIXES",
     "DEEPSPEED",
     "DISTRIBUTED",
@@ -21,6 +22,9 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """What makes a directory a Hugging Face checkpoint, the preferred one first."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""What makes a directory peft's adapter."""
 
 DISTRIBUTED = ".metadata"
 """What makes a directory a torch.distributed checkpoint."""

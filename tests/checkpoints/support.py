@@ -40,3 +40,20 @@ def without(part: str) -> Change:
 
 def replacing(part: str, new: bytes) -> Change:
     return lambda name, data: [(name, new if name.endswith(part) else data)]
+
+
+def program(body: bytes) -> Change:
+    """The archive's pickle replaced by these instructions."""
+    return replacing("data.pkl", b"\x80\x02" + body)
+
+
+def shared_tuples() -> bytes:
+    """A tuple of two of the same, 60 deep, as a dictionary's key: to hash it visits 2^60 leaves."""
+    steps = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) + b"0" for n in range(60))
+    return b"}Nq\x000" + steps + b"h\x3cNs."
+
+
+def colliding_integers() -> bytes:
+    """20,000 keys of one hash."""
+    keys = b"".join(b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N" for n in range(1, 20_000))
+    return b"}(" + keys + b"u."

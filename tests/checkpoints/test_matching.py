@@ -150,7 +150,7 @@ def test_an_adapter_beside_a_state_dict_is_refused_with_advice(key: str, tmp_pat
 def test_an_adapter_beside_the_weights_is_refused_with_advice(tmp_path: Path) -> None:
     path = as_safetensors(tmp_path / "a", {})
     (path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UnsupportedCheckpoint, match="holds an adapter; merge it"):
+    with pytest.raises(UnsupportedCheckpoint, match="isn't merged; audit the checkpoint with --adapter"):
         open_checkpoint(path)
 
 
@@ -277,3 +277,56 @@ def test_state_dicts_within_others(nest: Callable[[dict[str, Tensor]], object], 
     torch.save(nest(dict(made.state_dict())), tmp_path / "model.pt")
     with open_checkpoint(tmp_path / "model.pt") as checkpoint:
         assert all(torch.equal(checkpoint.tensor(name), tensor) for name, tensor in made.state_dict().items())
+
+
+def described(folder: Path, made: torch.nn.Module, state: dict[str, Tensor], **changes: object) -> Path:
+    """A directory of the state dict, with the model's config.json changed."""
+    folder.mkdir()
+    values = {**made.config.to_dict(), "architectures": None, **changes}
+    (folder / "config.json").write_text(json.dumps(values))
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(("family", "tied"), [("llama", False), ("qwen2", True), ("gpt2", True)])
+@pytest.mark.parametrize("said", [60, 72])
+def test_a_resized_vocabulary_is_what_both_ends_hold(family: str, tied: bool, said: int, tmp_path: Path) -> None:
+    made = model(family)
+    state = {name: tensor for name, tensor in made.state_dict().items() if not tied or name != "lm_head.weight"}
+    tokens = torch.arange(24).reshape(2, 12)
+    with open_checkpoint(described(tmp_path / "a", made, state, vocab_size=said)) as checkpoint:
+        assert (checkpoint.info.vocabulary, checkpoint.config.vocab_size) == (64, 64)
+        assert checkpoint.notes == (
+            f"the configuration says {said} words, the embedding and the head hold 64: the network with 64 was audited",
+        )
+        module = checkpoint.skeleton()
+        module.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint.names()}, assign=True)
+        for ours, theirs in zip(module.named_buffers(), made.named_buffers(), strict=True):
+            module.get_submodule(ours[0].rpartition(".")[0]).register_buffer(ours[0].rpartition(".")[2], theirs[1])
+        torch.testing.assert_close(module(tokens).logits, made(tokens).logits)
+
+
+@pytest.mark.parametrize("which", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_vocabulary_that_one_end_alone_holds_is_refused(which: str, tmp_path: Path) -> None:
+    made = model("llama")
+    state = {**made.state_dict(), which: torch.ones(72, 32)}
+    with pytest.raises(MismatchedWeights, match=rf"'{which}' is 72 × 32, but the configuration makes it 64 × 32"):
+        open_checkpoint(described(tmp_path / "a", made, state))
+
+
+def test_a_base_model_without_a_head_is_told(tmp_path: Path) -> None:
+    made = model("llama")
+    state = made.model.state_dict()
+    with pytest.raises(MismatchedWeights, match=r"missing: 'lm_head\.weight', the head: a base model"):
+        open_checkpoint(described(tmp_path / "a", made, state))
+    with pytest.raises(UnsupportedCheckpoint, match="LlamaModel"):
+        open_checkpoint(described(tmp_path / "b", made, state, architectures=["LlamaModel"]))
+
+
+def test_a_pruned_depth_must_be_said(tmp_path: Path) -> None:
+    made = model("llama")
+    state = {name: tensor for name, tensor in made.state_dict().items() if ".layers.1." not in name}
+    with pytest.raises(MismatchedWeights, match="those of 1; of a network whose depth was pruned"):
+        open_checkpoint(described(tmp_path / "a", made, state))
+    with open_checkpoint(described(tmp_path / "b", made, state, num_hidden_layers=1)) as checkpoint:
+        assert checkpoint.info.layers == 1

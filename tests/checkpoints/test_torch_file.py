@@ -28,7 +28,7 @@ from peelaudit.errors import (
     UnsupportedCheckpoint,
 )
 from tests.checkpoints.models import model, nanogpt, save
-from tests.checkpoints.support import Change, replacing, rewrite, without
+from tests.checkpoints.support import Change, colliding_integers, program, replacing, rewrite, shared_tuples, without
 
 
 def nanogpt_logits(checkpoint: dict, tokens: torch.Tensor) -> torch.Tensor:
@@ -406,24 +406,9 @@ def test_a_directory_of_another_length_than_it_says(entries: int, good: Path) ->
     refuse(good, MalformedCheckpoint, "directory of its zip archive is damaged")
 
 
-def program(body: bytes) -> Change:
-    return replacing("data.pkl", b"\x80\x02" + body)
-
-
 def billion_laughs() -> bytes:
     steps = b"".join(b"]q" + bytes([n + 1]) + b"(" + b"h" + bytes([n]) + b"h" + bytes([n]) + b"e" for n in range(60))
     return b"]q\x00" + steps + b"."
-
-
-def shared_tuples() -> bytes:
-    """A tuple of two of the same, 60 deep, as a dictionary's key: to hash it visits 2^60 leaves."""
-    steps = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) + b"0" for n in range(60))
-    return b"}Nq\x000" + steps + b"h\x3cNs."
-
-
-def colliding_integers() -> bytes:
-    keys = b"".join(b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N" for n in range(1, 60_000))
-    return b"}(" + keys + b"u."
 
 
 @pytest.mark.parametrize(

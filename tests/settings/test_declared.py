@@ -103,7 +103,7 @@ def test_each_command_has_the_flags_of_its_groups(helps: dict[str, dict[str, str
 def test_what_is_seldom_needed_stands_last_in_its_group() -> None:
     names = [one.name for one in in_groups(SETTINGS.values())]
     assert names[:7] == ["data", "tokens", "seq_len", "split", "field", "separator", "tokenizer"]
-    assert names[-5:] == ["resamples", "seed", "config", "device", "dtype"]
+    assert names[-6:] == ["resamples", "seed", "config", "device", "dtype", "adapter"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,7 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
     path = Path(config.checkpoint)
     with (
         exact_float32(),
-        open_checkpoint(path, config=config.config, admit=admit, progress=clock) as checkpoint,
+        open_checkpoint(path, config=config.config, adapter=config.adapter, admit=admit, progress=clock) as checkpoint,
     ):
         wanted = extent(config, checkpoint.info.layers)
         plan = parse_schedules(wanted.schedules, checkpoint.info.layers)

@@ -138,7 +138,9 @@ class _Bench:
 
     def decoder_of(self, path: Path, stack: ExitStack) -> Decoder:
         """Another checkpoint's network, open as long as `stack`. Raises ConfigError where it isn't alike."""
-        checkpoint = stack.enter_context(open_checkpoint(path, config=self._config.config))
+        checkpoint = stack.enter_context(
+            open_checkpoint(path, config=self._config.config, adapter=self._config.adapter)
+        )
         if _shape(checkpoint) != _shape(self._audit.checkpoint):
             raise ConfigError(f"--earlier is {path}: not a checkpoint of the same network")
         return _decoder(dataclasses.replace(self._audit, checkpoint=checkpoint))

@@ -226,7 +226,8 @@ def check_layer_count(names: Iterable[str], layers: int, subject: str) -> None:
     if len(found) == layers:
         raise MismatchedWeights(f"{subject}: the layers aren't numbered from 0 to {layers - 1}")
     raise MismatchedWeights(
-        f"{subject}: the configuration has {_layers(layers)}, but the tensors are those of {len(found)}"
+        f"{subject}: the configuration has {_layers(layers)}, but the tensors are those of {len(found)}; of a network"
+        " whose depth was pruned, the configuration must say so"
     )
 
 

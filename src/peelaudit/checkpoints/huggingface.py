@@ -15,26 +15,30 @@ from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import Joined, Store, close_all
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
-from peelaudit.filenames import DISTRIBUTED, WEIGHT_FILES
+from peelaudit.filenames import ADAPTER_CONFIG, DISTRIBUTED, WEIGHT_FILES
 
-__all__ = ["find_tokenizer", "find_training_step", "open_weights", "settings_file", "within"]
+__all__ = ["find_tokenizer", "find_training_step", "open_file", "open_weights", "settings_file"]
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl")
 _MAX_SHARDS = 2_000
 
 
-def open_weights(directory: Path) -> Store:
+def open_weights(directory: Path, adapter: Path | None = None) -> Store:
     """The directory's tensors: one safetensors file, several by an index, or the same of torch's; else what
-    torch.distributed.checkpoint or DeepSpeed wrote.
+    torch.distributed.checkpoint or DeepSpeed wrote. `adapter` is the directory of the one that is to be merged.
 
     Raises:
         CheckpointError: there are none, one is missing, or one is damaged.
     """
     found = next((name for name in WEIGHT_FILES if _is_there(directory / name)), None)
-    if (directory / "adapter_config.json").exists():  # beside a model's weights too: from_pretrained would apply it
-        raise UnsupportedCheckpoint(f"{quoted(directory)}: holds an adapter; merge it into its model and save that")
+    if (directory / ADAPTER_CONFIG).exists() and not (adapter and adapter.resolve() == directory.resolve()):
+        # Beside a model's weights too: from_pretrained would apply it.
+        base = "its base model" if found is None else "the checkpoint"
+        raise UnsupportedCheckpoint(
+            f"{quoted(directory)}: holds an adapter that isn't merged; audit {base} with --adapter {quoted(directory)}"
+        )
     if found is not None:
-        return _sharded(directory, found) if found.endswith(".index.json") else _single(within(directory, found))
+        return _sharded(directory, found) if found.endswith(".index.json") else open_file(within(directory, found))
     if _is_there(directory / DISTRIBUTED):
         return DistributedTensors(directory)
     if (parallel := open_deepspeed(directory)) is not None:
@@ -47,7 +51,8 @@ def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def _single(path: Path) -> Store:
+def open_file(path: Path) -> Store:
+    """The tensors of one file, by its suffix; raises as `SafetensorsFile` and `TorchFile`."""
     if path.suffix == ".safetensors":
         return SafetensorsFile(path)
     file = TorchFile(path)
@@ -64,7 +69,7 @@ def _sharded(directory: Path, index: str) -> Store:
     stores: list[Store] = []
     try:
         for shard in sorted(set(weight_map.values())):
-            stores.append(_single(within(directory, shard)))
+            stores.append(open_file(within(directory, shard)))
         joined = Joined(stores)
         _compare(directory / index, weight_map, stores)
     except BaseException:

@@ -21,7 +21,7 @@ from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MismatchedWeights, UnsupportedCheckpoint
 
-__all__ = ["Matched", "Origin", "match", "rename", "tied_names", "unwrapped"]
+__all__ = ["Matched", "Origin", "match", "rename", "stored_vocabulary", "tied_names", "unwrapped"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 _ADAPTER = re.compile(r"(^|\.)(lora_|base_layer\.)", re.IGNORECASE)
@@ -137,7 +137,9 @@ def match(
         origins.update((name, found[present[0]]) for name in names)
     if missing:
         _check_layout(skeleton, subject)
-        raise MismatchedWeights(f"{subject}: {_count(missing, len(groups))} missing: {_shown(missing)}")
+        head = _names_of_words(skeleton)[1]
+        base = ", the head: a base model, of which the whole is needed" if missing == [tied.get(head)] else ""
+        raise MismatchedWeights(f"{subject}: {_count(missing, len(groups))} missing: {_shown(missing)}{base}")
     for name in wanted:
         if origins[name].shape != tuple(wanted[name].shape):
             raise MismatchedWeights(
@@ -147,6 +149,27 @@ def match(
     _check_extra(found, skeleton, subject, within_wrapper=within_wrapper)
     ignored = tuple(origin.stored for name, origin in found.items() if name not in wanted and origin.stored is not None)
     return Matched({name: origins[name] for name in wanted}, ignored, copies)
+
+
+def stored_vocabulary(found: Mapping[str, Origin], skeleton: torch.nn.Module) -> int | None:
+    """How many words the embedding and the head hold, where both hold the same number and it isn't the module's; None
+    where they are of its size, or disagree.
+    """
+    names = _names_of_words(skeleton)
+    is_tied = len({tied_names(skeleton).get(name) for name in names}) == 1
+    shapes = {found[name].shape for name in names if name in found}
+    whole = is_tied or all(name in found for name in names)
+    if not whole or len(shapes) != 1:
+        return None
+    stored, own = shapes.pop(), tuple(_state(skeleton)[names[0]].shape)
+    return stored[0] if len(stored) == 2 and stored[1:] == own[1:] and 0 < stored[0] != own[0] else None
+
+
+def _names_of_words(skeleton: torch.nn.Module) -> tuple[str, str]:
+    """The names of the embedding's and the head's weight."""
+    names = {id(module): f"{name}.weight" for name, module in skeleton.named_modules()}
+    ends = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())  # type: ignore[operator]
+    return names.get(id(ends[0]), ""), names.get(id(ends[1]), "")
 
 
 def _state(skeleton: torch.nn.Module) -> Mapping[str, torch.Tensor]:

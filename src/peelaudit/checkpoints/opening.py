@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import stat
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from peelaudit.checkpoints.adapter import Adapter, Merged
 from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_info
 from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
 from peelaudit.checkpoints.deepspeed import DEEPSPEED_FORMAT
@@ -21,13 +23,13 @@ from peelaudit.checkpoints.folding import folded
 from peelaudit.checkpoints.foreign import check_names
 from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights, settings_file
 from peelaudit.checkpoints.inert import StoredTensor
-from peelaudit.checkpoints.matching import Matched, Origin, match, rename
+from peelaudit.checkpoints.matching import Matched, Origin, match, rename, stored_vocabulary
 from peelaudit.checkpoints.quantized import Dequantized, refuse_codebooks_by_tensors, settings_beside
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
 from peelaudit.checkpoints.store import Store
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
-from peelaudit.errors import UnreadableCheckpoint
+from peelaudit.errors import UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.filenames import CHECKPOINT_SUFFIXES, TORCH_SUFFIXES
 from peelaudit.progress import SILENT, Progress
 
@@ -56,13 +58,15 @@ def open_checkpoint(
     path: str | os.PathLike[str],
     *,
     config: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     admit: Admit | None = None,
     progress: Progress = SILENT,
 ) -> Checkpoint:
     """Open a Hugging Face directory, a `.safetensors`, torch or GGUF file, and compare all names and shapes.
 
     No tensor is read yet; `Checkpoint.check_weights` does that. `config` is a config.json, or a directory with one, for
-    a file that has none beside it. Nothing is fetched, and no code of the checkpoint is run.
+    a file that has none beside it; `adapter` is the directory of a LoRA adapter, which is merged into the weights as
+    they are read. Nothing is fetched, and no code of the checkpoint is run.
 
     `admit` is called twice with the path, the family and the configuration's values: as soon as these are read, before
     any other complaint and before anything is built of them; then with the module on the meta device besides, once all
@@ -73,32 +77,43 @@ def open_checkpoint(
         NothingToAudit: it has no layer.
     """
     where = Path(path)
-    parts = _find_parts(where, None if config is None else Path(config))
-    try:
+    beside = None if adapter is None else Path(adapter)
+    parts = _find_parts(where, None if config is None else Path(config), beside)
+    with contextlib.ExitStack() as opened:
+        opened.callback(parts.store.close)
         if admit is not None:
             admit(str(where), parts.description.family, parts.description.values, None)
-        return _assemble(where, parts, admit, progress)
-    except BaseException:
-        parts.store.close()
-        raise
+        found = None
+        if beside is not None:
+            opened.callback((found := Adapter(beside)).close)
+        checkpoint = _assemble(where, parts, found, admit, progress)
+        opened.pop_all()
+    return checkpoint
 
 
-def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress) -> Checkpoint:
+def _assemble(
+    path: Path, parts: _Parts, adapter: Adapter | None, admit: Admit | None, progress: Progress
+) -> Checkpoint:
     subject = quoted(path)
     layers, method = parts.description.layers, parts.description.method
     if method is None:
         refuse_codebooks_by_tensors(parts.store.tensors, subject)
     check_layer_count(parts.store.tensors, layers, subject)
-    config = build_config(parts.description)
-    skeleton = build_skeleton(config, parts.description.subject)
+    config, skeleton, notes = _built(parts)
     store, skeleton, matched = _match(parts, skeleton, subject)
     check_floats(store, matched)
     if admit is not None:
         admit(str(path), parts.description.family, parts.description.values, copy.deepcopy(skeleton))
-    snapshot = take_snapshot((*store.paths, *parts.config_paths), progress)
+    files = parts.config_paths
+    if adapter is not None:
+        if method is not None or parts.format == "gguf":
+            raise UnsupportedCheckpoint(f"{subject}: its weights are packed, so that no adapter is merged into them")
+        store, files = Merged(store, matched, skeleton, adapter), (*files, *adapter.paths)
+        notes = (*notes, f"the LoRA adapter {quoted(adapter.path)} was merged: the network with it was audited")
+    snapshot = take_snapshot((*store.paths, *files), progress)
     info = gather_info(
         path,
-        format_name=parts.format,
+        format_name=parts.format if adapter is None else f"{parts.format}+lora",
         config=config,
         skeleton=skeleton,
         store=store,
@@ -107,8 +122,27 @@ def _assemble(path: Path, parts: _Parts, admit: Admit | None, progress: Progress
         training_step=parts.training_step,
         sha256=snapshot.sha256,
     )
-    notes = (*parts.description.notes, *(method.notes if method else ()))
-    return Checkpoint(info, config, skeleton, store, matched, snapshot, notes)
+    return Checkpoint(info, config, skeleton, store, matched, snapshot, (*notes, *(method.notes if method else ())))
+
+
+def _built(parts: _Parts) -> tuple[Any, torch.nn.Module, tuple[str, ...]]:
+    """The configuration and its module, of as many words as the tensors have where these agree; what to say of it."""
+    description = parts.description
+    config = build_config(description)
+    skeleton = build_skeleton(config, description.subject)
+    stored = stored_vocabulary(parts.names(parts.store, skeleton), skeleton)
+    if stored is None:
+        return config, skeleton, description.notes
+    said = f"the configuration says {config.vocab_size:,} words, the embedding and the head hold {stored:,}"
+    config.vocab_size = stored
+    return (
+        config,
+        build_skeleton(config, description.subject),
+        (
+            *description.notes,
+            f"{said}: the network with {stored:,} was audited",
+        ),
+    )
 
 
 def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Store, torch.nn.Module, Matched]:
@@ -125,7 +159,7 @@ def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Stor
     return store, skeleton, match(found, skeleton, subject, within_wrapper=parts.description.within_wrapper)
 
 
-def _find_parts(path: Path, config: Path | None) -> _Parts:
+def _find_parts(path: Path, config: Path | None, adapter: Path | None) -> _Parts:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -133,7 +167,7 @@ def _find_parts(path: Path, config: Path | None) -> _Parts:
     except (OSError, ValueError) as error:
         raise UnreadableCheckpoint(f"{quoted(path)}: can't be opened ({type(error).__name__})") from None
     if stat.S_ISDIR(mode):
-        return _directory(path, config)
+        return _directory(path, config, adapter)
     if path.suffix == ".gguf":
         return _gguf(path)
     if path.suffix == ".safetensors":
@@ -144,8 +178,8 @@ def _find_parts(path: Path, config: Path | None) -> _Parts:
     raise UnreadableCheckpoint(f"{quoted(path)}: expected a directory or a file that ends in one of {suffixes}")
 
 
-def _directory(path: Path, config: Path | None) -> _Parts:
-    store = open_weights(path)
+def _directory(path: Path, config: Path | None, adapter: Path | None) -> _Parts:
+    store = open_weights(path, adapter)
     return _described(path / "any", store, config)
 
 

@@ -52,7 +52,9 @@ def recognise(content: object, path: Path, kind: type[T]) -> StateDict[T]:
     """
     subject = quoted(path)
     if not isinstance(content, dict):
-        raise UnsupportedCheckpoint(f"{subject}: holds a {quoted(kind_of(content), 80)}; expected a state dict")
+        raise UnsupportedCheckpoint(
+            f"{subject}: holds a {quoted(kind_of(content), 80)}; expected a state dict, as of model.state_dict()"
+        )
     adapters = [key for key in content if isinstance(key, str) and _ADAPTER.search(key) and _has_tensors(content[key])]
     if adapters:
         raise UnsupportedCheckpoint(

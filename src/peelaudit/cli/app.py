@@ -259,6 +259,10 @@ def inspect(
             "--config", metavar="PATH", help="A config.json, or its directory, for a checkpoint that has none."
         ),
     ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option("--adapter", metavar="DIR", help="A LoRA adapter of peft, merged into the checkpoint's weights."),
+    ] = None,
     format_name: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="table or json.")] = "table",
     tensors: Annotated[
         bool, typer.Option("--tensors", help="Read the weights, and list the tensors and their low-bit grids.")
@@ -270,7 +274,7 @@ def inspect(
     """
     from peelaudit.cli.commands import inspect_checkpoint
 
-    inspect_checkpoint(checkpoint, config=config, format_name=format_name, tensors=tensors)
+    inspect_checkpoint(checkpoint, config=config, adapter=adapter, format_name=format_name, tensors=tensors)
 
 
 @app.command(cls=GroupedCommand)

@@ -81,13 +81,15 @@ def run_audit(
     gate.finish()
 
 
-def inspect_checkpoint(checkpoint: str, *, config: str | None, format_name: str, tensors: bool) -> None:
+def inspect_checkpoint(
+    checkpoint: str, *, config: str | None, adapter: str | None, format_name: str, tensors: bool
+) -> None:
     """`peelaudit inspect`."""
     problems: list[str] = []
     with collecting(problems):
         form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
     with collecting(problems):
-        settings = resolve(checkpoint, {"config": config}, environ=os.environ, directory=Path.cwd())
+        settings = resolve(checkpoint, {"config": config, "adapter": adapter}, environ=os.environ, directory=Path.cwd())
     if problems:
         raise ConfigError(*problems)
     with _telling_refusal() as admit:
@@ -131,7 +133,9 @@ def _looked_at(settings: AuditConfig, admit: Admit, *, tensors: bool) -> Checkpo
     with (
         progress_on(sys.stderr, quiet=False) as progress,
         suggesting_batch(path),
-        open_checkpoint(path, config=settings.config, admit=admit, progress=progress) as opened,
+        open_checkpoint(
+            path, config=settings.config, adapter=settings.adapter, admit=admit, progress=progress
+        ) as opened,
     ):
         if not tensors:
             return opened.info

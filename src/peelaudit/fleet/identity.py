@@ -11,7 +11,7 @@ from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["key_of", "key_of_report"]
 
-_PATHS = ("checkpoint", "data", "config", "tokenizer")  # told by their content
+_PATHS = ("checkpoint", "data", "config", "adapter", "tokenizer")  # told by their content
 
 
 def key_of(config: AuditConfig, checkpoint: CheckpointInfo, data: DataInfo, version: str) -> str:

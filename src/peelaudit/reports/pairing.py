@@ -24,7 +24,7 @@ _MOST_PREDICTIONS = 2**53
 _MOST_DRAWS = 10**8
 """Clusters times resamples: about a gigabyte, more than an audit needs, less than a hostile report could ask for."""
 
-INDIFFERENT = frozenset(("checkpoint", "device", "data", "field", "separator", "config", "tokenizer", "bos"))
+INDIFFERENT = frozenset(("checkpoint", "device", "data", "field", "separator", "config", "adapter", "tokenizer", "bos"))
 """Settings that may differ: the subject itself, where it ran, and what the digest of the tokens speaks for."""
 _TERMS: dict[str, tuple[str, str | None]] = {
     "trained_loss": ("own", None),

@@ -48,6 +48,7 @@ class AuditConfig:
         field: the key of the text, or of the chat, in rows of .jsonl, .parquet and .arrow.
         separator: what stands between documents in a .txt; None finds `<|endoftext|>`, form feeds, WikiText headings.
         config: a config.json for a plain state dict, or a directory that holds one.
+        adapter: the directory of a LoRA adapter, which is merged into the checkpoint's weights.
         tokenizer: a tokenizer's file or directory, or a nanoGPT meta.pkl; None takes the checkpoint's, else that beside
             `config`.
         tokens: how many calibration tokens are used at most, all three splits together.
@@ -89,6 +90,9 @@ class AuditConfig:
     )
     config: str | None = setting(
         None, PATH, Group.COMPUTING, "PATH", "A config.json, or its directory, for a checkpoint that has none."
+    )
+    adapter: str | None = setting(
+        None, PATH, Group.COMPUTING, "DIR", "A LoRA adapter of peft, merged into the checkpoint's weights.", seldom=True
     )
     tokenizer: str | None = setting(
         None, PATH, Group.DATA, "PATH", "A tokenizer, if the checkpoint has none or another.", seldom=True
@@ -215,7 +219,7 @@ class AuditConfig:
     def _normalise(self) -> list[str]:
         """Make texts of paths and tuples of what is several; the problems with what can't be made so."""
         problems: list[str] = []
-        for name in ("checkpoint", "config", "tokenizer"):
+        for name in ("checkpoint", "config", "adapter", "tokenizer"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
