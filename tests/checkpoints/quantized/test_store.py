@@ -19,7 +19,7 @@ from peelaudit.cli import main
 from peelaudit.errors import CheckpointError, UnsupportedCheckpoint
 from peelaudit.records import LowBit, LowBitSet
 from tests.checkpoints import models
-from tests.checkpoints.quantized import awq, compressed_tensors, float4, fp8, gptq
+from tests.checkpoints.quantized import awq, bitsandbytes, compressed_tensors, float4, fp8, gptq
 from tests.checkpoints.quantized.support import assert_same_loss, configure, pack
 
 
@@ -47,6 +47,15 @@ def test_a_report_says_what_of_the_quantisation_is_left_out(tmp_path: Path) -> N
     assert report.low_bit == LowBit((LowBitSet("8-bit per row", 14),), 14, held=True)
 
 
+def test_references_of_nf4_are_nf4(tmp_path: Path) -> None:
+    """The groups of 64 weights of the down projections, which have 96 inputs, are no groups of neighbouring inputs."""
+    nf4 = bitsandbytes.four_bits("nf4", table=bitsandbytes.NF4)
+    pack("llama", tmp_path / "model", nf4, bitsandbytes.config(4))
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 64, 4000).astype(np.uint16))
+    report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
+    assert report.low_bit == LowBit((LowBitSet("nf4 in groups of 64", 12),), 14, held=True)
+
+
 PACKED = {
     "gptq": lambda folder: pack("llama", folder, gptq.packer(4, 32), gptq.config(4, 32)),
     "awq": lambda folder: pack("llama", folder, awq.packer(32), awq.config(32)),
@@ -59,6 +68,7 @@ PACKED = {
         float4.nvfp4("weight_packed", "weight_scale", "weight_global_scale", divides=True),
         compressed_tensors.config("nvfp4-pack-quantized", 4, "float"),
     ),
+    "nf4": lambda folder: pack("llama", folder, bitsandbytes.four_bits("nf4"), bitsandbytes.config(4)),
     "fp8": lambda folder: pack("llama", folder, fp8.packer((32, 32)), fp8.config()),
     "modelopt": lambda folder: pack(
         "llama", folder, fp8.plain(), {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
