@@ -53,8 +53,8 @@ _TABLES = {"nf4": GridKind.NF4, "fp4": GridKind.FP4, "float8_e4m3fn": GridKind.F
 _SCALES = {"tensor": ScaleLayout.TENSOR, "row": ScaleLayout.ROW}
 _OWN_TABLES = "bitsandbytes"
 """The method whose files say what a code means: not always what the name of the code does."""
-_FREE_ZERO = ("hqq",)
-"""Methods whose groups have a minimum of their own."""
+_FREE_ZERO = ("hqq", "torchao")
+"""Methods of which groups may have a minimum of their own."""
 _SAMPLE = 64
 _ROUNDING = 1e-6
 _OFF_GRID = 0.02
@@ -106,10 +106,9 @@ def _declared(stored: str, weight: Tensor, zeros: float) -> Grid | None:
     rows = (
         weight.reshape(1, -1) if layout is ScaleLayout.TENSOR else weight.reshape(-1, packed.group or weight.shape[1])
     )
-    if packed.method in _FREE_ZERO:
-        return Grid(GridKind.INTEGER, float(packed.bits), layout, packed.group, zeros, ZeroPoint.FREE)
     zero = _zero_point(rows, packed.bits)
-    zero = ZeroPoint.INTEGER if zero is ZeroPoint.FREE else zero
+    if zero is ZeroPoint.FREE and packed.method not in _FREE_ZERO:
+        zero = ZeroPoint.INTEGER
     return Grid(GridKind.INTEGER, float(packed.bits), layout, packed.group, zeros, zero)
 
 
