@@ -17,6 +17,12 @@ class GridKind(StrEnum):
     """-s, 0 and s."""
     INTEGER = "int"
     """At most 2^b evenly spaced values."""
+    NF4 = "nf4"
+    """16 values spaced as a normal distribution's quantiles."""
+    FP4 = "fp4"
+    """Floats of 4 bits, e2m1."""
+    FP8 = "fp8"
+    """Floats of 8 bits, e4m3."""
 
 
 class ScaleLayout(StrEnum):

@@ -15,58 +15,10 @@ from torch import Tensor
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
 from peelaudit.network.weights import check_weights
+from tests.checkpoints.quantized.bitsandbytes import NF4, UP, config, eight_bits, four_bits
 from tests.checkpoints.quantized.support import Packer, assert_same_loss, pack
 
-UP = "model.layers.1.mlp.up_proj"
 STATE = "weight.quant_state.bitsandbytes__nf4"
-TABLES = {
-    "nf4": torch.tensor([math.tanh((code - 7) / 5) if code != 7 else 0.0 for code in range(16)]),
-    "fp4": torch.cat([sign * torch.tensor([0, 0.0052, 2 / 3, 1, 1 / 3, 0.5, 1 / 6, 0.25]) for sign in (1, -1)]),
-}
-"""What codes mean: the file says so itself, and any table will do."""
-
-
-def eight_bits(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    scale = weight.abs().amax(dim=1)
-    codes = (weight / scale[:, None] * 127).round()
-    parts = {"weight": codes.to(torch.int8), "SCB": scale, "weight_format": torch.tensor(0, dtype=torch.uint8)}
-    return parts, codes * (scale[:, None] / 127)
-
-
-def nearest(values: Tensor, table: Tensor) -> Tensor:
-    return (values[..., None] - table).abs().argmin(dim=-1)
-
-
-def four_bits(kind: str, *, block: int = 64, nested: bool = False, storage: torch.dtype = torch.uint8) -> Packer:
-    table = TABLES[kind]
-
-    def quantise(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        blocks = weight.reshape(-1, block)
-        scale = blocks.abs().amax(dim=1)
-        state: dict[str, Any] = {"quant_type": kind, "blocksize": block, "dtype": "float32", "shape": [*weight.shape]}
-        parts: dict[str, Tensor] = {}
-        if nested:
-            outer_table, offset = torch.linspace(-1, 1, 256), float(scale.mean())
-            outer = torch.stack([part.abs().max() for part in (scale - offset).split(16)])
-            codes = nearest((scale - offset) / outer.repeat_interleave(16)[: len(scale)], outer_table)
-            scale = outer_table[codes] * outer.repeat_interleave(16)[: len(scale)] + offset
-            parts |= {"weight.absmax": codes.to(torch.uint8), "weight.nested_absmax": outer}
-            parts |= {"weight.nested_quant_map": outer_table}
-            state |= {"nested_blocksize": 16, "nested_dtype": "float32", "nested_offset": offset}
-        else:
-            parts["weight.absmax"] = scale
-        codes = nearest(blocks / scale[:, None], table)
-        bytes_ = (codes.reshape(-1)[0::2] * 16 + codes.reshape(-1)[1::2]).to(torch.uint8)
-        parts |= {"weight": bytes_.view(storage)[:, None], "weight.quant_map": table.clone()}
-        raw = json.dumps(state).encode()
-        parts[f"weight.quant_state.bitsandbytes__{kind}"] = torch.tensor([*raw], dtype=torch.uint8)
-        return parts, (table[codes] * scale[:, None]).reshape(weight.shape)
-
-    return quantise
-
-
-def config(bits: int, **more: Any) -> dict[str, Any]:
-    return {"quant_method": "bitsandbytes", f"load_in_{bits}bit": True, **more}
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -96,12 +48,17 @@ def test_the_first_files_named_no_method(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("packer", "bits", "dtype", "grid"),
-    [(eight_bits, 8, "int8-row", "8-bit per row"), (four_bits("nf4"), 4, "nf4-g64", None)],
+    [
+        (eight_bits, 8, "int8-row", "8-bit per row"),
+        (four_bits("nf4"), 4, "nf4-g64", None),
+        (four_bits("nf4", table=NF4), 4, "nf4-g64", "nf4 in groups of 64"),
+        (four_bits("nf4", table=NF4, nested=True), 4, "nf4-g64", "nf4 in groups of 64"),
+    ],
 )
 def test_tensors_say_how_they_are_packed(
     packer: Packer, bits: int, dtype: str, grid: str | None, tmp_path: Path
 ) -> None:
-    """Codes of a table aren't evenly spaced: they are on none of the grids."""
+    """Codes of a table of the file's own are on none of the grids."""
     pack("llama", tmp_path, packer, config(bits))
     with open_checkpoint(tmp_path) as checkpoint:
         tensors = {tensor.name: tensor for tensor in check_weights(checkpoint).info().tensors}

@@ -69,7 +69,7 @@ def test_reordered_inputs(tmp_path: Path) -> None:
             packer("channel", dtype=torch.float8_e4m3fn),
             config("float-quantized", kind="float"),
             "float8_e4m3fn-row",
-            None,
+            "fp8 per row",
         ),
     ],
 )

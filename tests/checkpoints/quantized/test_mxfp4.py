@@ -30,7 +30,7 @@ def random_parts(*shape: int) -> dict[str, Tensor]:
     torch.manual_seed(1)
     groups = INPUTS // 32
     blocks = torch.randint(0, 256, (*shape, groups, 16), dtype=torch.uint8)
-    return {"_blocks": blocks, "_scales": torch.randint(90, 150, (*shape, groups), dtype=torch.uint8)}
+    return {"blocks": blocks, "scales": torch.randint(90, 150, (*shape, groups), dtype=torch.uint8)}
 
 
 @contextmanager
@@ -44,8 +44,8 @@ def opened(path: Path, tensors: Mapping[str, Tensor], **settings: object) -> Ite
 
 def test_a_stack_of_experts_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
     parts = random_parts(EXPERTS, OUTPUTS)
-    expected = convert_moe_packed_tensors(parts["_blocks"], parts["_scales"], dtype=torch.float32)
-    stored = {f"{DOWN}{part}": tensor for part, tensor in parts.items()}
+    expected = convert_moe_packed_tensors(parts["blocks"], parts["scales"], dtype=torch.float32)
+    stored = {f"{DOWN}_{part}": tensor for part, tensor in parts.items()}
     with opened(tmp_path, {**stored, f"{DOWN}_bias": torch.ones(EXPERTS, OUTPUTS)}) as store:
         assert torch.equal(store.read(DOWN), expected)
         assert store.tensors[DOWN].shape == expected.shape == (EXPERTS, INPUTS, OUTPUTS)
@@ -60,7 +60,7 @@ def test_the_experts_have_their_places_in_transformers_module(tmp_path: Path) ->
         **sizes, hidden_size=OUTPUTS, intermediate_size=INPUTS, num_local_experts=EXPERTS, num_experts_per_tok=1
     )
     skeleton = build_skeleton(config, "config.json")
-    stored = {f"{DOWN}{part}": tensor for part, tensor in random_parts(EXPERTS, OUTPUTS).items()}
+    stored = {f"{DOWN}_{part}": tensor for part, tensor in random_parts(EXPERTS, OUTPUTS).items()}
     with opened(tmp_path, stored) as store:
         found = store.origins(rename(store, skeleton, within_wrapper=False), skeleton)
     assert found[DOWN].shape == tuple(skeleton.get_parameter(DOWN).shape)
@@ -68,30 +68,36 @@ def test_the_experts_have_their_places_in_transformers_module(tmp_path: Path) ->
 
 def test_one_matrix(tmp_path: Path) -> None:
     weight = torch.randn(OUTPUTS, INPUTS, generator=torch.Generator().manual_seed(3))
-    parts, value = mxfp4("_blocks", "_scales")(weight)
-    parts["_blocks"] = parts["_blocks"].reshape(OUTPUTS, -1, 16)
-    with opened(tmp_path, {f"up_proj.weight{part}": tensor for part, tensor in parts.items()}) as store:
+    parts, value = mxfp4("blocks", "scales")(weight)
+    parts["blocks"] = parts["blocks"].reshape(OUTPUTS, -1, 16)
+    with opened(tmp_path, {f"up_proj.weight_{part}": tensor for part, tensor in parts.items()}) as store:
         assert torch.equal(store.read("up_proj.weight"), value)
 
 
 @pytest.mark.parametrize(
     ("part", "tensor", "message"),
     [
-        ("_scales", None, "its _scales is missing"),
-        ("_blocks", None, "its _blocks is missing"),
-        ("_scales", torch.zeros(EXPERTS, OUTPUTS, 3, dtype=torch.uint8), "scales aren't 3 × 24 × 2"),
-        ("_scales", torch.zeros(EXPERTS, OUTPUTS, 2), "_scales is stored as float32"),
-        ("_blocks", torch.zeros(EXPERTS, OUTPUTS, 2, 8, dtype=torch.uint8), "blocks are of 8 bytes, not 16"),
-        ("_blocks", torch.zeros(EXPERTS, OUTPUTS, 32, dtype=torch.uint8), "blocks are of 32 bytes"),
-        ("_blocks", torch.zeros(32, dtype=torch.uint8), "its _blocks has the shape"),
-        ("", torch.zeros(EXPERTS, INPUTS, OUTPUTS), "stored as plain numbers too"),
+        ("scales", None, "its scales is missing"),
+        ("blocks", None, "its blocks is missing"),
+        ("scales", torch.zeros(EXPERTS, OUTPUTS, 3, dtype=torch.uint8), "scales aren't 3 × 24 × 2"),
+        ("scales", torch.zeros(EXPERTS, OUTPUTS, 2), "scales is stored as float32"),
+        ("blocks", torch.zeros(EXPERTS, OUTPUTS, 2, 8, dtype=torch.uint8), "blocks are of 8 bytes, not 16"),
+        ("blocks", torch.zeros(EXPERTS, OUTPUTS, 32, dtype=torch.uint8), "blocks are of 32 bytes"),
+        ("blocks", torch.zeros(32, dtype=torch.uint8), "its blocks has the shape"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(part: str, tensor: Tensor | None, message: str, tmp_path: Path) -> None:
-    stored = {f"{DOWN}{name}": found for name, found in random_parts(EXPERTS, OUTPUTS).items() if name != part}
+    stored = {f"{DOWN}_{name}": found for name, found in random_parts(EXPERTS, OUTPUTS).items() if name != part}
     if tensor is not None:
-        stored[f"{DOWN}{part}"] = tensor
+        stored[f"{DOWN}_{part}"] = tensor
     with pytest.raises(MismatchedWeights, match=message), opened(tmp_path, stored):
+        pass
+
+
+def test_a_stack_that_is_stored_as_floats_too_is_refused(tmp_path: Path) -> None:
+    stored = {f"{DOWN}_{name}": found for name, found in random_parts(EXPERTS, OUTPUTS).items()}
+    stored[DOWN] = torch.zeros(EXPERTS, INPUTS, OUTPUTS)
+    with pytest.raises(MismatchedWeights, match="stored as plain numbers too"), opened(tmp_path, stored):
         pass
 
 

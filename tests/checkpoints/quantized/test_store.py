@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from peelaudit.cli import main
 from peelaudit.errors import CheckpointError, UnsupportedCheckpoint
 from peelaudit.records import LowBit, LowBitSet
 from tests.checkpoints import models
-from tests.checkpoints.quantized import awq, compressed_tensors, float4, fp8, gptq
+from tests.checkpoints.quantized import (
+    auto_round,
+    awq,
+    bitsandbytes,
+    compressed_tensors,
+    float4,
+    fp8,
+    gptq,
+    hqq,
+    torchao,
+)
 from tests.checkpoints.quantized.support import assert_same_loss, configure, pack
 
 
@@ -47,6 +58,15 @@ def test_a_report_says_what_of_the_quantisation_is_left_out(tmp_path: Path) -> N
     assert report.low_bit == LowBit((LowBitSet("8-bit per row", 14),), 14, held=True)
 
 
+def test_references_of_nf4_are_nf4(tmp_path: Path) -> None:
+    """The groups of 64 weights of the down projections, which have 96 inputs, are no groups of neighbouring inputs."""
+    nf4 = bitsandbytes.four_bits("nf4", table=bitsandbytes.NF4)
+    pack("llama", tmp_path / "model", nf4, bitsandbytes.config(4))
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 64, 4000).astype(np.uint16))
+    report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
+    assert report.low_bit == LowBit((LowBitSet("nf4 in groups of 64", 12),), 14, held=True)
+
+
 PACKED = {
     "gptq": lambda folder: pack("llama", folder, gptq.packer(4, 32), gptq.config(4, 32)),
     "awq": lambda folder: pack("llama", folder, awq.packer(32), awq.config(32)),
@@ -59,12 +79,23 @@ PACKED = {
         float4.nvfp4("weight_packed", "weight_scale", "weight_global_scale", divides=True),
         compressed_tensors.config("nvfp4-pack-quantized", 4, "float"),
     ),
+    "nf4": lambda folder: pack("llama", folder, bitsandbytes.four_bits("nf4"), bitsandbytes.config(4)),
+    "auto-round": lambda folder: pack(
+        "llama", folder, auto_round.packer(4, less_one=True), auto_round.config("auto_round:auto_gptq")
+    ),
+    "hqq": lambda folder: pack("llama", folder, hqq.packer(4), hqq.config()),
+    "torchao": lambda folder: pack("llama", folder, torchao.int4, torchao.config("Int4WeightOnlyConfig")),
     "fp8": lambda folder: pack("llama", folder, fp8.packer((32, 32)), fp8.config()),
     "modelopt": lambda folder: pack(
         "llama", folder, fp8.plain(), {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
     ),
 }
 """Packed tiny models by their method."""
+LAYERS = ("model.layers.0.self_attn.q_proj.", "model.layers.0.input_layernorm.")
+SILENT = ("g_idx", *(f".{part}" for part in ("group_size", "channel_wise", "optimize", "round_zero", "offload_meta")))
+SILENT += (".unpack_view_dtype", ".compute_dtype", ".encoded_state_dict", ".stores_quant_config")
+SILENT += (".quant_scale", ".quant_zero")
+"""Parts that say nothing which others don't: groups that are in order, and what HQQ remembers of its own doings."""
 
 
 @pytest.mark.parametrize("method", PACKED)
@@ -92,16 +123,57 @@ def test_a_key_that_is_not_known_is_refused_by_name(method: str, tmp_path: Path)
 
 @pytest.mark.parametrize("method", PACKED)
 def test_a_part_left_out_is_an_error_or_changes_nothing(method: str, tmp_path: Path) -> None:
-    """Each of the tensors of a block in turn: GPTQ's groups are in order here, so that g_idx says nothing more."""
+    """Each of the tensors of one layer in turn, and of a norm."""
     model = PACKED[method](tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    for name in [name for name in state if ".layers.0." in name]:
+    for name in [name for name in state if name.startswith(LAYERS)]:
         save_file({other: tensor for other, tensor in state.items() if other != name}, tmp_path / "model.safetensors")
         try:
             assert_same_loss(tmp_path, model)
         except CheckpointError:
             continue
-        assert name.endswith("g_idx")
+        assert name.endswith(SILENT)
+
+
+def other_values(value: Any) -> tuple[Any, ...]:
+    """Other values of the same type, and of another."""
+    match value:
+        case bool():
+            return (not value,)
+        case int():
+            return (2 * value, "many")
+        case str():
+            return ("other", 7)
+        case list():
+            return ([*value, *value], "one")
+        case _:
+            return (3,)
+
+
+def changes(settings: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The settings with each of their values changed in turn, those of objects within them too."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{name}", {**settings, key: inner}) for name, inner in changes(value))
+        for other in () if key == "quant_method" else other_values(value):
+            yield f"{key} {other!r}", {**settings, key: other}
+
+
+@pytest.mark.parametrize("method", PACKED)
+def test_a_changed_setting_is_an_error_or_changes_nothing(method: str, tmp_path: Path) -> None:
+    """The tensors are as they were: what reads them otherwise must not fit them."""
+    model = PACKED[method](tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    refused = []
+    for name, changed in changes(settings):
+        configure(tmp_path, quantization_config=changed)
+        try:
+            assert_same_loss(tmp_path, model)
+        except CheckpointError:
+            refused.append(name)
+        except AssertionError:
+            pytest.fail(f"{name} changes the loss without a word")
+    assert refused or method == "nf4"  # whose tensors say all that is read
 
 
 def test_the_parts_of_a_layer_may_be_in_two_shards(packed: Path) -> None:

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary, constraint_of
+from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
 from peelaudit.network.lowbit.detection import find_grid
+from peelaudit.network.lowbit.tables import constraint_of
 from peelaudit.records import ScaleLayout, ZeroPoint
-from tests.network.lowbit.support import CONSTRAINTS, NAMES
+from tests.network.lowbit.support import ALL, ALL_NAMES, CONSTRAINTS, NAMES
 
 
 def noise(outputs: int = 48, inputs: int = 768, seed: int = 0) -> torch.Tensor:
@@ -34,7 +35,7 @@ def test_what_it_rounds_to_is_found_to_be_low_bit(constraint: Constraint) -> Non
     assert order.index(grid.zero) <= order.index(constraint.grid.zero)
 
 
-@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=NAMES)
+@pytest.mark.parametrize("constraint", ALL, ids=ALL_NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_on_the_grid_are_read_back(constraint: Constraint, dtype: torch.dtype) -> None:
     weight = constraint.quantise(noise().to(dtype))
@@ -66,13 +67,13 @@ def test_binary_is_the_sign_times_each_outputs_mean_size() -> None:
     torch.testing.assert_close(Binary().quantise(weight), weight.sign() * weight.abs().mean(dim=1, keepdim=True))
 
 
-@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=NAMES)
+@pytest.mark.parametrize("constraint", ALL, ids=ALL_NAMES)
 def test_a_batch_is_each_matrix_by_itself(constraint: Constraint) -> None:
     batch = torch.stack([noise(seed=seed) * (seed + 1) for seed in range(3)])
     torch.testing.assert_close(constraint.quantise(batch), torch.stack([constraint.quantise(w) for w in batch]))
 
 
-@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=NAMES)
+@pytest.mark.parametrize("constraint", ALL, ids=ALL_NAMES)
 def test_the_gradient_goes_straight_through_within_the_range_and_not_beyond(constraint: Constraint) -> None:
     weight = noise()
     scales = constraint.scales(weight)
@@ -87,7 +88,7 @@ def test_the_gradient_goes_straight_through_within_the_range_and_not_beyond(cons
     assert float((leaf.grad - 1).abs().le(1e-6).float().mean()) > 0.4  # ternary clips what is over its scale
 
 
-@pytest.mark.parametrize("constraint", CONSTRAINTS, ids=NAMES)
+@pytest.mark.parametrize("constraint", ALL, ids=ALL_NAMES)
 def test_zeros_are_no_division_by_zero(constraint: Constraint) -> None:
     weight = noise()
     weight[3] = 0

@@ -14,7 +14,7 @@ from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Te
 from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.network.lowbit.rounding import Part, fit_to_grid
 from peelaudit.records import ScaleLayout, ZeroPoint
-from tests.network.lowbit.support import CONSTRAINTS, NAMES
+from tests.network.lowbit.support import ALL, ALL_NAMES, CONSTRAINTS, NAMES
 
 
 def problem(inputs: int, outputs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -69,8 +69,17 @@ def test_few_weights_are_never_better_than_the_best_of_all_codes_and_often_near(
     assert min(ratios) < 1 + 1e-6
 
 
+@pytest.mark.parametrize("constraint", ALL[len(CONSTRAINTS) :], ids=ALL_NAMES[len(CONSTRAINTS) :])
+def test_tables_are_kept_to_and_far_better_than_rounding_to_nearest(constraint: Constraint) -> None:
+    target, gram = problem(256, 24)
+    weight = rounded(constraint, target, gram)
+    assert constraint.holds(weight.T.float())
+    assert torch.equal(weight, weight.float().double())
+    assert objective(weight, target, gram) < 0.2 * objective(constraint.quantise(target.T).T, target, gram)
+
+
 @settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 1_000), constraint=st.sampled_from(CONSTRAINTS))
+@given(seed=st.integers(0, 1_000), constraint=st.sampled_from(ALL))
 def test_a_target_on_the_grid_is_kept(seed: int, constraint: Constraint) -> None:
     target, gram = problem(256, 8, seed)
     target = constraint.quantise(target.T.float()).T.double()

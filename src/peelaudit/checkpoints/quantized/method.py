@@ -168,12 +168,14 @@ class Method(ABC):
     Attributes:
         parts: the tensors that a packed layer may store besides its bias, as they follow the layer's name.
         marks: those of them of which every packed layer has one.
+        joint: what stands between the layer's name and a part's.
         stands_for: what follows the layer's name in the name of the matrix.
         notes: what of the method an audit leaves out, each a sentence.
     """
 
     parts: ClassVar[tuple[str, ...]]
     marks: ClassVar[tuple[str, ...]]
+    joint: ClassVar[str] = "."
     stands_for: ClassVar[str] = ".weight"
 
     def __init__(self, settings: Settings) -> None:

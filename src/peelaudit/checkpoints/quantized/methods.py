@@ -18,6 +18,7 @@ from peelaudit.checkpoints.quantized.hqq import Hqq
 from peelaudit.checkpoints.quantized.method import Method, Settings
 from peelaudit.checkpoints.quantized.modelopt import ModelOpt
 from peelaudit.checkpoints.quantized.mxfp4 import Mxfp4
+from peelaudit.checkpoints.quantized.torchao import TorchAo
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
 __all__ = ["METHODS", "find_method"]
@@ -36,6 +37,7 @@ METHODS: Mapping[str, Callable[[Settings], Method]] = {
     "hqq": Hqq,
     "mxfp4": Mxfp4,
     "modelopt": ModelOpt,
+    "torchao": TorchAo,
 }
 """By `quant_method`. A method stands here when a test proves its loss to be that of the floats that were packed."""
 

@@ -42,7 +42,7 @@ class ModelOpt(Method):
         layers = settings.values.get("quantized_layers")
         if algorithm == _MIXED:
             listed = list(layers.values()) if isinstance(layers, dict) else [None]
-            if not all(isinstance(layer, dict) and layer.get("quant_algo") in _DTYPES for layer in listed):
+            if not all(isinstance(layer, dict) and str(layer.get("quant_algo")) in _DTYPES for layer in listed):
                 raise settings.unsupported(f"quantized_layers of other kinds than {', '.join(_DTYPES)}")
         self._dtypes = (*_DTYPES.values(),) if algorithm == _MIXED else (_DTYPES[algorithm],)
         settings.choice("group_size", (_GROUP,), _GROUP)

@@ -26,9 +26,9 @@ _BYTES = 16
 class Mxfp4(Method):
     """4-bit floats whose scales are powers of 2."""
 
-    parts = ("_blocks", "_scales")
+    parts = ("blocks", "scales")
     marks = parts
-    stands_for = ""
+    joint, stands_for = "_", ""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -36,17 +36,17 @@ class Mxfp4(Method):
 
     def layout(self, module: StoredModule) -> Layout:
         """The size by the blocks, of which each has a scale."""
-        rank = 3 if module.rank("_blocks", 4) == 3 else 4
-        *stack, outputs, groups, width = module.shape("_blocks", rank, ("uint8",))
+        rank = 3 if module.rank("blocks", 4) == 3 else 4
+        *stack, outputs, groups, width = module.shape("blocks", rank, ("uint8",))
         if width != _BYTES:
             raise module.mismatched(f"its blocks are of {width} bytes, not {_BYTES}")
-        if module.shape("_scales", rank - 1, EXPONENTS) != (*stack, outputs, groups):
+        if module.shape("scales", rank - 1, EXPONENTS) != (*stack, outputs, groups):
             raise module.mismatched(f"its scales aren't {' × '.join(map(str, (*stack, outputs, groups)))}")
         packed = PackedType("mxfp4", "fp4", f"g{2 * _BYTES}")
         return Layout(outputs, groups * 2 * _BYTES, str(packed), math.prod(stack) if stack else None)
 
     def weight(self, module: StoredModule, layout: Layout) -> Tensor:
         """Code * scale, [outputs, inputs] or [experts, inputs, outputs]."""
-        scales = e8m0(module.read("_scales").view(torch.uint8))
-        matrices = (e2m1(module.read("_blocks")) * scales[..., None]).flatten(-2)
+        scales = e8m0(module.read("scales").view(torch.uint8))
+        matrices = (e2m1(module.read("blocks")) * scales[..., None]).flatten(-2)
         return matrices if layout.experts is None else matrices.mT.contiguous()

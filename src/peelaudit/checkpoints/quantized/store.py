@@ -33,7 +33,7 @@ class Dequantized:
         self.format, self.paths = store.format, store.paths
         self._packed: dict[str, tuple[StoredModule, Layout]] = {}
         parts_of: dict[str, str] = {}
-        for module in _modules(store, method.parts):
+        for module in _modules(store, method):
             layout = method.layout(module)
             if layout is not None:
                 name = module.name + method.stands_for
@@ -99,9 +99,9 @@ class Dequantized:
         self._store.close()
 
 
-def _modules(store: Store, parts: Iterable[str]) -> Iterable[StoredModule]:
+def _modules(store: Store, method: Method) -> Iterable[StoredModule]:
     """Every layer that stores one of the parts, with all of them that it stores."""
-    endings = {part if part.startswith("_") else f".{part}": part for part in sorted(parts, key=len, reverse=True)}
+    endings = {f"{method.joint}{part}": part for part in sorted(method.parts, key=len, reverse=True)}
     found: dict[str, dict[str, TensorInfo]] = {}
     for name, info in store.tensors.items():
         ending = next((ending for ending in endings if name.endswith(ending)), None)

@@ -1,8 +1,9 @@
-"""The low-bit sets that a matrix can be held to: binary, ternary, integers of b bits.
+"""The low-bit sets that a matrix can be held to: binary, ternary, integers of b bits (floats of few: `tables`).
 
-Every value is scale · (code - zero), the code a whole number from 0 to `levels` - 1. `zero` is what tells the sets
-apart: 1/2 for binary (-s, s), 1 for ternary (-s, 0, s), 2^(b-1) for symmetric integers, a whole number of each group
-where there is a zero point (GPTQ, AWQ), any number where a group has a minimum of its own (GGUF's Q4_1).
+Every value is a scale times what its code stands for, the code a whole number from 0 to `levels` - 1. Of evenly spaced
+sets that is code - zero, and `zero` is what tells them apart: 1/2 for binary (-s, s), 1 for ternary (-s, 0, s), 2^(b-1)
+for symmetric integers, a whole number of each group where there is a zero point (GPTQ, AWQ), any number where a group
+has a minimum of its own (GGUF's Q4_1).
 
 A matrix is [..., outputs, inputs], as nn.Linear keeps it; leading dimensions are a batch. A scale is shared by the
 whole matrix, by an output, or by a group of neighbouring inputs of an output. Scales are not themselves quantised.
@@ -11,6 +12,7 @@ whole matrix, by an output, or by a group of neighbouring inputs of an output. S
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +20,20 @@ from torch import Tensor
 
 from peelaudit.records import Grid, GridKind, ScaleLayout, ZeroPoint
 
-__all__ = ["Binary", "Constraint", "Held", "Integer", "Scales", "Ternary", "away_from_zero", "constraint_of", "nearest"]
+__all__ = [
+    "SHRINKAGES",
+    "Binary",
+    "Constraint",
+    "Held",
+    "Integer",
+    "Scales",
+    "Ternary",
+    "away_from_zero",
+    "best_scales",
+]
 
-_SHRINKAGES = tuple(1 - step / 20 for step in range(14))
-"""Shares of a group's range that its integer grid may span: the outermost weights are clipped where that is better."""
+SHRINKAGES = tuple(1 - step / 20 for step in range(14))
+"""Shares of a group's range that its values may span: the outermost weights are clipped where that is better."""
 _MOST_APART = 7
 """Steps that neighbouring values of a group are apart at most, where scales are read from the values."""
 
@@ -51,9 +63,9 @@ class Constraint(ABC):
     group: int | None = None
 
     @property
+    @abstractmethod
     def levels(self) -> int:
         """How many values a weight can have, given its scale."""
-        return round(2**self.grid.bits)
 
     @property
     def grid(self) -> Grid:
@@ -74,6 +86,14 @@ class Constraint(ABC):
         return self._read(self.groups(weight))
 
     @abstractmethod
+    def nearest(self, position: Tensor, zero: Tensor) -> Tensor:
+        """The codes nearest to weights that are so many scales, as floats."""
+
+    @abstractmethod
+    def units(self, codes: Tensor, zero: Tensor) -> Tensor:
+        """How many scales the codes stand for; a new tensor."""
+
+    @abstractmethod
     def _grid(self) -> Grid: ...
 
     @abstractmethod
@@ -85,12 +105,12 @@ class Constraint(ABC):
     def codes(self, weight: Tensor, scales: Scales) -> Tensor:
         """The nearest codes, [..., outputs, inputs], as floats."""
         spread = scales.spread(weight.shape[-1])
-        return nearest(weight, spread, self.levels)
+        return self.nearest(weight / away_from_zero(spread.scale), spread.zero)
 
     def values(self, codes: Tensor, scales: Scales) -> Tensor:
         """What the codes stand for, [..., outputs, inputs]."""
         spread = scales.spread(codes.shape[-1])
-        return spread.scale * (codes - spread.zero)
+        return spread.scale * self.units(codes, spread.zero)
 
     def quantise(self, weight: Tensor) -> Tensor:
         """Float weights rounded to the set with scales of their own, [..., outputs, inputs]."""
@@ -110,9 +130,11 @@ class Constraint(ABC):
         arXiv 1308.3432; with learned scales as in LSQ, arXiv 1902.08153).
         """
         spread = scales.spread(weight.shape[-1])
-        position = (weight / away_from_zero(spread.scale.detach()) + spread.zero.detach()).clamp(0, self.levels - 1)
-        codes = position + (position.round() - position).detach()
-        return spread.scale * (codes - spread.zero)
+        zero = spread.zero
+        ends = [self.units(torch.full_like(zero, code), zero) for code in (0, self.levels - 1)]
+        position = (weight / away_from_zero(spread.scale.detach())).clamp(*ends)
+        nearest = self.units(self.nearest(position.detach(), zero), zero)
+        return spread.scale * (position + (nearest - position).detach())
 
     def groups(self, weight: Tensor) -> Tensor:
         """The weights by scale: [..., outputs or 1, groups, weights in a group]."""
@@ -123,10 +145,28 @@ class Constraint(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Binary(Constraint):
+class Even(Constraint):
+    """Evenly spaced values."""
+
+    def nearest(self, position: Tensor, zero: Tensor) -> Tensor:
+        """As `Constraint.nearest`."""
+        return (position + zero).round_().clamp_(0, self.levels - 1)
+
+    def units(self, codes: Tensor, zero: Tensor) -> Tensor:
+        """As `Constraint.units`."""
+        return codes - zero
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Even):
     """-s and s. For float weights s is their mean size (XNOR-Net, arXiv 1603.05279), by output by default."""
 
     layout: ScaleLayout = ScaleLayout.ROW
+
+    @property
+    def levels(self) -> int:
+        """As `Constraint.levels`."""
+        return 2
 
     def _grid(self) -> Grid:
         return Grid(GridKind.BINARY, 1.0, self.layout, self.group, 0.0)
@@ -139,12 +179,17 @@ class Binary(Constraint):
 
 
 @dataclass(frozen=True, slots=True)
-class Ternary(Constraint):
+class Ternary(Even):
     """-s, 0 and s. For float weights s is their mean size, over the matrix unless told otherwise (BitNet b1.58,
     arXiv 2402.17764).
     """
 
     layout: ScaleLayout = ScaleLayout.TENSOR
+
+    @property
+    def levels(self) -> int:
+        """As `Constraint.levels`."""
+        return 3
 
     def _grid(self) -> Grid:
         return Grid(GridKind.TERNARY, 1.584962500721156, self.layout, self.group, 0.0)
@@ -157,26 +202,23 @@ class Ternary(Constraint):
 
 
 @dataclass(frozen=True, slots=True)
-class Integer(Constraint):
+class Integer(Even):
     """2^`bits` evenly spaced values: for float weights over the range that they span, or its share that rounds best."""
 
     layout: ScaleLayout = ScaleLayout.ROW
     bits: int = 4
     zero: ZeroPoint = ZeroPoint.SYMMETRIC
 
+    @property
+    def levels(self) -> int:
+        """As `Constraint.levels`."""
+        return 1 << self.bits
+
     def _grid(self) -> Grid:
         return Grid(GridKind.INTEGER, float(self.bits), self.layout, self.group, 0.0, self.zero)
 
     def _scales(self, groups: Tensor) -> Scales:
-        best = self._spanning(groups, 1.0)
-        least = self._error(groups, best)
-        for share in _SHRINKAGES[1:]:
-            tried = self._spanning(groups, share)
-            error = self._error(groups, tried)
-            better = error < least
-            least = torch.where(better, error, least)
-            best = Scales(torch.where(better, tried.scale, best.scale), torch.where(better, tried.zero, best.zero))
-        return best
+        return best_scales(self, groups, (self._spanning(groups, share) for share in SHRINKAGES))
 
     def _spanning(self, groups: Tensor, share: float) -> Scales:
         if self.zero is ZeroPoint.SYMMETRIC:
@@ -190,11 +232,6 @@ class Integer(Constraint):
         scale = (high - low) / (self.levels - 1)
         zero = -low / away_from_zero(scale)
         return Scales(scale, zero.round() if self.zero is ZeroPoint.INTEGER else zero)
-
-    def _error(self, groups: Tensor, scales: Scales) -> Tensor:
-        each = Scales(scales.scale.unsqueeze(-1), scales.zero.unsqueeze(-1))
-        codes = nearest(groups, each, self.levels)
-        return (each.scale * (codes - each.zero) - groups).square().sum(dim=-1)
 
     def _read(self, groups: Tensor) -> Scales:
         values = groups.sort(dim=-1).values
@@ -251,21 +288,25 @@ class Held:
         return weight if self.constraint.holds(matrix) else self.matrix(self.constraint.quantise(matrix)).contiguous()
 
 
-def constraint_of(grid: Grid) -> Constraint:
-    """The set that a grid found in a checkpoint belongs to."""
-    match grid.kind:
-        case GridKind.BINARY:
-            return Binary(grid.layout, grid.group)
-        case GridKind.TERNARY:
-            return Ternary(grid.layout, grid.group)
-        case GridKind.INTEGER:
-            return Integer(grid.layout, grid.group, int(grid.bits), grid.zero)
+def best_scales(constraint: Constraint, groups: Tensor, tried: Iterable[Scales], *, gain: float = 1.0) -> Scales:
+    """The scales of several that round each of the groups, [..., groups, weights], with the least squared error.
+
+    Of two, the later ones must have less than `gain` times the error of those before.
+    """
+    first, *others = tried
+    best, least = first, _error(constraint, groups, first)
+    for scales in others:
+        error = _error(constraint, groups, scales)
+        better = error < gain * least
+        least = torch.where(better, error, least)
+        best = Scales(torch.where(better, scales.scale, best.scale), torch.where(better, scales.zero, best.zero))
+    return best
 
 
-def nearest(weight: Tensor, scales: Scales, levels: int | Tensor) -> Tensor:
-    """The nearest codes of weights whose scales are of a shape that broadcasts with theirs."""
-    codes = (weight / away_from_zero(scales.scale) + scales.zero).round()
-    return codes.clamp_min(0).minimum(torch.as_tensor(levels, dtype=codes.dtype, device=codes.device) - 1)
+def _error(constraint: Constraint, groups: Tensor, scales: Scales) -> Tensor:
+    scale, zero = scales.scale.unsqueeze(-1), scales.zero.unsqueeze(-1)
+    codes = constraint.nearest(groups / away_from_zero(scale), zero)
+    return (scale * constraint.units(codes, zero) - groups).square().sum(dim=-1)
 
 
 def away_from_zero(scale: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from peelaudit.checkpoints.quantized import PackedType
+from peelaudit.network.lowbit.tables import TABLE_BITS, constraint_of
 from peelaudit.records import Grid, GridKind, ScaleLayout, ZeroPoint
 
-__all__ = ["GGUF_GRIDS", "find_grid"]
+__all__ = ["GGUF_GRIDS", "GGUF_TABLES", "find_grid"]
 
 GROUPS = (256, 128, 64, 32, 16)
 """Group lengths that are tried, in inputs."""
@@ -45,9 +46,15 @@ GGUF_GRIDS: Mapping[str, tuple[int, int, ZeroPoint]] = {
 (llama.cpp, ggml-common.h).
 """
 
+GGUF_TABLES: Mapping[str, tuple[GridKind, int]] = {"MXFP4": (GridKind.FP4, 32), "NVFP4": (GridKind.FP4, 16)}
+"""ggml's floats of 4 bits, and the length of a group."""
+
+_TABLES = {"nf4": GridKind.NF4, "fp4": GridKind.FP4, "float8_e4m3fn": GridKind.FP8}
 _SCALES = {"tensor": ScaleLayout.TENSOR, "row": ScaleLayout.ROW}
-_FREE_ZERO = ("hqq",)
-"""Methods whose groups have a minimum of their own."""
+_OWN_TABLES = "bitsandbytes"
+"""The method whose files say what a code means: not always what the name of the code does."""
+_FREE_ZERO = ("hqq", "torchao")
+"""Methods of which groups may have a minimum of their own."""
 _SAMPLE = 64
 _ROUNDING = 1e-6
 _OFF_GRID = 0.02
@@ -67,6 +74,9 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
     if stored in GGUF_GRIDS:
         bits, length, zero = GGUF_GRIDS[stored]
         return Grid(GridKind.INTEGER, float(bits), ScaleLayout.GROUP, length, zeros, zero)
+    if stored in GGUF_TABLES:
+        table, length = GGUF_TABLES[stored]
+        return Grid(table, float(TABLE_BITS[table]), ScaleLayout.GROUP, length, zeros)
     if (declared := _declared(stored, weight, zeros)) is not None:
         return declared
     for layout, group, rows in _layouts(weight):
@@ -77,8 +87,8 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
 
 
 def _declared(stored: str, weight: Tensor, zeros: float) -> Grid | None:
-    """The grid of a `PackedType`; None for other dtypes, for codes that aren't evenly spaced (nf4, fp4, fp8), and where
-    those that share a scale are no neighbours.
+    """The grid of a `PackedType`; None for other dtypes, for other codes than these, and where those that share a scale
+    are no neighbours.
 
     0 is on one of the values in most of them; whether in the middle, the values tell.
     """
@@ -88,16 +98,23 @@ def _declared(stored: str, weight: Tensor, zeros: float) -> Grid | None:
     layout = _SCALES.get(packed.scales, ScaleLayout.GROUP)
     if packed.code == GridKind.TERNARY:
         return Grid(GridKind.TERNARY, math.log2(3), layout, packed.group, zeros)
+    if packed.code in _TABLES:
+        found = Grid(_TABLES[packed.code], float(TABLE_BITS[_TABLES[packed.code]]), layout, packed.group, zeros)
+        return found if packed.method != _OWN_TABLES or _is_on(found, weight) else None
     if packed.bits is None:
         return None
     rows = (
         weight.reshape(1, -1) if layout is ScaleLayout.TENSOR else weight.reshape(-1, packed.group or weight.shape[1])
     )
-    if packed.method in _FREE_ZERO:
-        return Grid(GridKind.INTEGER, float(packed.bits), layout, packed.group, zeros, ZeroPoint.FREE)
     zero = _zero_point(rows, packed.bits)
-    zero = ZeroPoint.INTEGER if zero is ZeroPoint.FREE else zero
+    if zero is ZeroPoint.FREE and packed.method not in _FREE_ZERO:
+        zero = ZeroPoint.INTEGER
     return Grid(GridKind.INTEGER, float(packed.bits), layout, packed.group, zeros, zero)
+
+
+def _is_on(grid: Grid, weight: Tensor) -> bool:
+    """Whether a sample of the rows is of the set."""
+    return constraint_of(grid).holds(weight[:: max(1, len(weight) // _SAMPLE)].float())
 
 
 def _layouts(matrix: Tensor) -> Iterator[tuple[ScaleLayout, int | None, Tensor]]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import ConfigError
 from peelaudit.network.linear import keeps_inputs_first
-from peelaudit.network.lowbit.constraints import Constraint, constraint_of
+from peelaudit.network.lowbit.constraints import Constraint
 from peelaudit.network.lowbit.detection import find_grid
+from peelaudit.network.lowbit.tables import constraint_of
 from peelaudit.records import CheckpointInfo, Grid, LowBit, LowBitSet, ScaleLayout, TensorInfo
 
 __all__ = ["Grids", "Holding"]

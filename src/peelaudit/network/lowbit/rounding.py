@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peelaudit.network.lowbit.constraints import Constraint, Scales, away_from_zero, nearest
+from peelaudit.network.lowbit.constraints import Constraint, Scales, away_from_zero
 
 __all__ = ["Part", "fit_to_grid"]
 
@@ -84,11 +84,14 @@ class _Problem:
         gram = gram / gram.diagonal().mean()
         self.gram = gram.float()
         self.target = target.transpose(0, 1).reshape(self.features, -1).float()
-        self.levels = torch.zeros(self.features, device=gram.device)
+        held = torch.zeros(self.features, dtype=torch.bool, device=gram.device)
         for part in parts:
-            self.levels[part.features] = 0 if part.constraint is None else part.constraint.levels
+            held[part.features] = part.constraint is not None
         # In this order, those of most size first and floats at the end, weights are rounded with compensation.
-        self.order = torch.argsort(torch.where(self.levels == 0, -1.0, self.gram.diagonal()), descending=True)
+        self.order = torch.argsort(torch.where(held, self.gram.diagonal(), -1.0), descending=True)
+        each = [part.constraint for part in parts for _ in range(part.features.start, part.features.stop)]
+        ordered = [each[feature] for feature in self.order.tolist()]
+        self.constraints = [constraint for constraint in ordered if constraint is not None]
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram[self.order][:, self.order]))
         self.factor = torch.linalg.cholesky(inverse, upper=True).float()
 
@@ -170,15 +173,16 @@ class _Search:
             if scales is not None:
                 spread = self._spread(scales, part.features.stop - part.features.start)
                 scale[part.features], zero[part.features] = spread.scale, spread.zero
-        order, factor, levels = problem.order, problem.factor, problem.levels[problem.order]
+        order, factor = problem.order, problem.factor
         weight, scale, zero = self.target[order], scale[order], zero[order]
-        low_bit = int((levels > 0).sum())
+        divisor, low_bit = away_from_zero(scale), len(problem.constraints)
         for begin in range(0, low_bit, _BLOCK):
             end = min(begin + _BLOCK, low_bit)
             errors = torch.empty_like(weight[begin:end])
             for row in range(begin, end):
-                own = Scales(scale[row], zero[row])
-                rounded = own.scale * (nearest(weight[row], own, levels[row]) - own.zero)
+                constraint = problem.constraints[row]
+                codes = constraint.nearest(weight[row] / divisor[row], zero[row])
+                rounded = constraint.units(codes, zero[row]).mul_(scale[row])
                 errors[row - begin] = (weight[row] - rounded) / factor[row, row]
                 weight[row + 1 : end].addr_(factor[row, row + 1 : end], errors[row - begin], alpha=-1)
                 weight[row] = rounded
@@ -204,7 +208,7 @@ class _Search:
                         local = slope[rows.start - span.start : rows.stop - span.start]
                         change, own = self._refit(rows, local, part.constraint, scales.of(index))
                         slope.addmm_(self.gram[span, rows], change, alpha=-1)
-                        self._sweep(rows, span, slope, own, part.constraint.levels)
+                        self._sweep(rows, span, slope, own, part.constraint)
                         index += 1
 
     def _improve_wide(self, features: slice, constraint: Constraint, scales: Scales, length: int) -> None:
@@ -214,7 +218,7 @@ class _Search:
             self.slope.addmm_(self.gram[:, rows], change, alpha=-1)
             for span in _spans(rows, _BLOCK):
                 with self._together(span) as slope:
-                    self._sweep(span, span, slope, own, constraint.levels)
+                    self._sweep(span, span, slope, own, constraint)
 
     @contextlib.contextmanager
     def _together(self, rows: slice) -> Iterator[Tensor]:
@@ -223,7 +227,7 @@ class _Search:
         yield self.slope[rows].clone()
         self.slope.addmm_(self.gram[:, rows], self.weight[rows] - before, alpha=-1)
 
-    def _sweep(self, rows: slice, span: slice, slope: Tensor, scales: Scales, levels: int) -> None:
+    def _sweep(self, rows: slice, span: slice, slope: Tensor, scales: Scales, constraint: Constraint) -> None:
         """Give each weight in turn the code that is best while the others stay: a coordinate descent.
 
         `rows` have one group's scales; `slope` is that of `span`, and is kept.
@@ -232,8 +236,8 @@ class _Search:
         scale, zero = spread.scale[0], spread.zero[0]
         divisor = away_from_zero(scale)
         for row in range(rows.start, rows.stop):
-            code = slope[row - span.start].div(self.gram[row, row]).add_(self.weight[row]).div_(divisor).add_(zero)
-            value = code.round_().clamp_(0, levels - 1).sub_(zero).mul_(scale)
+            position = slope[row - span.start].div(self.gram[row, row]).add_(self.weight[row]).div_(divisor)
+            value = constraint.units(constraint.nearest(position, zero), zero).mul_(scale)
             slope.addr_(self.gram[span, row], value - self.weight[row], alpha=-1)
             self.weight[row] = value
 
@@ -250,7 +254,7 @@ class _Search:
         `own` is changed in place, and given back with the change of the weights.
         """
         codes = constraint.codes(self._matrices(self.weight[rows]), own)
-        bases = [codes - own.zero] + ([torch.ones_like(codes)] if constraint.free_zero else [])
+        bases = [constraint.units(codes, own.zero)] + ([torch.ones_like(codes)] if constraint.free_zero else [])
         step = self._step(bases, self.gram[rows, rows], self._matrices(slope), shared=own.scale.shape[1] == 1)
         fitted = _moved(own, step, constraint)
         own.scale.copy_(fitted.scale)
@@ -288,9 +292,9 @@ def _spans(rows: slice, length: int) -> list[slice]:
 
 
 def _moved(scales: Scales, step: Tensor, constraint: Constraint) -> Scales:
-    """The scales after a step in the coefficients of code - zero and, for a free zero, of 1."""
+    """The scales after a step in the coefficients of code - zero and, for a free zero, of 1; none changes its sign."""
     scale = scales.scale + step[..., :1]
-    scale = torch.where(scale == 0, scales.scale, scale)
+    scale = torch.where((scale == 0) | (scale * scales.scale < 0), scales.scale, scale)
     if not constraint.free_zero:
         return Scales(scale, scales.zero)
     # scale (code - zero) is what the first basis gives; the second lowers the zero.
