@@ -1,8 +1,8 @@
-"""The file names by which checkpoints are told. Without torch, so that searching whole directories stays cheap."""
+"""The file names by which checkpoints and tokenizers are told. Without torch: searching directories stays cheap."""
 
 from __future__ import annotations
 
-__all__ = ["CHECKPOINT_SUFFIXES", "DISTRIBUTED", "TORCH_SUFFIXES", "WEIGHT_FILES"]
+__all__ = ["CHECKPOINT_SUFFIXES", "DISTRIBUTED", "TOKENIZER_FILES", "TORCH_SUFFIXES", "WEIGHT_FILES"]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -20,3 +20,16 @@ TORCH_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".gguf", *TORCH_SUFFIXES)
 """The suffixes of a file that is a checkpoint by itself."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "tiktoken.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "meta.pkl",
+    "meta.json",
+)
+"""The usual names of a tokenizer in a directory, the preferred one first."""

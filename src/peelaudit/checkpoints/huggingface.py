@@ -11,11 +11,10 @@ from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import Joined, Store, close_all
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
-from peelaudit.filenames import DISTRIBUTED, WEIGHT_FILES
+from peelaudit.filenames import DISTRIBUTED, TOKENIZER_FILES, WEIGHT_FILES
 
 __all__ = ["find_tokenizer", "find_training_step", "open_weights", "within"]
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl")
 _MAX_SHARDS = 2_000
 
 
@@ -106,7 +105,7 @@ def _compare(index: Path, weight_map: Mapping[str, str], stores: list[Store]) ->
 
 def find_tokenizer(directory: Path) -> str | None:
     """The name of the tokenizer's file beside the weights, if there is one."""
-    return next((name for name in _TOKENIZERS if (directory / name).is_file()), None)
+    return next((name for name in TOKENIZER_FILES if (directory / name).is_file()), None)
 
 
 def find_training_step(directory: Path) -> int | None:
