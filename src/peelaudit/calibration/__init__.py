@@ -128,7 +128,7 @@ def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progres
     fit, select, held_out = (join([cluster for portion in part for cluster in portion]) for part in parts)
     info = data_info(corpus, mixture.drawn, encoder.name if encoder else None, (fit, select, held_out), parts)
     progress.advance()
-    warnings = (*corpus.warnings, *warnings_of(config, info, repeated))
+    warnings = (*corpus.warnings, *warnings_of(config, checkpoint.context, info, repeated))
     return Calibration(fit, select, held_out, info, warnings, encoder.prefix if encoder else ())
 
 
