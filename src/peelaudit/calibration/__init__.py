@@ -100,6 +100,7 @@ def check_given(config: AuditConfig) -> None:
 
     Raises:
         CalibrationError: one isn't there, can't be read, or is of no kind that is known.
+        ConfigError: the data's weights aren't weights.
     """
     if config.data:
         find_parts(config.data, Path(config.checkpoint))
