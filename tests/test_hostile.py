@@ -7,6 +7,7 @@ own tests hold of the error, these hold of the command. Memory is bounded by the
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import resource
@@ -279,6 +280,9 @@ def line(text: bytes) -> Make:
     return content(b'{"text": "a good one"}\n' * 40 + text + b"\n")
 
 
+GOOD_TEXT = b"a good line\n" * 400
+BOMB = gzip.compress(bytes(1 << 24)) * 64
+
 DATA: list[tuple[str, str, Make, str]] = [
     ("row 49, object array", ".npy", array(np.array([[1], [2, 3]], dtype=object)), "unpickled"),
     ("row 50, a shape of 1e12", ".npy", promising("(1000000000000,)"), "promises"),
@@ -295,6 +299,14 @@ DATA: list[tuple[str, str, Make, str]] = [
     ("row 54, lone surrogate", ".jsonl", line(b'{"text": "\\ud800"}'), "line 41"),
     ("row 55, not UTF-8", ".txt", content(b"abc\xff\xfe"), "UTF-8"),
     ("row 55, empty", ".txt", content(b""), "empty"),
+    ("truncated gzip", ".txt.gz", content(gzip.compress(GOOD_TEXT)[:-9]), "truncated"),
+    ("not gzip", ".txt.gz", content(GOOD_TEXT), "can't be unpacked"),
+    ("a gigabyte of one line in a megabyte", ".jsonl.gz", content(BOMB), "line 1: the line is longer than"),
+    ("a chat without a role", ".jsonl", content(b'{"messages": [{"content": "a"}]}'), "line 1: message 1 has no role"),
+    ("a chat without a template", ".jsonl", content(b'{"messages": [{"role": "a", "content": "b"}]}'), "--tokenizer"),
+    ("a chat among texts", ".jsonl", line(b'{"messages": [{"role": "a", "content": "b"}]}'), "line 41: a chat"),
+    ("no Arrow stream", ".arrow", content(GOOD_TEXT), "no Arrow stream"),
+    ("an Arrow message of 2 GiB", ".arrow", content(struct.pack("<Ii", 2**32 - 1, 2**31 - 8)), "truncated"),
 ]
 
 
@@ -308,6 +320,27 @@ def test_data(
     error = refused(["run", str(llama), "--data", str(data), "--tokenizer", str(meta)], tmp_path, capfd)
     assert data.name in error
     assert message in error
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf"])
+def test_weights_that_are_none_are_wrong_settings(
+    weight: str, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (text := tmp_path / "a.txt").write_bytes(GOOD_TEXT)
+    assert main(["run", str(llama), "--data", f"{text}={weight}"]) == 2
+    out, error = capfd.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert "a weight is a number above 0" in error
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_a_directory_of_datasets_without_rows(
+    name: str, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder := tmp_path / "data").mkdir()
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / name).write_text('{"_data_files": [], "splits": []}')
+    assert "the dataset has no" in refused(["run", str(llama), "--data", str(folder)], tmp_path, capfd)
 
 
 def test_row_51_big_endian_tokens_are_read_for_what_they_are(

@@ -25,7 +25,8 @@ from fixtures.vocabulary import train_bpe
 from peelaudit.calibration import Calibration
 from peelaudit.calibration.arrays import Tokens
 from peelaudit.calibration.drawing import Cluster, Document, draw_documents, drop_repeated
-from peelaudit.calibration.sources import find_sources, sha256_of_files
+from peelaudit.calibration.finding import find_parts
+from peelaudit.calibration.sources import sha256_of_files
 from peelaudit.calibration.splits import MIN_CLUSTERS_PER_SPLIT, join, sha256_of_tokens, split_info
 from peelaudit.calibration.texts import read_txt
 from peelaudit.errors import CalibrationError
@@ -75,18 +76,18 @@ def read_corpus(train: Path, test: Path, study: Study) -> Corpus:
         trained=tuple(trained),
         untrained=tuple(encoded),
         tested=tuple(encode(text) for text in others),
-        sha256=sha256_of_files(find_sources((str(train), str(test)), Path())),
+        sha256=sha256_of_files(find_parts((str(train), str(test)), Path())[0].sources),
     )
 
 
 def _documents(path: Path) -> list[str]:
-    (source,) = find_sources((str(path),), Path())
+    (source,) = find_parts((str(path),), Path())[0].sources
     texts = read_txt(source, None, source.bytes)
     if not texts.divided:
         raise CalibrationError(
             f"{path}: no documents were found: they are divided by <|endoftext|>, or by WikiText's titles"
         )
-    return texts.documents
+    return [str(text) for text in texts.documents]
 
 
 def calibration(corpus: Corpus, study: Study) -> Calibration:
@@ -129,7 +130,7 @@ def _draw(path: Path, documents: Sequence[Document], tokens: int, study: Study) 
         wanted=wanted,
         order=range(len(documents)),
     )
-    clusters, _ = drop_repeated(drawn.clusters)
+    (clusters,), _ = drop_repeated([drawn.clusters])
     found = sum(len(cluster.sequences) for cluster in clusters)
     if found < wanted or len(clusters) < MIN_CLUSTERS_PER_SPLIT:
         raise CalibrationError(

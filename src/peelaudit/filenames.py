@@ -1,4 +1,4 @@
-"""The file names by which checkpoints are told. Without torch, so that searching whole directories stays cheap."""
+"""The file names by which checkpoints and tokenizers are told. Without torch: searching directories stays cheap."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ __all__ = [
     "CHECKPOINT_SUFFIXES",
     "DEEPSPEED",
     "DISTRIBUTED",
+    "TOKENIZER_FILES",
     "TORCH_SUFFIXES",
     "WEIGHT_FILES",
     "gguf_part",
@@ -37,6 +38,19 @@ TORCH_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".gguf", *TORCH_SUFFIXES)
 """The suffixes of a file that is a checkpoint by itself."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "tiktoken.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "meta.pkl",
+    "meta.json",
+)
+"""The usual names of a tokenizer in a directory, the preferred one first."""
 
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 

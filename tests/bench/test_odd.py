@@ -12,7 +12,8 @@ import torch
 from bench.studies import odd
 from bench.studies.odd import ODD, Losses, Odd, Role, odd_networks
 from bench.studies.plan import Architecture, Shape, Study, untrained
-from peelaudit.calibration.tokenization import encode_document, find_tokenizer
+from peelaudit.calibration.encoder import encode_document
+from peelaudit.calibration.tokenization import find_tokenizer
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import ConfigError
 from peelaudit.network.decoder import Decoder

@@ -87,7 +87,16 @@ def test_streams_give_whole_sequences_in_place(length: int, seq_len: int, wanted
 
 @pytest.mark.parametrize(
     ("tokens", "context", "expected"),
-    [(16_384, 512, 128), (16_383, 512, 64), (10**9, 4096, 512), (10**9, 300, 256), (100, 512, 32), (100, 20, 16)],
+    [
+        (16_384, 512, 128),
+        (16_383, 512, 64),
+        (65_536, 4096, 512),
+        (262_144, 4096, 2048),
+        (10**9, 4096, 2048),
+        (10**9, 300, 256),
+        (100, 512, 32),
+        (100, 20, 16),
+    ],
 )
 def test_sequence_length_by_tokens_and_context(tokens: int, context: int, expected: int) -> None:
     assert choose_seq_len(tokens, context) == expected
@@ -187,7 +196,26 @@ def test_less_than_asked_for_is_a_warning_and_shortens_the_sequences(tmp_path: P
 def test_few_held_out_clusters_are_a_warning(tmp_path: Path) -> None:
     calibration = load(tmp_path, texts(tmp_path, 30))
     assert any("intervals come out too narrow" in warning for warning in calibration.warnings)
-    assert load(tmp_path, texts(tmp_path, 200), tokens=8192).warnings == ()
+    assert load(tmp_path, texts(tmp_path, 200), tokens=8192, context=128).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("context", "settings", "told"),
+    [
+        (4096, {}, "262144 tokens (--tokens) would do for 2048"),
+        (512, {}, "65536 tokens (--tokens) would do for 512"),
+        (256, {}, None),
+        (4096, {"seq_len": 64}, None),
+    ],
+)
+def test_sequences_far_shorter_than_the_context_are_a_warning(
+    tmp_path: Path, context: int, settings: dict[str, int], told: str | None
+) -> None:
+    calibration = load(tmp_path, texts(tmp_path, 200), tokens=8192, context=context, **settings)
+    assert calibration.info.seq_len == 64
+    found = [warning for warning in calibration.warnings if "short for a context" in warning]
+    assert len(found) == (told is not None)
+    assert all(warning.startswith("sequences of 64 tokens are short") and warning.endswith(told) for warning in found)
 
 
 def test_settings_that_cannot_work_are_named_before_anything_is_read(tmp_path: Path) -> None:

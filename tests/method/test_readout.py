@@ -79,6 +79,18 @@ def test_losses_are_of_the_sequences_asked_for_in_their_order(peeled: tuple) -> 
     np.testing.assert_allclose(some, everything[[40, 3]], rtol=1e-5)
 
 
+def test_the_losses_of_predictions_add_up_to_the_sequences(peeled: tuple) -> None:
+    decoder, data, states = peeled
+    own, index = ReadoutFactory(decoder, data, states[-1], seed=0).own, torch.tensor([40, 3])
+    targets = data.tokens.clone()
+    targets[3, 5] = NO_TARGET
+    each = own.each(states[-1], targets, index, "a test")
+    expected = token_losses(own.unembedding.logits(states[-1][index, :-1]), data.tokens[index, 1:]).double()
+    expected[1, 4] = 0
+    torch.testing.assert_close(each, expected.detach(), rtol=1e-6, atol=0)
+    np.testing.assert_array_equal(own.losses(states[-1], targets, index, "a test"), each.sum(dim=1).numpy())
+
+
 def test_batches_do_not_change_losses(peeled: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, data, states = peeled
     own = ReadoutFactory(decoder, data, states[-1], seed=0).own

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from peelaudit.calibration import Calibration
 from peelaudit.calibration.feeding import begins_with
-from peelaudit.method.readout import LOGIT_BYTES, Unembedding, token_losses
+from peelaudit.method.readout import Readout, Unembedding
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import StateStore, batches, trained_states
+from peelaudit.network.states import StateStore, trained_states
 from peelaudit.progress import SILENT, Progress
 from peelaudit.settings.audit import Bos
 
@@ -43,7 +43,7 @@ def fed(
         progress: told of each look.
 
     Raises:
-        NonFiniteResult: a state of the network is NaN or Inf.
+        NonFiniteResult: a state or a loss of the network is NaN or Inf.
     """
     front = calibration.front
     if not front:
@@ -86,14 +86,9 @@ def _never_predicted(calibration: Calibration, each: NDArray[np.float64]) -> tup
     return tuple(found)
 
 
-@torch.no_grad()
 def _select_losses(calibration: Calibration, decoder: Decoder, store: StateStore) -> NDArray[np.float64]:
     """[sequences, positions - 1] nats of each prediction of *select*, under the network's own head."""
     tokens = torch.from_numpy(calibration.select.tokens)
-    final, head = trained_states(decoder, tokens, store)[-1], Unembedding.of(decoder)
-    result = np.empty((len(tokens), tokens.shape[1] - 1))
-    size = max(1, LOGIT_BYTES // (4 * len(head.weight)))
-    for part in batches(slice(0, len(tokens)), tokens.shape[1], size):
-        logits = head.logits(final[part, :-1])
-        result[part] = token_losses(logits, tokens[part, 1:].to(logits.device)).double().cpu().numpy()
-    return result
+    final = trained_states(decoder, tokens, store)[-1]
+    own = Readout("own", Unembedding.of(decoder))
+    return own.each(final, tokens, torch.arange(len(tokens)), "the trained network").numpy()

@@ -100,6 +100,7 @@ def check_given(config: AuditConfig) -> None:
 
     Raises:
         CalibrationError: one isn't there, can't be read, or is of no kind that is known.
+        ConfigError: the data's weights aren't weights.
     """
     if config.data:
         find_parts(config.data, Path(config.checkpoint))
@@ -128,7 +129,7 @@ def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progres
     fit, select, held_out = (join([cluster for portion in part for cluster in portion]) for part in parts)
     info = data_info(corpus, mixture.drawn, encoder.name if encoder else None, (fit, select, held_out), parts)
     progress.advance()
-    warnings = (*corpus.warnings, *warnings_of(config, info, repeated))
+    warnings = (*corpus.warnings, *warnings_of(config, checkpoint.context, info, repeated))
     return Calibration(fit, select, held_out, info, warnings, encoder.prefix if encoder else ())
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from peelaudit.calibration.corpus import Corpus, Portion
-from peelaudit.calibration.drawing import Cluster, Document, Drawn
+from peelaudit.calibration.drawing import Cluster, Document, Drawn, tokens_for_context
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, sha256_of_tokens, split_info
 from peelaudit.errors import CalibrationError
 from peelaudit.records import DataInfo, DataShare
@@ -16,6 +16,9 @@ __all__ = ["check_enough", "data_info", "warnings_of"]
 
 FEW_CLUSTERS = 20
 """With fewer clusters a bootstrap's 95 % intervals cover less than that."""
+
+SHORT_OF_CONTEXT = 4
+"""Over how many times a sequence's length the context, as far as sequences go, has to be for that to be said."""
 
 
 def check_enough(
@@ -81,8 +84,15 @@ def _shares(corpus: Corpus, parts: Sequence[Sequence[Sequence[Cluster]]]) -> tup
     return tuple(found)
 
 
-def warnings_of(config: AuditConfig, info: DataInfo, repeated: int) -> list[str]:
-    """What to say of how much there is, and of `repeated` sequences that were left out."""
+def warnings_of(config: AuditConfig, context: int, info: DataInfo, repeated: int) -> list[str]:
+    """What to say of how much there is, and how it was cut.
+
+    Args:
+        config: the settings.
+        context: of the model.
+        info: what was drawn.
+        repeated: sequences that were left out.
+    """
     warnings = []
     if repeated:
         warnings.append(f"{repeated} sequences repeat another one token for token and were left out")
@@ -95,5 +105,11 @@ def warnings_of(config: AuditConfig, info: DataInfo, repeated: int) -> list[str]
         warnings.append(
             f"only {info.held_out.clusters} {units} are held out: with fewer than {FEW_CLUSTERS}, intervals come out "
             "too narrow"
+        )
+    longest, tokens = tokens_for_context(context)
+    if config.seq_len is None and SHORT_OF_CONTEXT * info.seq_len < longest:
+        warnings.append(
+            f"sequences of {info.seq_len} tokens are short for a context of {context}, and what the network does with "
+            f"more is not seen; {tokens} tokens (--tokens) would do for {longest}"
         )
     return warnings

@@ -10,7 +10,16 @@ import numpy as np
 
 from peelaudit.calibration.arrays import Tokens
 
-__all__ = ["Cluster", "Document", "Drawn", "choose_seq_len", "draw_documents", "draw_streams", "drop_repeated"]
+__all__ = [
+    "Cluster",
+    "Document",
+    "Drawn",
+    "choose_seq_len",
+    "draw_documents",
+    "draw_streams",
+    "drop_repeated",
+    "tokens_for_context",
+]
 
 Document = str | Tokens
 """A text, or token ids."""
@@ -19,8 +28,10 @@ Encode = Callable[[Document, int], Tokens]
 """The first so many ids of a document."""
 
 MIN_SEQ_LEN = 32
-MAX_SEQ_LEN = 512
+MAX_SEQ_LEN = 2048
+"""What most networks of more context were trained with first; the logits of one sequence have to fit in memory."""
 GOOD_SEQUENCES = 128
+"""A quarter of them held out are 32, over the 20 that intervals need by enough for the text of several documents."""
 GOOD_CLUSTERS = 80
 """With a quarter of them held out, that makes 20 there: with fewer, a bootstrap's intervals are too narrow."""
 
@@ -48,13 +59,19 @@ class Drawn:
 
 
 def choose_seq_len(tokens: int, context: int) -> int:
-    """The largest power of two of which `tokens` hold 128, but within 32 ... 512 and the model's context."""
+    """The largest power of two of which `tokens` hold 128, but within 32 ... 2048 and the model's context."""
     length = MIN_SEQ_LEN
     while 2 * length <= MAX_SEQ_LEN and 2 * length * GOOD_SEQUENCES <= tokens:
         length *= 2
     while length > context:
         length //= 2
     return length
+
+
+def tokens_for_context(context: int) -> tuple[int, int]:
+    """The longest sequence that `choose_seq_len` gives for a context, and the tokens that it takes."""
+    length = choose_seq_len(MAX_SEQ_LEN * GOOD_SEQUENCES, context)
+    return length, length * GOOD_SEQUENCES
 
 
 def draw_documents(

@@ -14,13 +14,13 @@ from peelaudit.calibration.rows import Chat
 from peelaudit.calibration.sources import printable
 from peelaudit.calibration.vocabulary_files import check_convertible, read_vocabulary, uncached, vocabulary_file
 from peelaudit.errors import CalibrationError
-from peelaudit.filenames import gguf_parts
+from peelaudit.filenames import TOKENIZER_FILES, gguf_parts
 
 __all__ = ["check_tokenizer", "find_tokenizer"]
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _CONFIG = "tokenizer_config.json"
 _TABLES = ("meta.pkl", "meta.json")
+_OTHERS = tuple(name for name in TOKENIZER_FILES if name not in _TABLES)
 _SUFFIXES = (".pkl", ".model", ".tiktoken", ".json")
 _DAY = {"d": "26", "m": "07", "Y": "2024", "y": "24", "b": "Jul", "B": "July", "a": "Fri", "A": "Friday"}
 """The day that Llama's templates fall back on where they aren't told one, by the letters that ask for it."""
@@ -59,13 +59,13 @@ def _folder(path: Path) -> Path:
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    named = any((folder / name).is_file() for name in (*_TOKENIZER_FILES, *_TABLES))
+    named = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return named or vocabulary_file(folder) is not None
 
 
 def _is_configured(path: Path) -> bool:
     """Whether a file is one of those that a tokenizer_config.json beside it says how to read."""
-    return path.name in _TOKENIZER_FILES and (path.parent / _CONFIG).is_file()
+    return path.name in _OTHERS and (path.parent / _CONFIG).is_file()
 
 
 def check_tokenizer(path: Path) -> None:
@@ -73,9 +73,7 @@ def check_tokenizer(path: Path) -> None:
     shown = printable(str(path))
     if path.is_dir():
         if not _has_tokenizer(path):
-            raise CalibrationError(
-                f"{shown}: the directory holds no tokenizer ({', '.join((*_TOKENIZER_FILES, *_TABLES))})"
-            )
+            raise CalibrationError(f"{shown}: the directory holds no tokenizer ({', '.join(TOKENIZER_FILES)})")
     elif not path.is_file():
         raise CalibrationError(f"{shown}: there is no such tokenizer file or directory")
     elif path.suffix not in _SUFFIXES and not _is_configured(path):
@@ -106,18 +104,17 @@ def _from_folder(folder: Path) -> Encoder:
             return read_vocabulary(vocabulary)
         check_convertible(vocabulary)
         return _from_directory(folder)
-    if not configured and (table := _characters(folder)) is not None:
-        return _from_characters(table)
-    return _from_directory(folder)
+    table = _characters(folder, configured=configured)
+    return _from_directory(folder) if table is None else _from_characters(table)
 
 
-def _characters(folder: Path) -> Path | None:
-    """A table of characters: by its name, or a vocabulary without the merges that others have beside it."""
-    if (table := next((path for name in _TABLES if (path := folder / name).is_file()), None)) is not None:
-        return table
-    vocabulary = folder / "vocab.json"
-    alone = vocabulary.is_file() and not (folder / "merges.txt").is_file()
-    return vocabulary if alone and is_character_table(vocabulary) else None
+def _characters(folder: Path, *, configured: bool) -> Path | None:
+    """A table of characters: where there is nothing else, or a vocabulary without the merges that others have."""
+    others = [name for name in _OTHERS if (folder / name).is_file()]
+    if not others:
+        return next(path for name in _TABLES if (path := folder / name).is_file())
+    alone = others == ["vocab.json"] and not configured and not (folder / "merges.txt").is_file()
+    return folder / "vocab.json" if alone and is_character_table(folder / "vocab.json") else None
 
 
 def _special_tokens(with_special: list[int], without: list[int], bos: int | None, eos: int | None) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.files import quoted, within
 from peelaudit.checkpoints.gguf_header import GgufHeader
 from peelaudit.checkpoints.gguf_part import GgufPart
-from peelaudit.checkpoints.huggingface import within
 from peelaudit.checkpoints.store import close_all
 from peelaudit.errors import MalformedCheckpoint, UnreadableCheckpoint
 from peelaudit.filenames import gguf_part, gguf_parts

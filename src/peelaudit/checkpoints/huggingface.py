@@ -15,11 +15,10 @@ from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import Joined, Store, close_all
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
-from peelaudit.filenames import ADAPTER_CONFIG, DISTRIBUTED, WEIGHT_FILES
+from peelaudit.filenames import ADAPTER_CONFIG, DISTRIBUTED, TOKENIZER_FILES, WEIGHT_FILES
 
 __all__ = ["find_tokenizer", "find_training_step", "open_file", "open_weights", "settings_file"]
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "meta.pkl")
 _MAX_SHARDS = 2_000
 
 
@@ -101,7 +100,7 @@ def _compare(index: Path, weight_map: Mapping[str, str], stores: list[Store]) ->
 
 def find_tokenizer(directory: Path) -> str | None:
     """The name of the tokenizer's file beside the weights, if there is one."""
-    return next((name for name in _TOKENIZERS if (directory / name).is_file()), None)
+    return next((name for name in TOKENIZER_FILES if (directory / name).is_file()), None)
 
 
 def settings_file(directory: Path) -> Path | None:

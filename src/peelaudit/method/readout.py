@@ -60,9 +60,8 @@ class Readout:
     unembedding: Unembedding
     map: tuple[Tensor, Tensor] | None = None
 
-    @torch.no_grad()
     def losses(self, state: Tensor, targets: Tensor, index: Tensor, what: str) -> NDArray[np.float64]:
-        """Next-token cross-entropy of some sequences, in nats, summed over each one's predictions.
+        """Next-token cross-entropy of some sequences, [n], in nats, summed over each one's predictions.
 
         Args:
             state: [sequences, positions, d_model]
@@ -73,13 +72,17 @@ class Readout:
         Raises:
             NonFiniteResult: if a loss is NaN or Inf.
         """
-        result = np.empty(len(index))
+        return self.each(state, targets, index, what).sum(dim=1).numpy()
+
+    @torch.no_grad()
+    def each(self, state: Tensor, targets: Tensor, index: Tensor, what: str) -> Tensor:
+        """The same of every prediction by itself, [n, positions - 1] float64; 0 where nothing is to be predicted."""
+        result = torch.empty(len(index), targets.shape[1] - 1, dtype=torch.float64)
         for part in batches(slice(0, len(index)), targets.shape[1], self.batch_tokens):
             chosen = index[part]
             logits = self._logits(state[chosen, :-1])
-            losses = token_losses(logits, targets[chosen, 1:].to(logits.device)).cpu().double()
-            result[part] = losses.sum(dim=1).numpy()
-        if not np.isfinite(result).all():
+            result[part] = token_losses(logits, targets[chosen, 1:].to(logits.device)).cpu().double()
+        if not result.isfinite().all():
             raise NonFiniteResult(f"{what}: the loss is NaN or Inf under the readout {self.kind!r}")
         return result
 
