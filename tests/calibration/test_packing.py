@@ -91,9 +91,9 @@ def test_a_truncated_file_is_told(tmp_path: Path, packing: str, kept: float) -> 
 
 @packed
 def test_a_file_that_is_not_packed_or_damaged_is_told(tmp_path: Path, packing: str) -> None:
+    raw = bytearray(PACKERS[packing](bytes(range(256)) * 40))
     (path := tmp_path / f"a.txt.{packing}").write_bytes(PLAIN["txt"])
     assert f"{path}: the packed file can't be unpacked: " in refusal(tmp_path, path)
-    raw = bytearray(PACKERS[packing](bytes(range(256)) * 40))
     raw[len(raw) // 2] ^= 0xFF
     path.write_bytes(raw)
     assert f"{path}: " in refusal(tmp_path, path)
