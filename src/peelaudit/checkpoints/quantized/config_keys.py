@@ -57,6 +57,7 @@ _OWN: Mapping[str, frozenset[str]] = {
     ),
     "hqq": _words("quant_config skip_modules"),
     "mxfp4": _words("dequantize"),
+    "quanto": _words("weights activations layers"),
     "torchao": _words("quant_type include_input_output_embeddings untie_embedding_weights"),
     "modelopt": _words(
         "quant_algo quantized_layers group_size config_groups ignore exclude_modules kv_cache_quant_algo producer",
