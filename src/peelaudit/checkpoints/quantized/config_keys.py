@@ -22,7 +22,7 @@ _GPTQ = _words(
     "backend use_exllama disable_exllama exllama_config use_cuda_fp16 max_input_length modules_in_block_to_quantize",
     "block_name_to_quantize module_name_preceding_first_block model_name_or_path model_file_base_name model_seqlen",
     "tokenizer dataset batch_size pad_token_id cache_block_outputs true_sequential static_groups act_group_aware",
-    "damp_percent damp_auto_increment mse",
+    "damp_percent damp_auto_increment mse hyb_act",
 )
 
 _AWQ = _words("version zero_point do_fuse fuse_max_seq_len modules_to_fuse")
