@@ -267,6 +267,13 @@ def test_custom_code_of_a_tokenizer_is_never_executed(tmp_path: Path, text: Path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
+def test_the_first_part_of_a_split_gguf_has_the_tokenizer(tmp_path: Path) -> None:
+    for name in ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(CalibrationError, match="m-00001-of-00002"):
+        find_tokenizer(None, tmp_path / "m-00002-of-00002.gguf", 64)
+
+
 def test_a_gguf_brings_its_tokenizer(tmp_path: Path) -> None:
     if not (gguf := Path(os.environ.get("PEELAUDIT_SMOLLM2", ""))).is_file():
         pytest.skip("SmolLM2 is not at hand")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from peelaudit.checkpoints.deepspeed import open_deepspeed
@@ -17,7 +17,7 @@ from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.filenames import ADAPTER_CONFIG, DISTRIBUTED, TOKENIZER_FILES, WEIGHT_FILES
 
-__all__ = ["find_tokenizer", "find_training_step", "open_file", "open_weights", "settings_file"]
+__all__ = ["find_beside", "find_tokenizer", "find_training_step", "open_file", "open_weights"]
 
 _MAX_SHARDS = 2_000
 
@@ -103,10 +103,10 @@ def find_tokenizer(directory: Path) -> str | None:
     return next((name for name in TOKENIZER_FILES if (directory / name).is_file()), None)
 
 
-def settings_file(directory: Path) -> Path | None:
-    """Where modelopt keeps the settings of a quantisation, if not in config.json."""
-    name = "hf_quant_config.json"
-    return within(directory, name) if _is_there(directory / name) else None
+def find_beside(directory: Path, names: Iterable[str]) -> Path | None:
+    """The first of some files that is there, which must not lead out of the directory."""
+    found = next((name for name in names if _is_there(directory / name)), None)
+    return None if found is None else within(directory, found)
 
 
 def find_training_step(directory: Path) -> int | None:

@@ -21,10 +21,10 @@ from peelaudit.checkpoints.distributed import DISTRIBUTED_FORMAT
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
 from peelaudit.checkpoints.folding import folded
 from peelaudit.checkpoints.foreign import check_names
-from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights, settings_file
+from peelaudit.checkpoints.huggingface import find_beside, find_tokenizer, find_training_step, open_weights
 from peelaudit.checkpoints.inert import StoredTensor
 from peelaudit.checkpoints.matching import Matched, Origin, match, rename, stored_vocabulary
-from peelaudit.checkpoints.quantized import Dequantized, refuse_codebooks_by_tensors, settings_beside
+from peelaudit.checkpoints.quantized import SETTINGS_FILES, Dequantized, refuse_codebooks_by_tensors
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
 from peelaudit.checkpoints.store import Store
@@ -193,11 +193,11 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
             chosen /= "config.json"
         if not config and not chosen.exists():
             raise UnreadableCheckpoint(f"{quoted(path.parent)}: has no config.json; say where it is with --config")
-        values, beside = read_json(chosen), settings_file(chosen.parent)
+        values, beside = read_json(chosen), find_beside(chosen.parent, SETTINGS_FILES)
         if beside is None or values.get("quantization_config"):
             beside, description = None, describe(values, quoted(chosen))
         else:
-            values |= {"quantization_config": settings_beside(read_json(beside))}
+            values |= {"quantization_config": SETTINGS_FILES[beside.name](read_json(beside))}
             description = describe(values, quoted(chosen), packing=quoted(beside))
         step = state.training_step if state else None
         return _Parts(

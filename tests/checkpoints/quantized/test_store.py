@@ -29,6 +29,7 @@ from tests.checkpoints.quantized import (
     fp8,
     gptq,
     hqq,
+    quanto,
     torchao,
 )
 from tests.checkpoints.quantized.support import assert_same_loss, configure, pack
@@ -84,6 +85,7 @@ PACKED = {
         "llama", folder, auto_round.packer(4, less_one=True), auto_round.config("auto_round:auto_gptq")
     ),
     "hqq": lambda folder: pack("llama", folder, hqq.packer(4), hqq.config()),
+    "quanto": lambda folder: pack("llama", folder, quanto.packer(4), {"quant_method": "quanto", "weights": "int4"}),
     "torchao": lambda folder: pack("llama", folder, torchao.int4, torchao.config("Int4WeightOnlyConfig")),
     "fp8": lambda folder: pack("llama", folder, fp8.packer((32, 32)), fp8.config()),
     "modelopt": lambda folder: pack(
@@ -94,8 +96,9 @@ PACKED = {
 LAYERS = ("model.layers.0.self_attn.q_proj.", "model.layers.0.input_layernorm.")
 SILENT = ("g_idx", *(f".{part}" for part in ("group_size", "channel_wise", "optimize", "round_zero", "offload_meta")))
 SILENT += (".unpack_view_dtype", ".compute_dtype", ".encoded_state_dict", ".stores_quant_config")
-SILENT += (".quant_scale", ".quant_zero")
-"""Parts that say nothing which others don't: groups that are in order, and what HQQ remembers of its own doings."""
+SILENT += (".quant_scale", ".quant_zero", ".input_scale", ".output_scale")
+"""Parts that say nothing which others don't: groups that are in order, what HQQ remembers of its own doings, and
+scales of activations that aren't rounded."""
 
 
 @pytest.mark.parametrize("method", PACKED)

@@ -22,7 +22,7 @@ _GPTQ = _words(
     "backend use_exllama disable_exllama exllama_config use_cuda_fp16 max_input_length modules_in_block_to_quantize",
     "block_name_to_quantize module_name_preceding_first_block model_name_or_path model_file_base_name model_seqlen",
     "tokenizer dataset batch_size pad_token_id cache_block_outputs true_sequential static_groups act_group_aware",
-    "damp_percent damp_auto_increment mse",
+    "damp_percent damp_auto_increment mse hyb_act",
 )
 
 _AWQ = _words("version zero_point do_fuse fuse_max_seq_len modules_to_fuse")
@@ -57,6 +57,7 @@ _OWN: Mapping[str, frozenset[str]] = {
     ),
     "hqq": _words("quant_config skip_modules"),
     "mxfp4": _words("dequantize"),
+    "quanto": _words("weights activations layers"),
     "torchao": _words("quant_type include_input_output_embeddings untie_embedding_weights"),
     "modelopt": _words(
         "quant_algo quantized_layers group_size config_groups ignore exclude_modules kv_cache_quant_algo producer",

@@ -94,13 +94,15 @@ class Settings:
 class Layout:
     """A packed matrix: its size as it computes, and the word for how it is packed (a `PackedType` or a float dtype).
 
-    A stack of experts' matrices is [experts, inputs, outputs], as transformers computes with it.
+    A stack of experts' matrices is [experts, inputs, outputs], as transformers computes with it. `in_rows` means that
+    the sizes are those of rows of codes, several of which may make one row of the matrix.
     """
 
     outputs: int
     inputs: int
     dtype: str
     experts: int | None = None
+    in_rows: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

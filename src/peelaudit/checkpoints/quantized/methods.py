@@ -16,12 +16,13 @@ from peelaudit.checkpoints.quantized.fp8 import Float8
 from peelaudit.checkpoints.quantized.gptq import Gptq
 from peelaudit.checkpoints.quantized.hqq import Hqq
 from peelaudit.checkpoints.quantized.method import Method, Settings
-from peelaudit.checkpoints.quantized.modelopt import ModelOpt
+from peelaudit.checkpoints.quantized.modelopt import ModelOpt, settings_beside
 from peelaudit.checkpoints.quantized.mxfp4 import Mxfp4
+from peelaudit.checkpoints.quantized.quanto import Quanto, settings_of_map
 from peelaudit.checkpoints.quantized.torchao import TorchAo
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
-__all__ = ["METHODS", "find_method"]
+__all__ = ["METHODS", "SETTINGS_FILES", "find_method"]
 
 METHODS: Mapping[str, Callable[[Settings], Method]] = {
     "bitnet": BitNet,
@@ -37,9 +38,16 @@ METHODS: Mapping[str, Callable[[Settings], Method]] = {
     "hqq": Hqq,
     "mxfp4": Mxfp4,
     "modelopt": ModelOpt,
+    "quanto": Quanto,
     "torchao": TorchAo,
 }
 """By `quant_method`. A method stands here when a test proves its loss to be that of the floats that were packed."""
+
+SETTINGS_FILES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    "hf_quant_config.json": settings_beside,
+    "quanto_qmap.json": settings_of_map,
+}
+"""Files beside a config.json that may describe a quantisation in its stead, and how they are read."""
 
 
 def find_method(values: Mapping[str, Any], subject: str) -> Method | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 
 import torch
@@ -79,7 +80,13 @@ class Dequantized:
         """The origin of a packed matrix, transposed where the module keeps [inputs, outputs] (GPT-2's Conv1D)."""
         from transformers.pytorch_utils import Conv1D
 
-        if origin.stored not in self._packed or module is None or isinstance(module, nn.Linear):
+        if origin.stored not in self._packed or module is None:
+            return origin
+        layout = self._packed[origin.stored][1]
+        if isinstance(module, nn.Linear):
+            size = (module.out_features, module.in_features)
+            if layout.in_rows and math.prod(size) == math.prod(layout.shape) and not size[1] % layout.inputs:
+                return Origin(origin.stored, size, lambda rows: rows.reshape(size))
             return origin
         if isinstance(module, Conv1D):
             return Origin(origin.stored, origin.shape[::-1], _transpose)

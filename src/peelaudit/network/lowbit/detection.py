@@ -53,7 +53,7 @@ _TABLES = {"nf4": GridKind.NF4, "fp4": GridKind.FP4, "float8_e4m3fn": GridKind.F
 _SCALES = {"tensor": ScaleLayout.TENSOR, "row": ScaleLayout.ROW}
 _OWN_TABLES = "bitsandbytes"
 """The method whose files say what a code means: not always what the name of the code does."""
-_FREE_ZERO = ("hqq", "torchao")
+_FREE_ZERO = ("hqq", "quanto", "torchao")
 """Methods of which groups may have a minimum of their own."""
 _SAMPLE = 64
 _ROUNDING = 1e-6
