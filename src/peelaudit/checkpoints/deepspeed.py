@@ -7,6 +7,7 @@ latest, latest_universal                             beside them: the name of th
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from itertools import islice
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from peelaudit.checkpoints.files import OpenFile, quoted, within
-from peelaudit.checkpoints.inert import StoredTensor
+from peelaudit.checkpoints.inert import StoredTensor, sizes_of
 from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, Store
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
@@ -38,7 +39,7 @@ def open_deepspeed(directory: Path) -> Store | None:
     """
     step = _latest(directory) or directory
     if (step / "zero").is_dir():
-        return _Universal(within(step, "zero"))
+        return _Universal(step)
     names = _names(step)
     subject = quoted(step)
     if "mp_rank_01_model_states.pt" in names or any(name.startswith("layer_") for name in _ranked(names)):
@@ -77,6 +78,18 @@ def _ranked(names: Collection[str]) -> set[str]:
     return {name for name in names if name.endswith(("_model_states.pt", "-model_states.pt"))}
 
 
+def _shapes(step: Path) -> Mapping[str, tuple[int, ...]]:
+    """The parameters' shapes as the first rank's model states list them; none where it has none."""
+    for name in sorted(_ranked(_names(step)))[:1]:
+        file = TorchFile(within(step, name))
+        file.close()
+        listed = file.content.get("param_shapes") if isinstance(file.content, dict) else None
+        groups = listed if isinstance(listed, list) else [listed]
+        pairs = (pair for group in groups if isinstance(group, dict) for pair in group.items())
+        return {key: shape for key, value in pairs if isinstance(key, str) and (shape := sizes_of(value)) is not None}
+    return {}
+
+
 class _Consolidated(TorchTensors):
     """The state dict that rank 0 wrote whole."""
 
@@ -98,13 +111,15 @@ class _Universal:
     format = DEEPSPEED_FORMAT
     floats: Collection[str] = FLOATS
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, step: Path) -> None:
         """Look into every parameter's file.
 
         Raises:
             UnreadableCheckpoint: a file isn't there.
             MalformedCheckpoint: one is damaged, or holds no tensor.
         """
+        directory = within(step, "zero")
+        self._shapes = _shapes(step)
         names = sorted(name for name in _names(directory) if (directory / name).is_dir())
         if len(names) > MAX_TENSORS:
             raise MalformedCheckpoint(f"{quoted(directory)}: {len(names)} parameters are more than any model has")
@@ -115,7 +130,9 @@ class _Universal:
     def _described(self, name: str) -> TensorInfo:
         file, tensor = self._open(name)
         file.close()
-        return TensorInfo(name, tensor.shape, tensor.dtype, tensor.bytes)
+        shape = self._shapes.get(name)
+        flat = shape is not None and tensor.shape == (math.prod(shape),)
+        return TensorInfo(name, shape if flat and shape is not None else tensor.shape, tensor.dtype, tensor.bytes)
 
     def _open(self, name: str) -> tuple[TorchFile, StoredTensor]:
         """A parameter's file, which is the caller's to close, and the tensor that it holds."""
@@ -136,7 +153,7 @@ class _Universal:
         """The tensor of that name, on the CPU; raises as `TorchArchive.read`."""
         file, tensor = self._open(name)
         try:
-            return file.read(name, tensor)
+            return file.read(name, tensor).reshape(self.tensors[name].shape)
         finally:
             file.close()
 
