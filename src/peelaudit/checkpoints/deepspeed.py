@@ -1,8 +1,11 @@
 """A directory of DeepSpeed: the 16-bit weights of ZeRO stages 0 to 2, or a universal checkpoint's in float32.
 
-global_step100/mp_rank_00_model_states.pt           {"module": state dict, …}, by torch.save
-global_step100_universal/zero/<name>/fp32.pt         {"param": tensor, …}, one file a parameter
-latest, latest_universal                             beside them: the name of the step's directory
+    global_step100/mp_rank_00_model_states.pt       {"module": state dict, …}, by torch.save
+    global_step100_universal/zero/<name>/fp32.pt    {"param": tensor, …}, one file a parameter
+    latest, latest_universal                        beside them: the name of the step's directory
+
+A universal checkpoint of ZeRO stage 3 has each parameter's elements in a row; their shape is among the `param_shapes`
+of the model states beside `zero`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from peelaudit.checkpoints.inert import StoredTensor, sizes_of
 from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, Store
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
-from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
+from peelaudit.errors import MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.filenames import DEEPSPEED
 from peelaudit.records import TensorInfo
 
@@ -70,8 +73,11 @@ def _latest(directory: Path) -> Path | None:
 
 
 def _names(directory: Path) -> set[str]:
-    with os.scandir(directory) as entries:
-        return {entry.name for entry in islice(entries, _MOST_ENTRIES)}
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name for entry in islice(entries, _MOST_ENTRIES)}
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{quoted(directory)}: can't be listed ({type(error).__name__})") from None
 
 
 def _ranked(names: Collection[str]) -> set[str]:
