@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["ADAPTER_CONFIG", "CHECKPOINT_SUFFIXES", "DEEPSPEED", "DISTRIBUTED", "TORCH_SUFFIXES", "WEIGHT_FILES"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "CHECKPOINT_SUFFIXES",
+    "DEEPSPEED",
+    "DEEPSPEED_STAGE_3",
+    "DISTRIBUTED",
+    "TORCH_SUFFIXES",
+    "WEIGHT_FILES",
+]
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -20,6 +28,9 @@ DISTRIBUTED = ".metadata"
 
 DEEPSPEED = "mp_rank_00_model_states.pt"
 """What makes a directory a step's of DeepSpeed: the weights that rank 0 wrote whole."""
+
+DEEPSPEED_STAGE_3 = "zero_pp_rank_0_mp_rank_00_model_states.pt"
+"""The same where ZeRO stage 3 splits the weights over the ranks."""
 
 TORCH_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 """The suffixes of torch files."""

@@ -108,7 +108,7 @@ def test_tensors_too_many_or_too_few_are_named(config: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
+        (["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_01_model_states.pt"], "model-parallel"),
         (["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"], "model-parallel ranks"),
         (["layer_00-model_00-model_states.pt", "mp_rank_00_model_states.pt"], "model-parallel ranks"),
     ],

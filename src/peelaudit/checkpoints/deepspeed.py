@@ -1,4 +1,4 @@
-"""A directory of DeepSpeed: the 16-bit weights of ZeRO stages 0 to 2, or a universal checkpoint's in float32.
+"""A directory of DeepSpeed: the 16-bit weights of ZeRO stages 0 to 2, stage 3's in float32, a universal checkpoint's.
 
     global_step100/mp_rank_00_model_states.pt       {"module": state dict, …}, by torch.save
     global_step100_universal/zero/<name>/fp32.pt    {"param": tensor, …}, one file a parameter
@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 
 from peelaudit.checkpoints.files import OpenFile, quoted, within
-from peelaudit.checkpoints.inert import StoredTensor, sizes_of
+from peelaudit.checkpoints.inert import StoredTensor
 from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, Store
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
+from peelaudit.checkpoints.zero_stage_3 import Stage3Tensors, param_shapes
 from peelaudit.errors import MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.filenames import DEEPSPEED
 from peelaudit.records import TensorInfo
@@ -45,18 +46,16 @@ def open_deepspeed(directory: Path) -> Store | None:
         return _Universal(step)
     names = _names(step)
     subject = quoted(step)
-    if "mp_rank_01_model_states.pt" in names or any(name.startswith("layer_") for name in _ranked(names)):
+    ranked = _ranked(names)
+    if any("mp_rank_01_" in name or name.startswith("layer_") for name in ranked):
         raise UnsupportedCheckpoint(
             f"{subject}: its weights are split over model-parallel ranks; run DeepSpeed's ds_to_universal.py and name"
             " what that writes"
         )
     if DEEPSPEED in names:
         return _Consolidated(within(step, DEEPSPEED))
-    if any(name.startswith("zero_pp_rank_") for name in _ranked(names)):
-        raise UnsupportedCheckpoint(
-            f"{subject}: its weights are split by ZeRO stage 3; run the zero_to_fp32.py that DeepSpeed puts beside it"
-            " (python zero_to_fp32.py . OUT) and name what that writes"
-        )
+    if any(name.startswith("zero_pp_rank_") for name in ranked):
+        return Stage3Tensors(step, names, DEEPSPEED_FORMAT)
     return None
 
 
@@ -89,10 +88,7 @@ def _shapes(step: Path) -> Mapping[str, tuple[int, ...]]:
     for name in sorted(_ranked(_names(step)))[:1]:
         file = TorchFile(within(step, name))
         file.close()
-        listed = file.content.get("param_shapes") if isinstance(file.content, dict) else None
-        groups = listed if isinstance(listed, list) else [listed]
-        pairs = (pair for group in groups if isinstance(group, dict) for pair in group.items())
-        return {key: shape for key, value in pairs if isinstance(key, str) and (shape := sizes_of(value)) is not None}
+        return param_shapes(file.content)
     return {}
 
 
