@@ -8,6 +8,7 @@ __all__ = [
     "ADAPTER_CONFIG",
     "CHECKPOINT_SUFFIXES",
     "DEEPSPEED",
+    "DEEPSPEED_STAGE_3",
     "DISTRIBUTED",
     "TOKENIZER_FILES",
     "TORCH_SUFFIXES",
@@ -32,6 +33,9 @@ DISTRIBUTED = ".metadata"
 
 DEEPSPEED = "mp_rank_00_model_states.pt"
 """What makes a directory a step's of DeepSpeed: the weights that rank 0 wrote whole."""
+
+DEEPSPEED_STAGE_3 = "zero_pp_rank_0_mp_rank_00_model_states.pt"
+"""The same where ZeRO stage 3 splits the weights over the ranks."""
 
 TORCH_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 """The suffixes of torch files."""

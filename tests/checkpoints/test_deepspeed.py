@@ -81,6 +81,19 @@ def test_a_universal_checkpoint(config: Path, tmp_path: Path) -> None:
     assert holds(tmp_path / "run", state, config)
 
 
+def test_a_universal_checkpoint_of_stage_3(config: Path, tmp_path: Path) -> None:
+    """What ds_to_universal.py writes of it: each parameter's elements in a row, its shape in the model states."""
+    state = model("llama").state_dict()
+    step = consolidated(tmp_path / "step", state, "zero_pp_rank_0_mp_rank_00_model_states.pt")
+    for name, tensor in state.items():
+        (step / "zero" / name).mkdir(parents=True)
+        torch.save(tensor.flatten(), step / "zero" / name / "fp32.pt")
+    assert holds(step, state, config)
+    torch.save(torch.ones(100), step / "zero" / "lm_head.weight" / "fp32.pt")
+    with pytest.raises(MismatchedWeights, match=r"'lm_head\.weight' is 100, but the configuration makes it 64 × 32"):
+        open_checkpoint(step, config=config)
+
+
 def test_tensors_too_many_or_too_few_are_named(config: Path, tmp_path: Path) -> None:
     state = model("llama").state_dict()
     for index, make in enumerate((consolidated, universal)):
@@ -95,7 +108,7 @@ def test_tensors_too_many_or_too_few_are_named(config: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
+        (["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_01_model_states.pt"], "model-parallel"),
         (["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"], "model-parallel ranks"),
         (["layer_00-model_00-model_states.pt", "mp_rank_00_model_states.pt"], "model-parallel ranks"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peelaudit.checkpoints.files import Snapshot, take_snapshot
+from peelaudit.checkpoints.files import Snapshot, quoted, take_snapshot
 from peelaudit.errors import MalformedCheckpoint
 from peelaudit.progress import SILENT
 
@@ -50,3 +50,11 @@ def test_removed(path: Path, snapshot: Snapshot) -> None:
     path.unlink()
     with pytest.raises(MalformedCheckpoint, match="removed"):
         snapshot.check("'a'")
+
+
+def test_what_is_too_long_to_print_is_told_by_its_kind() -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert quoted(nested) == "'a list too long to print'"
+    assert quoted(10**5000) == "'a int too long to print'"

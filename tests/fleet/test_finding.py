@@ -62,8 +62,9 @@ def test_a_step_of_deepspeed_is_one(here: Path) -> None:
     states = [f"zero_pp_rank_{n}_mp_rank_00_optim_states.pt" for n in (0, 1)]
     for step in ("d/global_step9", "d/global_step10"):
         touch(here, f"{step}/mp_rank_00_model_states.pt", *(f"{step}/{name}" for name in states))
+    touch(here, "d/global_step8/zero_pp_rank_0_mp_rank_00_model_states.pt", "d/global_step8/" + states[0])
     touch(here, "d/latest", "d/global_step10/zero/model.norm.weight/fp32.pt")
-    assert find("d") == ("d/global_step9", "d/global_step10")
+    assert find("d") == ("d/global_step8", "d/global_step9", "d/global_step10")
 
 
 def test_only_the_first_of_a_split_gguf(here: Path) -> None:

@@ -81,7 +81,9 @@ class LoraSettings:
             alphas=_pattern(values.get("alpha_pattern"), subject),
             stabilised=values.get("use_rslora") is True,
             dora=values.get("use_dora") is True,
-            listed=frozenset(name for names in lists if isinstance(names, list) for name in map(str, names)),
+            listed=frozenset(
+                name for names in lists if isinstance(names, list) for name in names if isinstance(name, str)
+            ),
         )
 
     def rank_of(self, module: str) -> float:

@@ -1,12 +1,16 @@
-"""A directory of DeepSpeed: the 16-bit weights of ZeRO stages 0 to 2, or a universal checkpoint's in float32.
+"""A directory of DeepSpeed: the 16-bit weights of ZeRO stages 0 to 2, stage 3's in float32, a universal checkpoint's.
 
-global_step100/mp_rank_00_model_states.pt           {"module": state dict, …}, by torch.save
-global_step100_universal/zero/<name>/fp32.pt         {"param": tensor, …}, one file a parameter
-latest, latest_universal                             beside them: the name of the step's directory
+    global_step100/mp_rank_00_model_states.pt       {"module": state dict, …}, by torch.save
+    global_step100_universal/zero/<name>/fp32.pt    {"param": tensor, …}, one file a parameter
+    latest, latest_universal                        beside them: the name of the step's directory
+
+A universal checkpoint of ZeRO stage 3 has each parameter's elements in a row; their shape is among the `param_shapes`
+of the model states beside `zero`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from itertools import islice
@@ -19,7 +23,8 @@ from peelaudit.checkpoints.inert import StoredTensor
 from peelaudit.checkpoints.state_dict import recognise
 from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, Store
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
-from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
+from peelaudit.checkpoints.zero_stage_3 import Stage3Tensors, param_shapes
+from peelaudit.errors import MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.filenames import DEEPSPEED
 from peelaudit.records import TensorInfo
 
@@ -38,21 +43,19 @@ def open_deepspeed(directory: Path) -> Store | None:
     """
     step = _latest(directory) or directory
     if (step / "zero").is_dir():
-        return _Universal(within(step, "zero"))
+        return _Universal(step)
     names = _names(step)
     subject = quoted(step)
-    if "mp_rank_01_model_states.pt" in names or any(name.startswith("layer_") for name in _ranked(names)):
+    ranked = _ranked(names)
+    if any("mp_rank_01_" in name or name.startswith("layer_") for name in ranked):
         raise UnsupportedCheckpoint(
             f"{subject}: its weights are split over model-parallel ranks; run DeepSpeed's ds_to_universal.py and name"
             " what that writes"
         )
     if DEEPSPEED in names:
         return _Consolidated(within(step, DEEPSPEED))
-    if any(name.startswith("zero_pp_rank_") for name in _ranked(names)):
-        raise UnsupportedCheckpoint(
-            f"{subject}: its weights are split by ZeRO stage 3; run the zero_to_fp32.py that DeepSpeed puts beside it"
-            " (python zero_to_fp32.py . OUT) and name what that writes"
-        )
+    if any(name.startswith("zero_pp_rank_") for name in ranked):
+        return Stage3Tensors(step, names, DEEPSPEED_FORMAT)
     return None
 
 
@@ -69,12 +72,24 @@ def _latest(directory: Path) -> Path | None:
 
 
 def _names(directory: Path) -> set[str]:
-    with os.scandir(directory) as entries:
-        return {entry.name for entry in islice(entries, _MOST_ENTRIES)}
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name for entry in islice(entries, _MOST_ENTRIES)}
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{quoted(directory)}: can't be listed ({type(error).__name__})") from None
 
 
 def _ranked(names: Collection[str]) -> set[str]:
     return {name for name in names if name.endswith(("_model_states.pt", "-model_states.pt"))}
+
+
+def _shapes(step: Path) -> Mapping[str, tuple[int, ...]]:
+    """The parameters' shapes as the first rank's model states list them; none where it has none."""
+    for name in sorted(_ranked(_names(step)))[:1]:
+        file = TorchFile(within(step, name))
+        file.close()
+        return param_shapes(file.content)
+    return {}
 
 
 class _Consolidated(TorchTensors):
@@ -98,13 +113,15 @@ class _Universal:
     format = DEEPSPEED_FORMAT
     floats: Collection[str] = FLOATS
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, step: Path) -> None:
         """Look into every parameter's file.
 
         Raises:
             UnreadableCheckpoint: a file isn't there.
             MalformedCheckpoint: one is damaged, or holds no tensor.
         """
+        directory = within(step, "zero")
+        self._shapes = _shapes(step)
         names = sorted(name for name in _names(directory) if (directory / name).is_dir())
         if len(names) > MAX_TENSORS:
             raise MalformedCheckpoint(f"{quoted(directory)}: {len(names)} parameters are more than any model has")
@@ -115,7 +132,9 @@ class _Universal:
     def _described(self, name: str) -> TensorInfo:
         file, tensor = self._open(name)
         file.close()
-        return TensorInfo(name, tensor.shape, tensor.dtype, tensor.bytes)
+        shape = self._shapes.get(name)
+        flat = shape is not None and tensor.shape == (math.prod(shape),)
+        return TensorInfo(name, shape if flat and shape is not None else tensor.shape, tensor.dtype, tensor.bytes)
 
     def _open(self, name: str) -> tuple[TorchFile, StoredTensor]:
         """A parameter's file, which is the caller's to close, and the tensor that it holds."""
@@ -136,7 +155,7 @@ class _Universal:
         """The tensor of that name, on the CPU; raises as `TorchArchive.read`."""
         file, tensor = self._open(name)
         try:
-            return file.read(name, tensor)
+            return file.read(name, tensor).reshape(self.tensors[name].shape)
         finally:
             file.close()
 

@@ -38,7 +38,10 @@ def quoted(text: object, limit: int = 120) -> str:
     """`text` in quotes for a message: control characters, escape codes and lone surrogates escaped, its middle left out
     where it is long.
     """
-    plain = str(text)
+    try:
+        plain = str(text)
+    except (RecursionError, ValueError):  # nested as deep as it was parsed; a whole number of thousands of digits
+        plain = f"a {type(text).__name__} too long to print"
     return repr(plain if len(plain) <= limit else f"{plain[: limit // 3]}…{plain[-(limit - limit // 3 - 1) :]}")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from peelaudit.errors import ConfigError, UnreadableCheckpoint
-from peelaudit.filenames import CHECKPOINT_SUFFIXES, DEEPSPEED, DISTRIBUTED, WEIGHT_FILES
+from peelaudit.filenames import CHECKPOINT_SUFFIXES, DEEPSPEED, DEEPSPEED_STAGE_3, DISTRIBUTED, WEIGHT_FILES
 
 __all__ = ["RESULTS_FILE", "Found", "find_checkpoints", "natural", "suggesting_batch"]
 
@@ -153,7 +153,7 @@ def _walk(top: str) -> Iterator[str]:
 
 def _is_checkpoint_directory(files: Sequence[str]) -> bool:
     """Shards without an index make one as well: its audit says what is missing."""
-    if any(name in files for name in (*WEIGHT_FILES, DISTRIBUTED, DEEPSPEED)):
+    if any(name in files for name in (*WEIGHT_FILES, DISTRIBUTED, DEEPSPEED, DEEPSPEED_STAGE_3)):
         return True
     return any((shard := _SHARD.search(name)) and shard[2] != "gguf" for name in files)
 
