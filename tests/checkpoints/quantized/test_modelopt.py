@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
+from tests.checkpoints import models
 from tests.checkpoints.quantized.float4 import nvfp4
 from tests.checkpoints.quantized.fp8 import UP, plain
 from tests.checkpoints.quantized.support import Packer, assert_same_loss, configure, pack
@@ -65,6 +66,13 @@ def test_settings_beside_the_configuration(parts: Packer, algorithm: str, dtype:
     beside(tmp_path, quant_algo="W4A16_AWQ", group_size=128)
     with pytest.raises(CheckpointError, match=r"hf_quant_config\.json'.*quant_algo 'W4A16_AWQ'"):
         open_checkpoint(tmp_path)
+
+
+def test_a_file_that_has_only_a_rounded_cache_is_no_packed_one(tmp_path: Path) -> None:
+    models.save(models.model("llama"), tmp_path)
+    beside(tmp_path, quant_algo=None, kv_cache_quant_algo="FP8")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.info.dtype == "float32"
 
 
 def test_layers_of_two_kinds(tmp_path: Path) -> None:

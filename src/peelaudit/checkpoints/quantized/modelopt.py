@@ -77,7 +77,13 @@ _GROUPS = Blocks("weight_scale", 1, _GROUP)
 
 
 def settings_beside(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The `quantization_config` that a hf_quant_config.json stands for."""
+    """The `quantization_config` that a hf_quant_config.json stands for; none where only keys and values are rounded."""
     details = values.get("quantization")
-    others = {key: value for key, value in values.items() if key != "quantization"}
-    return {**others, **(details if isinstance(details, dict) else {}), "quant_method": "modelopt"}
+    details = details if isinstance(details, dict) else {}
+    if details.get("quant_algo") is None:
+        return {}
+    return {
+        **{key: value for key, value in values.items() if key != "quantization"},
+        **details,
+        "quant_method": "modelopt",
+    }

@@ -39,6 +39,7 @@ _KINDS = {
 }
 _CODES = {"int8": ("int8",), "intx": ("int8",), "float8": FLOAT8, "int4": ("int8", "uint8")}
 _PACKINGS = {"int4_packing_format": ("PLAIN",), "intx_packing_format": ("UNPACKED_TO_INT8",)}
+_INTEGERS = tuple(f"int{bits}" for bits in range(1, 9))
 _VERSION = 2
 _DATA, _SCALE, _ZERO = "_weight_qdata", "_weight_scale", "_weight_zero_point"
 
@@ -66,7 +67,9 @@ class TorchAo(Method):
                 raise settings.unsupported(f"{key} {quoted(_named(values, key), 40)}; only {packings[0]} can be read")
         self._kind = _KINDS[name]
         self._asymmetric = "ASYMMETRIC" in (_named(values, "mapping_type"), _named(values, "weight_mapping_type"))
-        self._bits = str(_named(values, "weight_dtype")) if self._kind == "intx" else self._kind
+        self._bits = self._kind if self._kind != "intx" else str(_named(values, "weight_dtype"))
+        if self._kind == "intx" and self._bits not in _INTEGERS:
+            raise settings.unsupported(f"weight_dtype {quoted(self._bits, 40)}, which isn't read")
         if "DynamicActivation" in name:
             self.notes = (settings.left_out("rounded inputs"),)
 
