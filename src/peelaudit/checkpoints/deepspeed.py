@@ -132,9 +132,9 @@ class _Universal:
     def _described(self, name: str) -> TensorInfo:
         file, tensor = self._open(name)
         file.close()
-        shape = self._shapes.get(name)
-        flat = shape is not None and tensor.shape == (math.prod(shape),)
-        return TensorInfo(name, shape if flat and shape is not None else tensor.shape, tensor.dtype, tensor.bytes)
+        shape = self._shapes.get(name, tensor.shape)
+        in_a_row = tensor.shape == (math.prod(shape),)
+        return TensorInfo(name, shape if in_a_row else tensor.shape, tensor.dtype, tensor.bytes)
 
     def _open(self, name: str) -> tuple[TorchFile, StoredTensor]:
         """A parameter's file, which is the caller's to close, and the tensor that it holds."""

@@ -62,12 +62,7 @@ class Stage3Tensors:
             raise MalformedCheckpoint(f"{quoted(step)}: the optimizer states of some ranks are missing")
         states = within(step, DEEPSPEED_STAGE_3)
         shapes = _shapes(states)
-        self._parts: dict[str, _Parts] = {}
-        begin = 0
-        for name, shape in shapes.items():
-            size = -(-math.prod(shape) // len(ranks))
-            self._parts[name] = _Parts(shape, begin, size)
-            begin += size
+        self._parts, length = _laid_out(shapes, len(ranks))
         rows = tuple(within(step, ranks[rank]) for rank in range(len(ranks)))
         self.paths = (states, *rows)
         self._files: list[TorchFile] = []
@@ -75,7 +70,7 @@ class Stage3Tensors:
         try:
             for path in rows:
                 self._files.append(TorchFile(path))
-                self._rows.append(_row(self._files[-1], len(ranks), begin))
+                self._rows.append(_row(self._files[-1], len(ranks), length))
         except BaseException:
             self.close()
             raise
@@ -129,6 +124,16 @@ def _shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
                 " DeepSpeed puts beside it (python zero_to_fp32.py . OUT) and name what that writes"
             )
     return shapes
+
+
+def _laid_out(shapes: Mapping[str, tuple[int, ...]], ranks: int) -> tuple[Mapping[str, _Parts], int]:
+    """Where each parameter's part begins in a rank's row, and how long the row is."""
+    parts: dict[str, _Parts] = {}
+    length = 0
+    for name, shape in shapes.items():
+        parts[name] = _Parts(shape, length, -(-math.prod(shape) // ranks))
+        length += parts[name].size
+    return parts, length
 
 
 def _row(file: TorchFile, ranks: int, size: int) -> list[StoredTensor]:
