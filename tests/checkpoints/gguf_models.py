@@ -49,6 +49,9 @@ def convert(
     for key, value in {**values_of(config), **(changed or {})}.items():
         if key not in without:
             write_value(writer, f"{architecture}.{key}", value)
+    for key, listed in listed_of(made).items():
+        if key not in without:
+            write_value(writer, key, listed)
     metadata(writer)
     tensors = {**(beside or {}), **_tensors(made, architecture)}
     for stored, tensor in tensors.items():
@@ -86,7 +89,7 @@ def _tensors(made: transformers.PreTrainedModel, architecture: str) -> dict[str,
     table = gguf.get_tensor_name_map(kinds[architecture], config.num_hidden_layers)
     found = _rotary_factors(config)
     for name, tensor in made.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+        if ".act_fn." in name or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
         known = name.removeprefix("transformer.") if config.model_type == "bloom" else name
         stored = table.get_name(known, try_suffixes=(".weight", ".bias"))
@@ -119,6 +122,15 @@ def _written(tensor: torch.Tensor, name: str, config: transformers.PreTrainedCon
         return torch.cat([part.reshape(-1, config.hidden_size) for part in parts])
     is_conv = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
     return tensor.T if family == "gpt2" and is_conv else tensor
+
+
+def listed_of(made: transformers.PreTrainedModel) -> dict[str, list[float]]:
+    """Apertus' activations, which are values, and not under the architecture's name."""
+    found: dict[str, list[float]] = {}
+    for name, tensor in made.state_dict().items():
+        if ".act_fn." in name:
+            found.setdefault(f"xielu.{name.rpartition('.')[2]}", []).append(float(tensor))
+    return found
 
 
 def _permuted(tensor: torch.Tensor, heads: int) -> torch.Tensor:
@@ -341,6 +353,7 @@ _OWN: dict[str, Callable[[Any], dict[str, Any]]] = {
     "granite": _granite,
     "smollm3": _like_llama,
     "arcee": _like_llama,
+    "apertus": _like_llama,
     "olmo": _olmo,
     "olmo2": _usual,
     "olmo3": lambda config: _usual(config) | _windows(config),

@@ -5,6 +5,7 @@ under the architecture's name is without effect.
 from __future__ import annotations
 
 import contextlib
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from torch import Tensor
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.checkpoints.gguf_architectures import ARCHITECTURES
 from peelaudit.checkpoints.gguf_file import GgufFile
-from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnsupportedCheckpoint
+from peelaudit.errors import CheckpointError, MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
 from tests.checkpoints import gguf_models
-from tests.checkpoints.gguf_models import convert, values_of
+from tests.checkpoints.gguf_models import Write, convert, listed_of, values_of, write_value
 from tests.network.registry import tiny_values
 
+DOCS = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 TOKENS = torch.randint(0, 64, (2, 32), generator=torch.Generator().manual_seed(1))
 BASE = {"rope_type": "default", "rope_theta": 10_000.0}
 HALF = {"rope_parameters": {**BASE, "partial_rotary_factor": 0.5}}
@@ -48,6 +50,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", {"attention_multiplier": 0.7}),
     "smollm3": ("smollm3", {"num_hidden_layers": 4, "layer_types": [FULL] * 4, "sliding_window": None}),
     "arcee": ("arcee", {"head_dim": 16, "attention_bias": True}),
+    "apertus": ("apertus", {"rope_parameters": BASE}),
     "olmo": ("olmo", {"clip_qkv": 0.5}),
     "olmo2": ("olmo2", {}),
     "olmo2 windowed": (
@@ -134,6 +137,11 @@ def test_every_architecture_has_a_model_here() -> None:
     assert {name.partition(" ")[0] for name in MODELS} | OLDER == ARCHITECTURES.keys()
 
 
+def test_the_docs_name_every_architecture() -> None:
+    _, _, section = DOCS.read_text(encoding="utf-8").partition("## GGUF's architectures\n")
+    assert set(re.findall(r"`([^`]+)`", section.partition(". What")[0])) == ARCHITECTURES.keys()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_converted_model_has_its_own_logits(name: str, tmp_path: Path) -> None:
     made = lively(name)
@@ -157,6 +165,10 @@ def test_every_value_is_used_or_refused(name: str, tmp_path: Path) -> None:
         path = convert(made, tmp_path / "a.gguf", changed={key: other})
         with contextlib.suppress(CheckpointError):
             assert not same(logits_of(path), expected), (key, other)
+
+
+def value(key: str, given: Any) -> Write:
+    return lambda writer: write_value(writer, key, given)
 
 
 def another(key: str, value: Any) -> Any:
@@ -207,6 +219,7 @@ def test_a_tensor_left_out_or_added_is_an_error(name: str, tmp_path: Path) -> No
     [
         ("granite", {"rope.scaling.finetuned": False}),
         ("granite", {"logit_scale": 0.0}),
+        ("granite", {"attention.head_count_kv": [2, 4]}),
         ("olmo", {"attention.layer_norm_epsilon": 1e-6}),
         ("olmo2", {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.yarn_attn_factor": 1.0}),
         ("exaone4", {"attention.sliding_window": 8}),
@@ -232,6 +245,47 @@ def test_what_cannot_be_taken_over_is_refused_by_name(name: str, changed: dict[s
     with pytest.raises(UnsupportedCheckpoint, match=r"a\.gguf'.* is .*changes what the network computes") as caught:
         open_checkpoint(path)
     assert any(f".{key}'" in str(caught.value) for key in changed)
+
+
+@pytest.mark.parametrize("name", ["smollm3", "cohere2"])
+def test_no_list_is_made_for_layers_that_are_not_there(name: str, tmp_path: Path) -> None:
+    path = convert(lively(name), tmp_path / "a.gguf", changed={"block_count": 10**9})
+    with pytest.raises(MismatchedWeights, match="has 1000000000 layers, but the tensors are those of 4"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(("name", "changed"), [("gemma", {"rope.freq_base": 0.0}), ("olmo2", {"embedding_length": 0})])
+def test_impossible_values_are_refused(name: str, changed: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a\.gguf'"):
+        open_checkpoint(convert(lively(name), tmp_path / "a.gguf", changed=changed))
+
+
+def test_apertus_has_its_activations(tmp_path: Path) -> None:
+    made = lively("apertus")
+    kept = listed_of(made)
+    assert kept.keys() == {"xielu.alpha_p", "xielu.alpha_n", "xielu.beta", "xielu.eps"}
+    for key, listed in kept.items():
+        path = convert(made, tmp_path / "a.gguf", without=(key,))
+        with pytest.raises(MalformedCheckpoint, match=rf"a\.gguf': '{key}' isn't a number for each layer"):
+            open_checkpoint(path)
+        path = convert(made, tmp_path / "a.gguf", without=(key,), metadata=value(key, [listed[0] - 0.5, *listed[1:]]))
+        assert not same(logits_of(path), logits(made)), key
+
+
+def test_a_granite_of_the_hybrids_family_without_recurrent_layers(tmp_path: Path) -> None:
+    made = lively("granite")
+    layers, keys = made.config.num_hidden_layers, made.config.num_key_value_heads
+    added = {
+        "attention.head_count_kv": [keys] * layers,
+        "expert_count": 0,
+        "expert_used_count": 0,
+        "expert_shared_feed_forward_length": made.config.intermediate_size,
+        "rope.scaling.finetuned": True,
+        **dict.fromkeys(
+            ("ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.inner_size", "ssm.time_step_rank"), 4
+        ),
+    }
+    assert same(logits_of(convert(made, tmp_path / "a.gguf", changed=added)), logits(made))
 
 
 def test_exaone_4_has_windows_in_one_size_alone(tmp_path: Path) -> None:

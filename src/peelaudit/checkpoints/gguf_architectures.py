@@ -44,6 +44,7 @@ class Architecture:
         biases: the family's switches, and the tensor whose presence says that it is on.
         odd: what else it has of its own.
         undo: by what a stored name ends in, what undoes the conversion.
+        listed: parameters that are stored as values, one for each layer: the key, the name within a layer, the rank.
     """
 
     family: str
@@ -56,6 +57,7 @@ class Architecture:
     biases: Mapping[str, str] = field(default_factory=dict)
     odd: Odd = odd.nothing
     undo: tuple[tuple[str, Undo], ...] = ()
+    listed: tuple[tuple[str, str, int], ...] = ()
 
     def name_of(self, size: str) -> str | None:
         """The family's name of a size, None where it has none."""
@@ -94,6 +96,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "granite": Architecture(family="granite", head=True, biases=_ATTENTION | _MLP, odd=odd.granite, undo=_PAIRED),
     "smollm3": Architecture(family="smollm3", head=True, biases=_ATTENTION | _MLP, odd=odd.smollm3, undo=_PAIRED),
     "arcee": Architecture(family="arcee", head=True, biases=_ATTENTION | _MLP, undo=_PAIRED),
+    "apertus": Architecture(
+        family="apertus",
+        head=True,
+        biases=_ATTENTION,
+        listed=tuple(
+            (f"xielu.{kind}", f"mlp.act_fn.{kind}", int(kind.startswith("alpha")))
+            for kind in ("alpha_p", "alpha_n", "beta", "eps")
+        ),
+    ),
     "olmo": Architecture(
         family="olmo",
         epsilon="",
@@ -138,7 +149,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         epsilon="layer_norm_eps",
         layer_norm=True,
         rotary=Rotary.PART,
-        biases={"use_qkv_bias": "blk.0.attn_q.bias", "qk_layernorm": "blk.0.attn_q_norm.weight"},
+        biases={"use_qkv_bias": "blk.0.attn_q.bias"},
         odd=odd.stablelm,
     ),
     "phi2": Architecture(family="phi", epsilon="layer_norm_eps", layer_norm=True, rotary=Rotary.PART),

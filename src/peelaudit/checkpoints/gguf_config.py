@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peelaudit.checkpoints.configuration import check_layer_count
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.gguf_architectures import ARCHITECTURES, Architecture, Rotary
 from peelaudit.checkpoints.gguf_header import GgufHeader
@@ -45,6 +46,7 @@ def read_config(header: GgufHeader, stored: Stored, subject: str) -> GgufConfig:
         UnsupportedCheckpoint: the architecture isn't known or isn't dense, the file is no model, or a value changes
             what the network computes and can't be taken over.
         MalformedCheckpoint: a value is missing or impossible.
+        MismatchedWeights: the tensors are those of another number of layers.
     """
     name = _name(header, subject)
     architecture, own = ARCHITECTURES[name], OwnValues(header, name, subject)
@@ -55,14 +57,11 @@ def read_config(header: GgufHeader, stored: Stored, subject: str) -> GgufConfig:
     if 0 < (window := own.number("attention.sliding_window")) < sizes.context:
         raise own.unused("attention.sliding_window", window)
     own.must_be("attention.scale", max(sizes.head, 1) ** -0.5)
-    known = {
-        "vocab_size": own.take("vocab_size", stored.shapes.get("token_embd.weight", (None,))[0]),
-        "bos_token_id": header.values.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": header.values.get("tokenizer.ggml.eos_token_id"),
-    }
+    if (vocabulary := own.take("vocab_size", stored.shapes.get("token_embd.weight", (None,))[0])) is not None:
+        found["vocab_size"] = vocabulary
     own.refuse_others()
-    found |= {key: value for key, value in known.items() if value is not None}
-    found["pad_token_id"] = None  # the family's usual one may be beyond the vocabulary
+    special = {f"{kind}_token_id": header.values.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("bos", "eos")}
+    found |= {**special, "pad_token_id": None}  # the families' usual ones may be beyond the vocabulary
     heads = Heads(sizes.heads, sizes.keys)
     return GgufConfig(name, architecture, heads, found, frozenset(stored.used))
 
@@ -84,9 +83,9 @@ def _name(header: GgufHeader, subject: str) -> str:
 
 def _sizes(own: OwnValues, architecture: Architecture) -> Sizes:
     """The network's sizes, which are those that transformers' family can have."""
-    needed = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count")
-    layers, context, width, inner, heads = (own.need_count(key) for key in needed)
-    keys = own.count("attention.head_count_kv", heads)
+    layers, context, width = (own.need_count(key) for key in ("block_count", "context_length", "embedding_length"))
+    inner, heads = own.per_layer("feed_forward_length"), own.per_layer("attention.head_count")
+    keys = own.per_layer("attention.head_count_kv", heads)
     per_head = width // max(heads, 1)
     head = own.count("attention.key_length", per_head)
     if not architecture.head and head != per_head:
@@ -94,7 +93,8 @@ def _sizes(own: OwnValues, architecture: Architecture) -> Sizes:
     if (size := own.count("attention.value_length", head)) != head:
         raise own.unused("attention.value_length", size)
     rotary = head if architecture.rotary is Rotary.NONE else own.count("rope.dimension_count", head)
-    if rotary != head and (architecture.rotary is Rotary.WHOLE or not 0 < rotary < head or rotary % 2):
+    part = architecture.rotary is Rotary.PART and rotary < head
+    if architecture.rotary is not Rotary.NONE and (rotary < 1 or rotary % 2 or not (part or rotary == head)):
         raise own.unused("rope.dimension_count", rotary)
     if keys == 0 or heads % keys or (keys != heads and architecture.name_of("num_key_value_heads") is None):
         raise own.unused("attention.head_count_kv", keys)
@@ -125,6 +125,7 @@ def _values(own: OwnValues, architecture: Architecture, sizes: Sizes, stored: St
         found["rope_parameters"] = rotary_parameters(
             own, sizes, stored, partial=partial, longrope=architecture.longrope
         )
+    check_layer_count(stored.shapes, sizes.layers, own.subject)  # before lists of that length are made
     return {**found, **architecture.odd(own, sizes, stored, found)}
 
 

@@ -16,6 +16,7 @@ import torch
 from peelaudit.checkpoints.configuration import Description
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.gguf_config import GgufConfig, read_config
+from peelaudit.checkpoints.gguf_listed import listed_parameters
 from peelaudit.checkpoints.gguf_part import library
 from peelaudit.checkpoints.gguf_rotary import Stored
 from peelaudit.checkpoints.gguf_split import open_parts
@@ -23,6 +24,7 @@ from peelaudit.checkpoints.gguf_undo import transposed
 from peelaudit.checkpoints.matching import Origin
 from peelaudit.checkpoints.store import Joined, close_all
 from peelaudit.errors import MalformedCheckpoint
+from peelaudit.records import TensorInfo
 
 __all__ = ["GgufFile"]
 
@@ -36,15 +38,23 @@ class GgufFile(Joined):
         Raises:
             UnreadableCheckpoint, MalformedCheckpoint, UnsupportedCheckpoint: as `open_parts`.
         """
+        self._subject = quoted(path)
         parts = open_parts(path)
+        self._header = parts[0].header
         try:
             super().__init__(parts)
+            self._listed = listed_parameters(self._header, self._subject)
         except BaseException:
             close_all(parts)
             raise
-        self._header = parts[0].header
-        self._subject = quoted(path)
+        listed = {name: TensorInfo(name, tuple(one.shape), "float32", 4) for name, one in self._listed.items()}
+        self.tensors = {**self.tensors, **listed}
+        self.floats = frozenset((*self.floats, "float32"))
         self._gguf = library(self._subject)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of that stored name, on the CPU; what is stored as values has transformers' names."""
+        return self._listed[name].clone() if name in self._listed else super().read(name)
 
     @property
     def tokenizer(self) -> str | None:

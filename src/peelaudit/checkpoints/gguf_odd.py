@@ -19,6 +19,11 @@ _WIDTH_SCALED = {"gemma2": 46, "gemma3": 62}
 """Gemma's 27B models, told by their layers, scale attention by width per head; all others by the head's own size."""
 _WINDOWED_EXAONE, _EXAONE_WINDOW = 64, 4096
 """Layers of the one EXAONE 4 that llama.cpp gives windows, and how long they are where the file doesn't say."""
+_OF_HYBRIDS = (
+    *(f"ssm.{key}" for key in ("conv_kernel", "group_count", "inner_size", "state_size", "time_step_rank")),
+    "expert_shared_feed_forward_length",
+)
+"""What stands in a Granite of the hybrids' family that has neither recurrent layers nor experts."""
 _ALIBI = 8
 """The steepest slope of ALiBi's, as a power of a half."""
 
@@ -97,6 +102,8 @@ def phi3(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found:
 
 def granite(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found:
     """Four scales. That the rotary embedding isn't `finetuned` stands for none at all."""
+    for key in _OF_HYBRIDS:
+        own.take(key)
     if (rotated := own.take("rope.scaling.finetuned")) not in (None, True):
         raise own.unused("rope.scaling.finetuned", rotated)
     if not (logits := own.number("logit_scale", None)):

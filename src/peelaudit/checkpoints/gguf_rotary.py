@@ -70,7 +70,8 @@ def rotary_parameters(own: OwnValues, sizes: Sizes, stored: Stored, *, partial: 
         UnsupportedCheckpoint: it is scaled in a way that isn't read.
         MalformedCheckpoint: a value is impossible.
     """
-    theta = own.number("rope.freq_base", 10_000.0)
+    if (theta := own.number("rope.freq_base", 10_000.0)) <= 0:
+        raise own.unused("rope.freq_base", theta)
     found: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     if partial:
         found["partial_rotary_factor"] = _share(sizes)
@@ -97,6 +98,8 @@ def _scaling(own: OwnValues, kind: str, context: int) -> dict[str, Any]:
     original = own.count("rope.scaling.original_context_length", context)
     if kind not in ("linear", "yarn", "none"):
         raise own.unused("rope.scaling.type", kind)
+    if factor < 0 or original == 0:
+        raise own.unused("rope.scaling.factor", factor)
     if kind == "none" or factor in (0, 1):
         return {}
     if kind == "linear":
@@ -115,11 +118,14 @@ def _long(own: OwnValues, sizes: Sizes, stored: Stored) -> dict[str, Any]:
     """Phi-3's two tables of factors; nothing where it has none."""
     if not {_LONG, _SHORT} & stored.shapes.keys():
         return {}
+    if not (original := own.need_count("rope.scaling.original_context_length")):
+        raise own.unused("rope.scaling.original_context_length", original)
     return {
         "rope_type": "longrope",
+        "factor": sizes.context / original,
         "long_factor": _table(own, sizes, stored, _LONG),
         "short_factor": _table(own, sizes, stored, _SHORT),
-        "original_max_position_embeddings": own.need_count("rope.scaling.original_context_length"),
+        "original_max_position_embeddings": original,
         "attention_factor": own.number("rope.scaling.attn_factor", 1.0) or 1.0,
     }
 

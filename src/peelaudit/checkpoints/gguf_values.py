@@ -89,6 +89,19 @@ class OwnValues:
         """
         return self.need_count(key) if key in self._left else default
 
+    def per_layer(self, key: str, default: int | None = None) -> int:
+        """A whole number from 0 that may be listed for every layer; transformers' families have one for all.
+
+        Raises:
+            MalformedCheckpoint: it is missing without a default, or anything else.
+            UnsupportedCheckpoint: layers differ.
+        """
+        if isinstance(listed := self._left.get(key), list) and listed:
+            if any(one != listed[0] for one in listed):
+                raise self.unused(key, listed)
+            self._left[key] = listed[0]
+        return self.need_count(key) if default is None else self.count(key, default)
+
     def number(self, key: str, default: float | None = 0.0) -> float:
         """The value, a finite number, or what llama.cpp takes a missing one for; None where it takes it for nothing.
 
