@@ -13,7 +13,7 @@ from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
-from tests.checkpoints.gguf_models import Write, convert
+from tests.checkpoints.gguf_models import Write, convert, write_value
 from tests.checkpoints.models import CONFIGS, model
 
 TOKENS = torch.randint(0, 64, (4, 32), generator=torch.Generator().manual_seed(1))
@@ -36,20 +36,7 @@ def logits(made: transformers.PreTrainedModel) -> Tensor:
 
 
 def value(key: str, given: Any) -> Write:
-    def write(writer: gguf.GGUFWriter) -> None:
-        match given:
-            case bool():
-                writer.add_bool(key, given)
-            case int():
-                writer.add_uint32(key, given)
-            case float():
-                writer.add_float32(key, given)
-            case str():
-                writer.add_string(key, given)
-            case _:
-                writer.add_array(key, given)
-
-    return write
+    return lambda writer: write_value(writer, key, given)
 
 
 def values(**given: Any) -> Write:

@@ -201,8 +201,9 @@ SIZED = (
     ARCHITECTURE,
     *(
         value(b"llama." + key, 4, struct.pack("<I", 4))
-        for key in (b"block_count", b"context_length", b"embedding_length", b"feed_forward_length")
+        for key in (b"block_count", b"context_length", b"feed_forward_length")
     ),
+    value(b"llama.embedding_length", 4, struct.pack("<I", 32)),
     value(b"llama.attention.head_count", 4, struct.pack("<I", 4)),
     value(b"llama.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-5)),
 )

@@ -1,31 +1,32 @@
 """A GGUF model, in one file or several: its configuration by its metadata, and its tensors in transformers' places.
 
-The gguf library names the tensors, transformers' processors undo what the conversion to GGUF did (the permuted rows of
-Llama's q and k, Gemma's norms plus one, GPT-2's transposed weights). Transformers doesn't read the file: it dequantises
-the whole model at once.
+The gguf library names the tensors. Transformers doesn't read the file: it dequantises the whole model at once, and
+some architectures it reads wrongly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from peelaudit.checkpoints.configuration import Description
 from peelaudit.checkpoints.files import quoted
-from peelaudit.checkpoints.gguf_config import ROTARY_FACTORS, config_values
+from peelaudit.checkpoints.gguf_config import GgufConfig, read_config
+from peelaudit.checkpoints.gguf_listed import listed_parameters
 from peelaudit.checkpoints.gguf_part import library
+from peelaudit.checkpoints.gguf_rotary import Stored
 from peelaudit.checkpoints.gguf_split import open_parts
+from peelaudit.checkpoints.gguf_undo import transposed
 from peelaudit.checkpoints.matching import Origin
 from peelaudit.checkpoints.store import Joined, close_all
 from peelaudit.errors import MalformedCheckpoint
+from peelaudit.records import TensorInfo
 
 __all__ = ["GgufFile"]
-
-_TRANSPOSED = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
 
 
 class GgufFile(Joined):
@@ -37,65 +38,72 @@ class GgufFile(Joined):
         Raises:
             UnreadableCheckpoint, MalformedCheckpoint, UnsupportedCheckpoint: as `open_parts`.
         """
+        self._subject = quoted(path)
         parts = open_parts(path)
+        self._header = parts[0].header
         try:
             super().__init__(parts)
+            self._listed = listed_parameters(self._header, self._subject)
         except BaseException:
             close_all(parts)
             raise
-        self._header = parts[0].header
-        self._subject = quoted(path)
+        listed = {name: TensorInfo(name, tuple(one.shape), "float32", 4) for name, one in self._listed.items()}
+        self.tensors = {**self.tensors, **listed}
+        self.floats = frozenset((*self.floats, "float32"))
         self._gguf = library(self._subject)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of that stored name, on the CPU; what is stored as values has transformers' names."""
+        return self._listed[name].clone() if name in self._listed else super().read(name)
 
     @property
     def tokenizer(self) -> str | None:
         """The file's own name, or the first part's, where it has a tokenizer inside."""
         return self.paths[0].name if "tokenizer.ggml.tokens" in self._header.lengths else None
 
+    @cached_property
+    def _config(self) -> GgufConfig:
+        shapes = {name: info.shape for name, info in self.tensors.items()}
+        return read_config(self._header, Stored(shapes, lambda name: self.read(name).numpy()), self._subject)
+
     def describe(self) -> Description:
         """The configuration, by the file's metadata.
 
         Raises:
-            UnsupportedCheckpoint, MalformedCheckpoint: as `config_values`.
+            UnsupportedCheckpoint, MalformedCheckpoint: as `read_config`.
         """
-        shapes = {name: info.shape for name, info in self.tensors.items()}
-        values = config_values(self._header, shapes, lambda name: self.read(name).numpy(), self._subject)
-        return Description({key: value for key, value in values.items() if value is not None}, self._subject)
+        return Description(self._config.values, self._subject)
 
     def origins(self, skeleton: torch.nn.Module) -> Mapping[str, Origin]:
         """Every tensor under the skeleton's name for it, where it has one."""
-        from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
-
-        architecture = self._header.values["general.architecture"]
-        config: Any = skeleton.config
-        processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
-        names = self._names(str(architecture), config.num_hidden_layers, skeleton)
+        names = self._names(skeleton)
         found: dict[str, Origin] = {}
-        for stored, info in self.tensors.items():
-            if stored == ROTARY_FACTORS:
-                continue  # part of the configuration
+        for stored in self.tensors:
+            if stored in self._config.used:
+                continue
             name = names.get(stored, stored)
             if name in found:
                 raise MalformedCheckpoint(f"{self._subject}: the tensor {quoted(name)} is stored twice")
-            flip = architecture == "gpt2" and stored.endswith(_TRANSPOSED)
-            found[name] = Origin(stored, info.shape[::-1] if flip else info.shape, _undo(processor, stored))
+            found[name] = self._origin(stored)
         return found
 
-    def _names(self, architecture: str, layers: int, skeleton: torch.nn.Module) -> Mapping[str, str]:
+    def _origin(self, stored: str) -> Origin:
+        """Where a parameter comes from, with what undoes the conversion."""
+        config, shape = self._config, self.tensors[stored].shape
+        undo = next((undo for end, undo in config.architecture.undo if stored.endswith(end)), None)
+        if undo is None:
+            return Origin(stored, shape)
+        return Origin(stored, shape[::-1] if undo is transposed else shape, lambda tensor: undo(tensor, config.heads))
+
+    def _names(self, skeleton: torch.nn.Module) -> Mapping[str, str]:
         """The skeleton's name of every stored one, by gguf's table."""
+        config: Any = skeleton.config
         kinds = {name: kind for kind, name in self._gguf.MODEL_ARCH_NAMES.items()}
-        table = self._gguf.get_tensor_name_map(kinds[architecture], layers)
-        stored = {name: table.get_name(name, try_suffixes=(".weight", ".bias")) for name in skeleton.state_dict()}
-        return {there: name for name, there in stored.items() if there is not None}
-
-
-def _undo(processor: Any, stored: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """What transformers does to a tensor of that name to undo the conversion to GGUF."""
-    if stored == "output.weight":  # never changed, and its name is misread by GPT-2's processor
-        return None
-
-    def change(tensor: torch.Tensor) -> torch.Tensor:
-        changed = processor.process(tensor.numpy(), stored).weights
-        return torch.from_numpy(np.ascontiguousarray(changed))
-
-    return change
+        table = self._gguf.get_tensor_name_map(kinds[self._config.name], config.num_hidden_layers)
+        base = f"{skeleton.base_model_prefix}."
+        found: dict[str, str] = {}
+        for name in skeleton.state_dict():
+            for known in (name, name.removeprefix(base)):
+                if (there := table.get_name(known, try_suffixes=(".weight", ".bias"))) is not None:
+                    found.setdefault(there, name)
+        return found
