@@ -100,8 +100,8 @@ OWN_NEEDED = {
 }
 """What llama.cpp doesn't open a file without, and what tells how it was converted."""
 
-NO_EFFECT = {"context_length", "rope.scaling.original_context_length"}
-"""Of a longer sequence alone, or with a scaling alone."""
+NO_EFFECT = {"context_length", "rope.scaling.original_context_length", "vocab_size"}
+"""Of a longer sequence alone, or with a scaling alone; and the number of words is what the tensors hold."""
 
 
 def lively(name: str) -> transformers.PreTrainedModel:
