@@ -51,11 +51,9 @@ IN_FLOAT64 = tuple(family for family in TRAITS if family != "xglm")
 """Those that transformers can compute so: XGLM's attention makes a float32 of float64's least number."""
 
 REASONS = (
-    r"mixtures of experts \(\w+ \d+\) can't be audited",
     r"is an encoder-decoder; only decoder-only models are audited",
     r"is an encoder; only decoder-only models are audited",
     r"isn't a decoder-only language model",
-    r"is stored in another layout than it computes in, which isn't read",
     r"can't be audited: it is a mixture of experts",
     r"can't be audited: its blocks are recurrent, or some of them are",
     r"can't be audited: its layers are not modules that are called one after another",

@@ -30,7 +30,7 @@ def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: flo
         ValueError: for ROLLED_BACK.
     """
     generator = torch.Generator().manual_seed(seed)
-    attention, mlp = block.writers
+    attention, *mlp = block.writers
     maps = block.linears().values()
     match kind:
         case FaultKind.REINITIALISED:
@@ -38,7 +38,7 @@ def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: flo
         case FaultKind.NOISED:
             new = {linear.path: _noised(linear.weight, amount, generator) for linear in maps}
         case FaultKind.MLP_ZEROED:
-            new = {mlp.path: torch.zeros_like(mlp.weight)}
+            new = {linear.path: torch.zeros_like(linear.weight) for linear in mlp}
         case FaultKind.ATTENTION_ZEROED:
             new = {attention.path: torch.zeros_like(attention.weight)}
         case FaultKind.ONE_BIT:

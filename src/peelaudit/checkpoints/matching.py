@@ -21,7 +21,7 @@ from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MismatchedWeights, UnsupportedCheckpoint
 
-__all__ = ["Matched", "Origin", "match", "rename", "tied_names"]
+__all__ = ["Matched", "Origin", "conversions", "match", "outer_changes", "rename", "tied_names"]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 _ADAPTER = re.compile(r"(^|\.)(lora_|base_layer\.)", re.IGNORECASE)
@@ -65,13 +65,23 @@ def tied_names(skeleton: torch.nn.Module) -> Mapping[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in _state(skeleton).items()}
 
 
-def rename(store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool) -> Mapping[str, Origin]:
-    """Every stored tensor under the module's name for it, where it has one, else under its own."""
+def rename(
+    store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool, made: Collection[str] = ()
+) -> Mapping[str, Origin]:
+    """Every stored tensor under the module's name for it, where it has one, else under its own.
+
+    Args:
+        store: of the tensors.
+        skeleton: the module.
+        within_wrapper: whether it is the text part of a multimodal file.
+        made: those of the store's names that are the module's already, whatever the others' outer name.
+    """
     wanted = set(_state(skeleton))
     renamed = _renamings(skeleton)
     best: dict[str, str] = {}
     fits = -1
-    for outer in _outer_changes(tuple(store.tensors), skeleton, within_wrapper=within_wrapper):
+    outside = tuple(name for name in store.tensors if name not in made)
+    for outer in outer_changes(outside, skeleton, within_wrapper=within_wrapper):
         names = {stored: renamed(outer(stored)) for stored in store.tensors}
         names = {stored: stored if stored in wanted else name for stored, name in names.items()}
         fit = len(wanted.intersection(names.values()))
@@ -99,8 +109,7 @@ def match(
     Raises:
         MismatchedWeights: one is missing, has another shape, or has no place in the module and isn't known to be
             without effect.
-        UnsupportedCheckpoint: transformers computes the family in another layout than it is stored in, or an adapter's
-            weights stand beside the model's.
+        UnsupportedCheckpoint: an adapter's weights stand beside the model's.
     """
     _check_adapters(found, subject)
     wanted = _state(skeleton)
@@ -119,7 +128,6 @@ def match(
         copies.update((name, found[name]) for name in present[1:])
         origins.update((name, found[present[0]]) for name in names)
     if missing:
-        _check_layout(skeleton, subject)
         raise MismatchedWeights(f"{subject}: {_count(missing, len(groups))} missing: {_shown(missing)}")
     for name in wanted:
         if origins[name].shape != tuple(wanted[name].shape):
@@ -136,7 +144,7 @@ def _state(skeleton: torch.nn.Module) -> Mapping[str, torch.Tensor]:
     return skeleton.state_dict(keep_vars=True)
 
 
-def _outer_changes(
+def outer_changes(
     names: Collection[str], skeleton: torch.nn.Module, *, within_wrapper: bool
 ) -> tuple[Callable[[str], str], ...]:
     """The changes of the outer name worth trying, the identity first."""
@@ -158,7 +166,7 @@ def _outer_changes(
 
 def _renamings(skeleton: torch.nn.Module) -> Callable[[str], str]:
     """The renaming that transformers has for a family's older names; the identity for most."""
-    entries = copy.deepcopy([entry for entry in _conversions(skeleton) if not getattr(entry, "operations", None)])
+    entries = copy.deepcopy([entry for entry in conversions(skeleton) if not getattr(entry, "operations", None)])
 
     def renamed(name: str) -> str:
         for entry in entries:
@@ -168,19 +176,14 @@ def _renamings(skeleton: torch.nn.Module) -> Callable[[str], str]:
     return renamed
 
 
-def _conversions(skeleton: torch.nn.Module) -> list[Any]:
+def conversions(skeleton: torch.nn.Module) -> list[Any]:
+    """What transformers does to a family's stored tensors as it reads them, in its order: renamings, and conversions,
+    which have `operations`.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
 
     found: list[Any] = get_model_conversion_mapping(skeleton, add_legacy=False)
     return found
-
-
-def _check_layout(skeleton: torch.nn.Module, subject: str) -> None:
-    """Raise UnsupportedCheckpoint where the family's stored tensors are merged or cut before transformers uses them."""
-    if any(getattr(entry, "operations", None) for entry in _conversions(skeleton)):
-        raise UnsupportedCheckpoint(
-            f"{subject}: a {type(skeleton).__name__} is stored in another layout than it computes in, which isn't read"
-        )
 
 
 def _check_extra(found: Mapping[str, Origin], skeleton: torch.nn.Module, subject: str, *, within_wrapper: bool) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_info
 from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
+from peelaudit.checkpoints.conversion import Converted
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
 from peelaudit.checkpoints.huggingface import find_tokenizer, find_training_step, open_weights
 from peelaudit.checkpoints.matching import Matched, Origin, match, rename
@@ -28,7 +29,8 @@ from peelaudit.progress import SILENT, Progress
 
 __all__ = ["Admit", "open_checkpoint"]
 
-Names = Callable[[Store, torch.nn.Module], Mapping[str, Origin]]
+Names = Callable[[Store, torch.nn.Module], tuple[Store, Mapping[str, Origin]]]
+"""From a format's tensors and the module to a store of what the parameters are made of, and where each comes from."""
 Admit = Callable[[str, str, Mapping[str, Any], torch.nn.Module | None], object]
 
 
@@ -108,11 +110,12 @@ def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Stor
     """
     method, store = parts.description.method, parts.store
     if method is None:
-        found = parts.names(store, skeleton)
+        store, found = parts.names(store, skeleton)
     else:
-        store = packed = Dequantized(store, method)
+        packed = Dequantized(store, method)
         skeleton = method.prepare(skeleton)
-        found = packed.origins(parts.names(packed, skeleton), skeleton)
+        store, found = parts.names(packed, skeleton)
+        found = packed.origins(found, skeleton)
     return store, skeleton, match(found, skeleton, subject, within_wrapper=parts.description.within_wrapper)
 
 
@@ -154,7 +157,7 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict |
             format=state.format if state else f"huggingface/{store.format}",
             store=store,
             description=description,
-            names=lambda found, skeleton: rename(found, skeleton, within_wrapper=description.within_wrapper),
+            names=lambda found, skeleton: _named(found, skeleton, within_wrapper=description.within_wrapper),
             config_path=chosen,
             tokenizer=find_tokenizer(path.parent) or _beside(config),
             training_step=find_training_step(path.parent) if step is None else step,
@@ -162,6 +165,12 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict |
     except BaseException:
         store.close()
         raise
+
+
+def _named(store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool) -> tuple[Store, Mapping[str, Origin]]:
+    """The tensors as transformers has them once it has read them, by its names."""
+    made = Converted(store, skeleton, within_wrapper=within_wrapper)
+    return made, rename(made, skeleton, made=made.made, within_wrapper=within_wrapper)
 
 
 def _beside(config: Path | None) -> str | None:
@@ -186,7 +195,7 @@ def _torch(path: Path, config: Path | None) -> _Parts:
         format=state.format,
         store=store,
         description=description,
-        names=lambda found, _: nanogpt_origins(found, arguments, quoted(path)),
+        names=lambda found, _: (found, nanogpt_origins(found, arguments, quoted(path))),
         tokenizer=find_tokenizer(path.parent) or _beside(config),
         training_step=state.training_step,
     )
@@ -205,6 +214,6 @@ def _gguf(path: Path) -> _Parts:
         format="gguf",
         store=store,
         description=description,
-        names=lambda _, skeleton: store.origins(skeleton),
+        names=lambda found, skeleton: (found, store.origins(skeleton)),
         tokenizer=store.tokenizer,
     )

@@ -16,16 +16,16 @@ is near 0 for blocks that matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.linalg.spectrum import leading
-from peelaudit.network.block import Block
-from peelaudit.network.linear import tapped
+from peelaudit.network.block import Addition, Block
+from peelaudit.network.linear import Tap, tapped
 from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.network.states import batches
 from peelaudit.records import GridKind, LayerSigns, Symptom
@@ -72,22 +72,32 @@ def spectral_excess(weight: Tensor) -> float:
 
 def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
     """The root mean square of what attention and MLP each add to the residual stream."""
-    ends = [writer.module if norm is None else norm for writer, norm in zip(block.writers, block.norms, strict=True)]
-    sums = [0.0 for _ in ends]
+    made: dict[nn.Module, Tensor] = {}
 
-    def adding_to(index: int) -> Callable[[Tensor, Tensor], None]:
-        def add(_: Tensor, made: Tensor) -> None:
-            squares = made.to(accumulation_dtype(made.device)).square().mean(dim=-1).sum()
-            sums[index] += block.factors[index] ** 2 * float(squares)
+    def keeping(module: nn.Module) -> Tap:
+        def keep(_: Tensor, output: Tensor) -> None:
+            made[module] = output.reshape(-1, output.shape[-1])
 
-        return add
+        return keep
 
-    with tapped([(end, adding_to(index)) for index, end in enumerate(ends)]):
+    halves, sums = block.additions, [0.0, 0.0]
+    seen = [module for half in halves for one in half for module in (one.module, one.gate) if module is not None]
+    with tapped([(module, keeping(module)) for module in seen]):
         for part in batches(rows, inputs.shape[1]):
             block(block.take(inputs[part]))
+            for index, half in enumerate(halves):
+                added = sum(_added(one, made) for one in half)
+                sums[index] += float(added.square().mean(dim=-1).sum())  # type: ignore[union-attr]
     tokens = (rows.stop - rows.start) * inputs.shape[1]
     attention, mlp = (math.sqrt(total / tokens) for total in sums)
     return attention, mlp
+
+
+def _added(addition: Addition, made: Mapping[nn.Module, Tensor]) -> Tensor:
+    """[tokens, d_model] of what modules made."""
+    product = made[addition.module]
+    product = addition.factor * product.to(accumulation_dtype(product.device))
+    return product if addition.gate is None else product * made[addition.gate].to(product).sigmoid()
 
 
 def symptoms(layers: Sequence[LayerSigns]) -> tuple[tuple[Symptom, ...], ...]:
