@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.network.arguments import Arguments
-from peelaudit.network.experts import Routes, are_experts, down_maps, expert_maps, stacked, unstacked
+from peelaudit.network.experts import (
+    Routes,
+    are_experts,
+    down_maps,
+    expert_maps,
+    routing_of,
+    stacked,
+    unstacked,
+)
 from peelaudit.network.linear import LinearMap, is_linear, tapped
 from peelaudit.network.lowbit.constraints import Held, Scales
 from peelaudit.network.parts import Family, Writer
@@ -59,7 +67,7 @@ class Block:
         norms: what each writer's product passes before it is added to the residual stream, or None.
         gates: of each writer the linear map whose sigmoid its product is multiplied by, or None.
         numbers: of each writer which expert's it is; None for others.
-        experts: the routed ones, None where there are none.
+        experts: how many of them there are; 0 in a block without.
         work: is told of each call.
         held: the parameters that are low-bit, by name: a reference block's must be too.
     """
@@ -88,8 +96,7 @@ class Block:
         self.norms = tuple(self._submodule(writer.norm) for writer in self._sources)
         self.gates = tuple(self._submodule(writer.gate) for writer in self._sources)
         self.numbers = tuple(number for _, _, number in named)
-        found = [module.get_submodule(writer.path) for writer in self._named]
-        self.experts = next((one for one in found if are_experts(one)), None)
+        self.experts = sum(number is not None for number in self.numbers)
 
     def __call__(self, hidden: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """The block's output, [sequences, positions, d_model], for hidden states of that shape.
@@ -123,7 +130,7 @@ class Block:
     def watched(self) -> Iterator[Routes]:
         """Which tokens each expert is given, in the block's calls as long as it lasts."""
         routes = Routes()
-        with tapped([] if self.experts is None else [(cast("nn.Module", self.experts.routing), routes.keep)]):
+        with tapped([(routing_of(self.module.get_submodule(path)), routes.keep) for path in self._experts]):
             yield routes
 
     def _submodule(self, path: str | None) -> nn.Module | None:
@@ -165,8 +172,19 @@ class Block:
 
     def numbered(self) -> dict[str, int]:
         """The experts' maps by path, and which expert's each is."""
-        experts = [writer.path for writer in self._named if are_experts(self.module.get_submodule(writer.path))]
-        return {path: number for one in experts for path, number in expert_maps(self.module.get_submodule(one), one)}
+        found = (expert_maps(self.module.get_submodule(path), path) for path in self._experts)
+        return {path: number for maps in found for path, number in maps}
+
+    @property
+    def router(self) -> LinearMap | None:
+        """What decides which experts a token is given to; None in a block without."""
+        beside = [path.rpartition(".")[0] for path in self._experts]
+        maps = [one for path, one in self.linears().items() if path.rpartition(".")[0] in beside]
+        return next((one for one in maps if one.outputs == self.experts), None)
+
+    @property
+    def _experts(self) -> list[str]:
+        return [writer.path for writer in self._named if are_experts(self.module.get_submodule(writer.path))]
 
     def _linear(self, path: str) -> LinearMap:
         module = self.module.get_submodule(path)

@@ -24,6 +24,7 @@ __all__ = [
     "check_experts",
     "down_maps",
     "expert_maps",
+    "routing_of",
     "separate",
     "stacked",
     "trace_experts",
@@ -227,6 +228,11 @@ class Routes:
         if number < len(self._given):
             return self._given[number]
         return self._experts.new_empty(0), torch.empty(0, 1, device=self._experts.device)
+
+
+def routing_of(module: nn.Module) -> nn.Module:
+    """What experts that `separate` made are told of their tokens by: to be tapped by `Routes.keep`."""
+    return cast("nn.Module", module.routing)
 
 
 def expert_maps(module: nn.Module, path: str) -> Iterator[tuple[str, int]]:

@@ -27,6 +27,7 @@ _MIXING = ("softmax", "scaled_dot_product")
 _RECURRENT = ("conv", "cumsum", "scan")
 
 NO_PRODUCT = "what its blocks add to the residual stream isn't a linear map's product"
+NORMED_EXPERTS = "a norm stands behind its experts"
 POST_NORM = "its blocks end in a norm of the residual stream, and can't be peeled"
 
 
@@ -114,15 +115,27 @@ def _normed(node: Node, scale: _Scale) -> _Branch:
     while inner.made is None:
         terms = _step(inner)
         if len(terms) != 1:
-            raise Unclear(POST_NORM)
+            raise Unclear(NORMED_EXPERTS if _has_experts(terms) else POST_NORM)
         inner, scale = terms[0][0], scale.times(terms[0][1])
     if not is_linear(inner.made.module):
-        raise Unclear(POST_NORM)
+        raise Unclear(NORMED_EXPERTS if _has_experts([(inner, 1.0)]) else POST_NORM)
     if scale.gate is not None:
         raise Unclear(f"{NO_PRODUCT} (gated)")
     if isinstance(norm.module, nn.LayerNorm):
         raise Unclear("the products that its blocks add are centred by a norm first")
     return _Branch(scale.writer(inner.made.path, norm.path), inner.made.given, inner)
+
+
+def _has_experts(terms: Sequence[tuple[Node, float | Tensor | Made]]) -> bool:
+    """Whether experts made one of these values, copies aside."""
+    pending = [node for node, _ in terms]
+    while pending:
+        node = pending.pop()
+        if node.made is not None and are_experts(node.made.module):
+            return True
+        if node.made is None and node.operation in _UNCHANGED:
+            pending += node.parents
+    return False
 
 
 def _step(node: Node) -> list[tuple[Node, float | Tensor | Made]]:

@@ -48,13 +48,28 @@ def signs(block: Block, inputs: Tensor, rows: slice) -> LayerSigns:
         inputs: h_{k-1}, [sequences, positions, d_model].
         rows: the sequences to run it on.
     """
-    linears = block.linears().values()
-    excess = max(spectral_excess(linear.weight) for linear in linears)
-    grids = [find_grid(linear.turned(linear.weight).T) for linear in linears]
+    linears = block.linears()
+    excess = {path: spectral_excess(linear.weight) for path, linear in linears.items()}
+    grids = [find_grid(linear.turned(linear.weight).T) for linear in linears.values()]
     levels = [_LEVELS.get(grid.kind, 0) for grid in grids if grid is not None]
     few = len(levels) == len(grids) and all(levels)
     attention, mlp = _written(block, inputs, rows)
-    return LayerSigns(attention, mlp, excess, max(levels) if few else None)
+    return LayerSigns(
+        attention,
+        mlp,
+        max(excess.values()),
+        max(levels) if few else None,
+        experts=block.experts or None,
+        random_experts=_random_experts(block, excess),
+    )
+
+
+def _random_experts(block: Block, excess: Mapping[str, float]) -> tuple[int, ...]:
+    """The experts none of whose matrices can be told from random ones."""
+    most: dict[int, float] = {}
+    for path, number in block.numbered().items():
+        most[number] = max(excess[path], most.get(number, -math.inf))
+    return tuple(number for number, one in sorted(most.items()) if one <= RANDOM)
 
 
 def spectral_excess(weight: Tensor) -> float:
@@ -109,6 +124,7 @@ def symptoms(layers: Sequence[LayerSigns]) -> tuple[tuple[Symptom, ...], ...]:
     return tuple(
         (
             *((Symptom.UNTRAINED,) if one.spectral_excess <= RANDOM else ()),
+            *((Symptom.EXPERT_UNTRAINED,) if one.random_experts and one.spectral_excess > RANDOM else ()),
             *((Symptom.ATTENTION_SILENT,) if attention[index] else ()),
             *((Symptom.MLP_SILENT,) if mlp[index] else ()),
             *((Symptom.COARSE,) if levels[index] < usual else ()),
