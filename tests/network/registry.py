@@ -96,9 +96,10 @@ def tiny_values(family: str) -> dict[str, Any]:
     sizes = {**_SIZES, **_EXPERTS, **(_LATENT if "qk_rope_head_dim" in usual else {})}
     values = {kind.attribute_map.get(name, name): value for name, value in sizes.items()}
     values = {name: value for name, value in values.items() if name in usual and not isinstance(usual[name], dict)}
-    for name in ("layer_types", "mlp_layer_types"):
-        if isinstance(usual.get(name), list):
-            values[name] = usual[name][:2]
+    if isinstance(usual.get("layer_types"), list):
+        values["layer_types"] = usual["layer_types"][:2]
+    if isinstance(usual.get("mlp_layer_types"), list):  # the first are dense, where any are
+        values["mlp_layer_types"] = [usual["mlp_layer_types"][0], usual["mlp_layer_types"][-1]]
     return {**values, **_ODD.get(family, {})}
 
 

@@ -8,6 +8,7 @@ experts call it; `separate` holds the result to transformers' plain one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -158,7 +159,10 @@ def _check_routers(block: nn.Module) -> None:
             continue
         router = cast("Any", module)
         hidden = torch.randn(_PROBED, router.weight.shape[1], generator=torch.Generator().manual_seed(0))
-        returned = router(hidden.to(router.weight))
+        others = list(inspect.signature(router.forward).parameters.values())[1:]
+        missing = [one.name for one in others if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+        zeros = router.weight.new_zeros(len(router.weight))  # for a correction of each expert's score
+        returned = router(hidden.to(router.weight), **dict.fromkeys(missing, zeros))
         product = F.linear(hidden.to(router.weight), router.weight, getattr(router, "bias", None))
         if not isinstance(returned, tuple) or not _agree(returned[0].to(product.dtype), product):
             raise Unclear(f"its router returns something else than its weights' product ({path})")

@@ -265,7 +265,8 @@ def _pulled(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tu
 
     def keeping(path: str) -> Callable[[Tensor, Tensor], None]:
         def keep(seen: Tensor, made: Tensor) -> None:
-            calls[path] = (seen, made)
+            if made.requires_grad:  # what chooses alone is computed without gradients
+                calls[path] = (seen, made)
 
         return keep
 
