@@ -44,7 +44,9 @@ TRAITS = (
 )
 """ALiBi, parallel halves, factors, soft caps, norms behind writers, tuples returned, latent keys, no positions, …"""
 
-MIXTURES = ("deepseek_v3", "gpt_oss", "granitemoe", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe")
+MIXTURES = (
+    *("deepseek_v3", "gpt_oss", "granitemoe", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"),
+)
 """Experts with biases, with their matrices the other way round, beside an MLP with a gate; routers of some kinds."""
 
 NORMED = ("exaone4", "gemma2", "gemma4_text", "glm4")
@@ -116,7 +118,7 @@ def outcome(family: str, folder: Path) -> str:
     return "audited"
 
 
-@pytest.mark.parametrize("family", (*TRAITS, *MIXTURES))
+@pytest.mark.parametrize("family", [*TRAITS, *MIXTURES])
 def test_a_family_is_found_by_its_structure(family: str, tmp_path: Path) -> None:
     folder = models.save(tiny_model(family), tmp_path / "model")
     with open_checkpoint(folder, admit=admit) as checkpoint:
