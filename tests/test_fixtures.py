@@ -20,6 +20,7 @@ from tests.places import FIXTURES, NANOGPT
 
 LLAMA = FIXTURES / "llama"
 LLAMAS = [LLAMA, *sorted(FIXTURES.glob("llama-*"))]
+MIXTRAL = FIXTURES / "mixtral"
 SERIES = [*sorted(NANOGPT.glob("ckpt-*.pt")), NANOGPT / "ckpt.pt"]
 MEBIBYTE = 2**20
 
@@ -164,7 +165,7 @@ def test_a_seed_decides_the_text(seed: int) -> None:
     assert grammar.calibration_text(seed, 500) != grammar.calibration_text(seed + 1, 500)
 
 
-@pytest.mark.parametrize("directory", [NANOGPT, *LLAMAS], ids=lambda path: path.name)
+@pytest.mark.parametrize("directory", [NANOGPT, *LLAMAS, MIXTRAL], ids=lambda path: path.name)
 def test_the_calibration_text_is_what_the_generator_writes(directory: Path) -> None:
     written = (directory / "calibration.txt").read_bytes().decode()
     assert written == grammar.calibration_text(seed=2, characters=200_000)
@@ -227,7 +228,7 @@ def characters() -> list[int]:
     return [stoi[character] for character in text]
 
 
-FILES = sorted(path for directory in (NANOGPT, *LLAMAS) for path in directory.iterdir())
+FILES = sorted(path for directory in (NANOGPT, *LLAMAS, MIXTRAL) for path in directory.iterdir())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -236,7 +237,7 @@ def test_each_file_is_small(path: Path) -> None:
 
 
 def test_the_files_are_small_together() -> None:
-    assert sum(path.stat().st_size for path in FILES) < 12 * MEBIBYTE
+    assert sum(path.stat().st_size for path in FILES) < 14 * MEBIBYTE
 
 
 def test_meta_is_nanogpts() -> None:
@@ -289,13 +290,13 @@ def test_the_recorded_loss_is_that_of_the_weights(characters: list[int]) -> None
 
 
 @pytest.mark.parametrize(
-    "directory", [LLAMA, FIXTURES / "llama-ternary", FIXTURES / "llama-binary"], ids=lambda d: d.name
+    "directory", [LLAMA, FIXTURES / "llama-ternary", FIXTURES / "llama-binary", MIXTRAL], ids=lambda d: d.name
 )
-def test_a_llama_directory_loads_and_has_learnt(directory: Path) -> None:
+def test_a_directory_of_transformers_loads_and_has_learnt(directory: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     config = model.config
-    assert config.model_type == "llama"
+    assert config.model_type == ("mixtral" if directory == MIXTRAL else "llama")
     assert 4 <= config.num_hidden_layers <= 6
     assert config.num_key_value_heads < config.num_attention_heads
 

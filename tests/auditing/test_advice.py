@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from peelaudit.auditing.advice import advise, calibration_warnings, read_layer
+from peelaudit.auditing.advice import advise, calibration_warnings, experts_warnings, read_layer
 from peelaudit.records import (
     BaselineLosses,
     Estimate,
     LayerRefinement,
     LayerRow,
+    LayerSigns,
     NetworkRow,
     Refinement,
     Symptom,
@@ -198,3 +199,17 @@ def test_of_many_sick_layers_a_few_are_listed() -> None:
 def test_a_layers_reading_has_its_symptoms() -> None:
     words = read_layer(3, make_figures(5.0, 0.2), "via:2", 4, make_estimate(0.5), (Symptom.ATTENTION_SILENT,))
     assert words.endswith("Block 3: an attention that adds nothing to the residual stream.")
+
+
+def test_experts_that_are_dead_or_untrained_are_numbered() -> None:
+    signs = LayerSigns(1.0, 1.0, 99.0, experts=8, dead=(3,), random_experts=(3, 5))
+    words = read_layer(
+        2, make_figures(5.0, 0.2), "via:2", 4, make_estimate(0.5), (Symptom.EXPERT_UNTRAINED,), signs=signs
+    )
+    assert words.endswith(
+        " That is experts 3, 5 (of 0 to 7). No calibration token reaches expert 3 (of 0 to 7) of block 2."
+    )
+    sick = [dataclasses.replace(row, signs=signs if row.layer == 2 else None) for row in HEALTHY]
+    (warning,) = experts_warnings(sick)
+    assert warning.startswith("no calibration token is given to some experts (layer 2: expert 3 (of 0 to 7)): they are")
+    assert experts_warnings(HEALTHY) == ()

@@ -79,6 +79,7 @@ EXAMINED = Examination(
     signs=(LayerSigns(1.0, 1.0, 99.0),) * N,
     slopes=(None,) * N,
     influences=tuple(np.full(5, turned) for turned in (0.1, 0.2, 0.3)),
+    loads=(None, np.array([[0.5, 0.25, 0.25, 1.0]] * 5), None),
     gains=None,
 )
 
@@ -335,3 +336,11 @@ def test_an_influence_that_is_not_finite_is_named() -> None:
     spoiled = dataclasses.replace(whole, examined=dataclasses.replace(whole.examined, influences=influences))
     with pytest.raises(NonFiniteResult, match="the influence of layer 2"):
         concluded(spoiled)
+
+
+def test_the_loads_of_the_most_and_the_least_used_expert_are_shares_of_tokens() -> None:
+    first, second, _ = concluded().layers
+    assert first.most_load is first.least_load is None
+    assert second.most_load is not None
+    assert second.least_load is not None
+    assert (second.most_load.value, second.least_load.value) == (1.0, 0.25)

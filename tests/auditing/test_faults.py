@@ -11,18 +11,25 @@ from peelaudit.auditing.faults import damaged
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Ternary
 from peelaudit.records import FaultKind, ScaleLayout
+from tests.checkpoints import models
 from tests.networks import Network
 
 Opener = Callable[..., Network]
-PLANTED = [kind for kind in FaultKind if kind is not FaultKind.ROLLED_BACK]
+OF_EXPERTS = (FaultKind.EXPERT_REINITIALISED, FaultKind.ROUTER_REINITIALISED)
+PLANTED = [kind for kind in FaultKind if kind not in (FaultKind.ROLLED_BACK, *OF_EXPERTS)]
 
 
 def matrices(block: Block) -> dict[str, torch.Tensor]:
     return {path: linear.weight.detach().clone() for path, linear in block.linears().items()}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "phi"])
-@pytest.mark.parametrize("kind", PLANTED)
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        *((family, kind) for family in ("gpt2", "llama", "phi") for kind in PLANTED),
+        *((family, kind) for family in ("gpt_oss", "qwen2_moe") for kind in (*PLANTED, *OF_EXPERTS)),
+    ],
+)
 def test_a_fault_changes_a_copy_the_same_way_every_time(network: Opener, family: str, kind: FaultKind) -> None:
     made = network(family)
     block = made.decoder.block(1)
@@ -62,6 +69,28 @@ def test_each_fault_touches_what_it_names(network: Opener, family: str) -> None:
     assert 1 < len(moved) <= 8
     assert moved[0] // 8 == moved[-1] // 8
     assert torch.equal(scrambled[names[0]].flatten().sort().values, old[names[0]].flatten().sort().values)
+
+
+@pytest.mark.parametrize("family", models.MIXTURES)
+def test_faults_of_experts_touch_one_of_them_or_the_router(network: Opener, family: str) -> None:
+    block = network(family).decoder.block(2)
+    old = matrices(block)
+    touched = []
+    for kind in OF_EXPERTS:
+        new = matrices(damaged(block, kind, heads=4, seed=5))
+        touched.append({path for path, weight in new.items() if not torch.equal(weight, old[path])})
+    expert, router = touched
+    (number,) = {path.rpartition(".")[2] for path in expert}
+    assert expert == {path for path in old if ".experts." in path and path.endswith(f".{number}")}
+    assert router == {"mlp.router" if family == "gpt_oss" else "mlp.gate"}
+    mlp = matrices(damaged(block, FaultKind.MLP_ZEROED, heads=4, seed=5))
+    assert {path for path, weight in mlp.items() if not weight.any()} == {one.path for one in block.writers[1:]}
+
+
+@pytest.mark.parametrize("kind", OF_EXPERTS)
+def test_faults_of_experts_change_nothing_where_there_are_none(network: Opener, kind: FaultKind) -> None:
+    block = network("llama").decoder.block(1)
+    assert damaged(block, kind, heads=4, seed=5).digest() == block.digest()
 
 
 def test_one_bit_of_ternary_weights_has_no_zeros(network: Opener) -> None:

@@ -41,7 +41,38 @@ CONFIGS = {
     "phi": {**LLAMA, "num_key_value_heads": 4},
     "olmo2": LLAMA,
     "bitnet": LLAMA,
+    "mixtral": {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {
+        **LLAMA,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+    },
+    "deepseek_v3": {
+        **LLAMA,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+    },
+    "gpt_oss": {**LLAMA, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
 }
+
+MIXTURES = ("deepseek_v3", "gpt_oss", "mixtral", "qwen2_moe")
+SMOOTH = {
+    "deepseek_v3": {"num_experts_per_tok": 4, "n_group": 1},
+    **{family: {"num_experts_per_tok": 4} for family in ("gpt_oss", "mixtral", "qwen2_moe")},
+}
+"""Changes of mixtures after which every token goes to every expert, and the loss has a derivative everywhere."""
 
 
 def config(family: str, **changes: object) -> transformers.PreTrainedConfig:

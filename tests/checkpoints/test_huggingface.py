@@ -288,7 +288,6 @@ def test_no_layer_is_nothing_to_audit(llama: Path) -> None:
         ({"model_type": "vit"}, "isn't a decoder-only language model"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "packed by 'gptq', but no layer has qweight"),
         ({"quantization_config": {"quant_method": "eetq"}}, "packed by 'eetq' can't be audited"),
-        ({"model_type": "mixtral", "num_local_experts": 8}, "mixtures of experts"),
     ],
 )
 def test_what_cannot_be_audited_is_said_in_one_sentence(llama: Path, values: dict[str, object], message: str) -> None:

@@ -217,7 +217,6 @@ def foreign(family: str, folder: Path) -> Path:
     [
         ("mamba", "the family 'mamba' can't be audited: its blocks are recurrent"),
         ("openai-gpt", "the family 'openai-gpt' can't be audited: its blocks don't return hidden states"),
-        ("mixtral", "mixtures of experts (num_local_experts 8) can't be audited"),
     ],
 )
 def test_a_family_that_cannot_be_audited_is_said_first(

@@ -49,6 +49,19 @@ _LATENT = {
     "num_key_value_heads": 4,
 }
 """What attention over latent keys and values needs to fit together."""
+_EXPERTS = {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+"""A mixture's, under whichever of these names the family has them."""
 _BOTH: dict[str, object] = {
     "layer_types": ["sliding_attention", "full_attention"],
     "global_head_dim": 8,
@@ -59,13 +72,13 @@ _ODD: dict[str, dict[str, object]] = {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
         "layer_types": ["full_attention", "full_attention"],
     },
-    "dots1": {"n_routed_experts": 4},
     "flint": {"num_experts": 0, "num_experts_per_tok": 0},
     "gemma4_text": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, **_BOTH},
     "gemma4_unified_text": {"num_kv_shared_layers": 0, **_BOTH},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
     "granite": {"embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 4.0},
     "granite_swa": {"embedding_multiplier": 3.0, "residual_multiplier": 0.3, "logits_scaling": 4.0},
+    "zaya": {"num_experts_per_tok": 1},
     "minicpm3": {"scale_emb": 3, "scale_depth": 0.7, "dim_model_base": 16},
 }
 """What some have of their own: what makes them odd is switched on."""
@@ -80,11 +93,13 @@ def usual_values(family: str) -> dict[str, Any]:
 def tiny_values(family: str) -> dict[str, Any]:
     """The values of a config.json of two layers of width 32, and the family's usual ones for all that isn't a size."""
     kind, usual = transformers.CONFIG_MAPPING[family], usual_values(family)
-    sizes = {**_SIZES, **(_LATENT if "qk_rope_head_dim" in usual else {})}
+    sizes = {**_SIZES, **_EXPERTS, **(_LATENT if "qk_rope_head_dim" in usual else {})}
     values = {kind.attribute_map.get(name, name): value for name, value in sizes.items()}
     values = {name: value for name, value in values.items() if name in usual and not isinstance(usual[name], dict)}
     if isinstance(usual.get("layer_types"), list):
         values["layer_types"] = usual["layer_types"][:2]
+    if isinstance(usual.get("mlp_layer_types"), list):  # the first are dense, where any are
+        values["mlp_layer_types"] = [usual["mlp_layer_types"][0], usual["mlp_layer_types"][-1]]
     return {**values, **_ODD.get(family, {})}
 
 

@@ -15,27 +15,49 @@ from peelaudit.network.parts import Family, Tail, Unclear, Writer
 from peelaudit.network.structure import find_structure
 from tests.checkpoints import models
 
-LLAMA = Family("model.layers", Writer("self_attn.o_proj"), Writer("mlp.down_proj"), Tail("model.norm"))
-POST_NORM = Family(
+ATTENTION = Writer("self_attn.o_proj")
+
+
+def alike(blocks: str, *writers: Writer, tail: str) -> Family:
+    """Of two blocks of one kind."""
+    return Family(blocks, (writers, writers), Tail(tail))
+
+
+LLAMA = alike("model.layers", ATTENTION, Writer("mlp.down_proj"), tail="model.norm")
+POST_NORM = alike(
     "model.layers",
     Writer("self_attn.o_proj", "post_attention_layernorm"),
     Writer("mlp.down_proj", "post_feedforward_layernorm"),
-    Tail("model.norm"),
+    tail="model.norm",
 )
+EXPERTS = Writer("mlp.experts")
 EXPECTED = {
-    "gpt2": Family("transformer.h", Writer("attn.c_proj"), Writer("mlp.c_proj"), Tail("transformer.ln_f")),
+    "gpt2": alike("transformer.h", Writer("attn.c_proj"), Writer("mlp.c_proj"), tail="transformer.ln_f"),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "smollm3", "bitnet"), LLAMA),
     **dict.fromkeys(("gemma3_text", "olmo2"), POST_NORM),
-    "gpt_neox": Family(
+    "gpt_neox": alike(
         "gpt_neox.layers",
         Writer("attention.dense"),
         Writer("mlp.dense_4h_to_h"),
-        Tail("gpt_neox.final_layer_norm"),
+        tail="gpt_neox.final_layer_norm",
     ),
-    "opt": Family(
-        "model.decoder.layers", Writer("self_attn.out_proj"), Writer("fc2"), Tail("model.decoder.final_layer_norm")
+    "opt": alike(
+        "model.decoder.layers", Writer("self_attn.out_proj"), Writer("fc2"), tail="model.decoder.final_layer_norm"
     ),
-    "phi": Family("model.layers", Writer("self_attn.dense"), Writer("mlp.fc2"), Tail("model.final_layernorm")),
+    "phi": alike("model.layers", Writer("self_attn.dense"), Writer("mlp.fc2"), tail="model.final_layernorm"),
+    **dict.fromkeys(("mixtral", "gpt_oss"), alike("model.layers", ATTENTION, EXPERTS, tail="model.norm")),
+    "qwen2_moe": alike(
+        "model.layers",
+        ATTENTION,
+        EXPERTS,
+        Writer("mlp.shared_expert.down_proj", gate="mlp.shared_expert_gate"),
+        tail="model.norm",
+    ),
+    "deepseek_v3": Family(
+        "model.layers",
+        ((ATTENTION, Writer("mlp.down_proj")), (ATTENTION, EXPERTS, Writer("mlp.shared_experts.down_proj"))),
+        Tail("model.norm"),
+    ),
 }
 
 
@@ -51,7 +73,7 @@ def test_it_is_found(family: str) -> None:
 def test_factors_and_caps_are_found() -> None:
     config = transformers.GraniteConfig(**models.LLAMA, residual_multiplier=0.25, logits_scaling=8.0)
     found = find_structure(build_skeleton(config, "granite"))
-    assert (found.attention.scale, found.mlp.scale) == (0.25, 0.25)
+    assert [writer.scale for writer in found.writers[0]] == [0.25, 0.25]
     assert found.tail == Tail("model.norm", 0.125)
     capped = find_structure(skeleton("gemma3_text", final_logit_softcapping=30.0))
     assert capped.tail == Tail("model.norm", 1.0, 30.0)
@@ -106,8 +128,7 @@ class Expert(nn.Module):
     ("mlps", "message"),
     [
         ([Gated, Gated], r"isn't a linear map's product \(mul\)"),
-        ([Ungated, None], "not of one kind"),
-        ([Expert, None], "a mixture of experts"),
+        ([Expert, None], "computed in a way that isn't known"),
         ([nn.Identity, nn.Identity], "linear maps? of a block|linear map's product|residual stream"),
     ],
 )

@@ -12,6 +12,7 @@ from peelaudit.records import (
     Estimate,
     LayerRefinement,
     LayerRow,
+    LayerSigns,
     LowBit,
     NetworkRow,
     ScheduleResult,
@@ -27,6 +28,7 @@ __all__ = [
     "advise",
     "bits_warnings",
     "calibration_warnings",
+    "experts_warnings",
     "numbered",
     "rank_warnings",
     "read_layer",
@@ -41,6 +43,7 @@ _MOST_LISTED = 5
 
 _SYMPTOMS = {
     Symptom.UNTRAINED: "matrices that can't be told from random ones, as if never trained or overwritten",
+    Symptom.EXPERT_UNTRAINED: "an expert whose matrices can't be told from random ones, as if never trained",
     Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream",
     Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream",
     Symptom.COARSE: "weights of two or three values where the other layers' have more, as if rounded by mistake",
@@ -61,6 +64,7 @@ def read_layer(
     redundancy: Estimate,
     symptoms: Sequence[Symptom] = (),
     slopes: Mapping[Symptom, Estimate] = MappingProxyType({}),
+    signs: LayerSigns | None = None,
 ) -> str:
     """A depth's row, in a sentence or two.
 
@@ -72,6 +76,7 @@ def read_layer(
         redundancy: of leaving block k out.
         symptoms: of block k.
         slopes: of block k, by the symptom that each shows.
+        signs: of block k.
     """
     gap = figures.gap_layers
     aim = "its own state" if target == layer else f"the state after layer {target}"
@@ -93,7 +98,31 @@ def read_layer(
     for symptom, name in ((Symptom.NOISY, "bulk"), (Symptom.MISSCALED, "scale")):
         if symptom in symptoms and symptom in slopes:
             looks += f" Its {name} slope is {slopes[symptom].value:+.4f} {_interval(slopes[symptom])}."
+    if signs is not None and Symptom.EXPERT_UNTRAINED in symptoms:
+        looks += f" That is {_experts(signs.random_experts, signs)}."
+    if signs is not None and signs.dead:
+        looks += f" No calibration token reaches {_experts(signs.dead, signs)} of block {layer}."
     return f"Cut after layer {layer}, {words}{idle if redundancy.high < _IDLE else ''}{looks}"
+
+
+def _experts(found: Sequence[int], signs: LayerSigns) -> str:
+    """Some of its experts: `expert 3 (of 0 to 7)`."""
+    numbers = ", ".join(map(str, found[:_MOST_LISTED])) + (" and more" if len(found) > _MOST_LISTED else "")
+    return f"expert{'s' if len(found) > 1 else ''} {numbers} (of 0 to {(signs.experts or 0) - 1})"
+
+
+def experts_warnings(layers: Sequence[LayerRow]) -> tuple[str, ...]:
+    """Which experts the calibration text says nothing of."""
+    found = [(row.layer, row.signs) for row in layers if row.signs is not None and row.signs.dead]
+    if not found:
+        return ()
+    told = "; ".join(f"layer {layer}: {_experts(signs.dead, signs)}" for layer, signs in found[:_MOST_LISTED])
+    more = f"; and {len(found) - _MOST_LISTED} layers more" if len(found) > _MOST_LISTED else ""
+    words = (
+        f"no calibration token is given to some experts ({told}{more}): they are dead, or for a text of another kind, "
+        "and nothing here is said of them"
+    )
+    return (words,)
 
 
 def advise(

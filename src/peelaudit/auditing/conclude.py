@@ -193,7 +193,8 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
     """The row of a layer: the network cut after it, and what the block by itself shows."""
     redundancy = _error(measured.trained, measured.references.peel_map[depth - 1].skipped, depth)
     looks, slopes = naming.symptoms[depth - 1], naming.slopes[depth - 1]
-    turned = measured.examined.influences[depth - 1]
+    turned, signs = measured.examined.influences[depth - 1], measured.examined.signs[depth - 1]
+    most, least = _loads(measured, depth)
     return LayerRow(
         layer=depth,
         readout=cut.readout,
@@ -205,7 +206,7 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
         best_target=cut.best_target,
         redundancy=redundancy,
         projection_error=_projection(measured, depth),
-        reading=read_layer(depth, cut.held_out, cut.best_schedule, cut.best_target, redundancy, looks, slopes),
+        reading=read_layer(depth, cut.held_out, cut.best_schedule, cut.best_target, redundancy, looks, slopes, signs),
         held_out_sums=cut.sums,
         weights_sha256=measured.examined.digests[depth - 1],
         scale_slope=slopes.get(Symptom.MISSCALED),
@@ -213,9 +214,22 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
         influence=_ratio(
             measured.trained, turned, np.ones_like(turned), f"the influence of layer {depth} is NaN or Inf"
         ),
-        signs=measured.examined.signs[depth - 1],
+        most_load=most,
+        least_load=least,
+        signs=signs,
         symptoms=looks,
     )
+
+
+def _loads(measured: Measurements, depth: int) -> tuple[Estimate | None, Estimate | None]:
+    """The shares of the held-out tokens that the most and the least used expert of a block are given."""
+    found = measured.examined.loads[depth - 1]
+    if found is None:
+        return None, None
+    trained, doubt = measured.trained, f"the loads of layer {depth}'s experts aren't defined"
+    order, ones = found.sum(axis=0).argsort(), np.ones(len(found))
+    most, least = (_ratio(trained, found[:, index], ones, doubt) for index in (order[-1], order[0]))
+    return most, least
 
 
 def _projection(measured: Measurements, depth: int) -> tuple[Estimate, ...]:

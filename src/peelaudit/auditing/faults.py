@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,8 @@ NOISE = 0.3
 
 @torch.no_grad()
 def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: float = NOISE) -> Block:
-    """A copy of the block with a fault; low-bit weights are rounded again.
+    """A copy of the block with a fault; low-bit weights are rounded again. One of experts changes nothing in a block
+    without.
 
     Args:
         block: the healthy one.
@@ -30,24 +33,40 @@ def damaged(block: Block, kind: FaultKind, *, heads: int, seed: int, amount: flo
         ValueError: for ROLLED_BACK.
     """
     generator = torch.Generator().manual_seed(seed)
-    attention, mlp = block.writers
+    attention, *mlp = block.writers
     maps = block.linears().values()
     match kind:
         case FaultKind.REINITIALISED:
-            new = {linear.path: linear.weight.std() * _normal(linear.weight, generator) for linear in maps}
+            new = _redrawn(maps, generator)
         case FaultKind.NOISED:
             new = {linear.path: _noised(linear.weight, amount, generator) for linear in maps}
         case FaultKind.MLP_ZEROED:
-            new = {mlp.path: torch.zeros_like(mlp.weight)}
+            new = {linear.path: torch.zeros_like(linear.weight) for linear in mlp}
         case FaultKind.ATTENTION_ZEROED:
             new = {attention.path: torch.zeros_like(attention.weight)}
         case FaultKind.ONE_BIT:
             new = {linear.path: _one_bit(linear, generator) for linear in maps}
         case FaultKind.HEAD_SCRAMBLED:
             new = {attention.path: _scrambled(attention, heads, generator)}
+        case FaultKind.EXPERT_REINITIALISED:
+            new = _redrawn(_one_expert(block, generator), generator)
+        case FaultKind.ROUTER_REINITIALISED:
+            new = _redrawn([] if block.router is None else [block.router], generator)
         case FaultKind.ROLLED_BACK:
             raise ValueError("a block is rolled back by taking it from an earlier checkpoint")
     return block.replaced({f"{path}.weight": weight for path, weight in new.items()}).rounded()
+
+
+def _redrawn(maps: Iterable[LinearMap], generator: torch.Generator) -> dict[str, Tensor]:
+    return {linear.path: linear.weight.std() * _normal(linear.weight, generator) for linear in maps}
+
+
+def _one_expert(block: Block, generator: torch.Generator) -> list[LinearMap]:
+    """All maps of one of the experts."""
+    if not block.experts:
+        return []
+    chosen, maps = int(torch.randint(block.experts, (1,), generator=generator)), block.linears()
+    return [maps[path] for path, number in block.numbered().items() if number == chosen]
 
 
 def _noised(weight: Tensor, amount: float, generator: torch.Generator) -> Tensor:

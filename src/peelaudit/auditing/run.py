@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from peelaudit.auditing.advice import bits_warnings, calibration_warnings, rank_warnings
+from peelaudit.auditing.advice import bits_warnings, calibration_warnings, experts_warnings, rank_warnings
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.effort import Extent, extent
 from peelaudit.auditing.feeding import fed
@@ -153,6 +153,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
             *calibration_warnings(calibration.info, references.unknowns),
             *rank_warnings(findings.schedules),
             *naming_warnings(calibration.info),
+            *experts_warnings(findings.layers),
             *checkpoint.notes,
             *bits_warnings(low_bit),
         ),

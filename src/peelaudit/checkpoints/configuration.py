@@ -33,7 +33,6 @@ _SIZES = (
 )
 _OPTIONAL = {"num_key_value_heads", "intermediate_size", "head_dim", "max_position_embeddings"}
 _LARGEST = 1 << 31
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts_per_tok")
 _UNUSED = frozenset(
     {
         "auto_map",
@@ -104,20 +103,12 @@ class Description:
         """How many there are, once every size is known to be possible.
 
         Raises:
-            UnsupportedCheckpoint: expert weights.
             MalformedCheckpoint: a number is missing or impossible.
             NothingToAudit: it has no layer.
         """
-        self._check_kind()
         layers = self._check_sizes()
         self._check_counts()
         return layers
-
-    def _check_kind(self) -> None:
-        for name in _EXPERTS:
-            count = self.values.get(name)
-            if isinstance(count, int) and count > 1:
-                raise UnsupportedCheckpoint(f"{self.subject}: mixtures of experts ({name} {count}) can't be audited")
 
     def _check_counts(self) -> None:
         """Raise MalformedCheckpoint where transformers would make a list that doesn't end."""

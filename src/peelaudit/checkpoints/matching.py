@@ -21,7 +21,17 @@ from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MismatchedWeights, UnsupportedCheckpoint
 
-__all__ = ["Matched", "Origin", "match", "rename", "stored_vocabulary", "tied_names", "unwrapped"]
+__all__ = [
+    "Matched",
+    "Origin",
+    "conversions",
+    "match",
+    "outer_changes",
+    "rename",
+    "stored_vocabulary",
+    "tied_names",
+    "unwrapped",
+]
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
 _ADAPTER = re.compile(r"(^|\.)(lora_|base_layer\.)", re.IGNORECASE)
@@ -81,14 +91,24 @@ def unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def rename(store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool) -> Mapping[str, Origin]:
-    """Every stored tensor under the module's name for it, where it has one, else under its own."""
+def rename(
+    store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool, made: Collection[str] = ()
+) -> Mapping[str, Origin]:
+    """Every stored tensor under the module's name for it, where it has one, else under its own.
+
+    Args:
+        store: of the tensors.
+        skeleton: the module.
+        within_wrapper: whether it is the text part of a multimodal file.
+        made: those of the store's names that are the module's already, whatever the others' outer name.
+    """
     wanted = set(_state(skeleton))
     renamed = _renamings(skeleton)
     best: dict[str, str] = {}
     fits = -1
     bare = {stored: unwrapped(stored) for stored in store.tensors}
-    for outer in _outer_changes(tuple(bare.values()), skeleton, within_wrapper=within_wrapper):
+    outside = tuple(name for stored, name in bare.items() if stored not in made)
+    for outer in outer_changes(outside, skeleton, within_wrapper=within_wrapper):
         names = {stored: renamed(outer(name)) for stored, name in bare.items()}
         names = {stored: bare[stored] if bare[stored] in wanted else name for stored, name in names.items()}
         fit = len(wanted.intersection(names.values()))
@@ -116,8 +136,7 @@ def match(
     Raises:
         MismatchedWeights: one is missing, has another shape, or has no place in the module and isn't known to be
             without effect.
-        UnsupportedCheckpoint: transformers computes the family in another layout than it is stored in, or an adapter's
-            weights stand beside the model's.
+        UnsupportedCheckpoint: an adapter's weights stand beside the model's.
     """
     _check_adapters(found, subject)
     wanted = _state(skeleton)
@@ -136,7 +155,6 @@ def match(
         copies.update((name, found[name]) for name in present[1:])
         origins.update((name, found[present[0]]) for name in names)
     if missing:
-        _check_layout(skeleton, subject)
         head = _names_of_words(skeleton)[1]
         base = ", the head: a base model, of which the whole is needed" if missing == [tied.get(head)] else ""
         raise MismatchedWeights(f"{subject}: {_count(missing, len(groups))} missing: {_shown(missing)}{base}")
@@ -176,7 +194,7 @@ def _state(skeleton: torch.nn.Module) -> Mapping[str, torch.Tensor]:
     return skeleton.state_dict(keep_vars=True)
 
 
-def _outer_changes(
+def outer_changes(
     names: Collection[str], skeleton: torch.nn.Module, *, within_wrapper: bool
 ) -> tuple[Callable[[str], str], ...]:
     """The changes of the outer name worth trying, the identity first."""
@@ -202,7 +220,7 @@ def _outer_changes(
 
 def _renamings(skeleton: torch.nn.Module) -> Callable[[str], str]:
     """The renaming that transformers has for a family's older names; the identity for most."""
-    entries = copy.deepcopy([entry for entry in _conversions(skeleton) if not getattr(entry, "operations", None)])
+    entries = copy.deepcopy([entry for entry in conversions(skeleton) if not getattr(entry, "operations", None)])
 
     def renamed(name: str) -> str:
         for entry in entries:
@@ -212,19 +230,14 @@ def _renamings(skeleton: torch.nn.Module) -> Callable[[str], str]:
     return renamed
 
 
-def _conversions(skeleton: torch.nn.Module) -> list[Any]:
+def conversions(skeleton: torch.nn.Module) -> list[Any]:
+    """What transformers does to a family's stored tensors as it reads them, in its order: renamings, and conversions,
+    which have `operations`.
+    """
     from transformers.conversion_mapping import get_model_conversion_mapping
 
     found: list[Any] = get_model_conversion_mapping(skeleton, add_legacy=False)
     return found
-
-
-def _check_layout(skeleton: torch.nn.Module, subject: str) -> None:
-    """Raise UnsupportedCheckpoint where the family's stored tensors are merged or cut before transformers uses them."""
-    if any(getattr(entry, "operations", None) for entry in _conversions(skeleton)):
-        raise UnsupportedCheckpoint(
-            f"{subject}: a {type(skeleton).__name__} is stored in another layout than it computes in, which isn't read"
-        )
 
 
 def _check_extra(found: Mapping[str, Origin], skeleton: torch.nn.Module, subject: str, *, within_wrapper: bool) -> None:

@@ -16,6 +16,7 @@ import torch
 from peelaudit.checkpoints.adapter import Adapter, Merged
 from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_info
 from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
+from peelaudit.checkpoints.conversion import Converted
 from peelaudit.checkpoints.deepspeed import DEEPSPEED_FORMAT
 from peelaudit.checkpoints.distributed import DISTRIBUTED_FORMAT
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
@@ -37,7 +38,9 @@ __all__ = ["Admit", "open_checkpoint"]
 
 _OWN = frozenset({DISTRIBUTED_FORMAT, DEEPSPEED_FORMAT})
 """The formats of directories that aren't Hugging Face's."""
-Names = Callable[[Store, torch.nn.Module], Mapping[str, Origin]]
+
+Names = Callable[[Store, torch.nn.Module], tuple[Store, Mapping[str, Origin]]]
+"""From a format's tensors and the module to a store of what the parameters are made of, and where each comes from."""
 Admit = Callable[[str, str, Mapping[str, Any], torch.nn.Module | None], object]
 
 
@@ -130,7 +133,9 @@ def _built(parts: _Parts) -> tuple[Any, torch.nn.Module, tuple[str, ...]]:
     description = parts.description
     config = build_config(description)
     skeleton = build_skeleton(config, description.subject)
-    stored = stored_vocabulary(parts.names(parts.store, skeleton), skeleton)
+    method = description.method
+    store = parts.store if method is None else Dequantized(parts.store, method)
+    stored = stored_vocabulary(parts.names(store, skeleton)[1], skeleton)
     if stored is None:
         return config, skeleton, description.notes
     said = f"the configuration says {config.vocab_size:,} words, the embedding and the head hold {stored:,}"
@@ -151,11 +156,12 @@ def _match(parts: _Parts, skeleton: torch.nn.Module, subject: str) -> tuple[Stor
     """
     method, store = parts.description.method, parts.store
     if method is None:
-        found = parts.names(store, skeleton)
+        store, found = parts.names(store, skeleton)
     else:
-        store = packed = Dequantized(store, method)
+        packed = Dequantized(store, method)
         skeleton = method.prepare(skeleton)
-        found = packed.origins(parts.names(packed, skeleton), skeleton)
+        store, found = parts.names(packed, skeleton)
+        found = packed.origins(found, skeleton)
     return store, skeleton, match(found, skeleton, subject, within_wrapper=parts.description.within_wrapper)
 
 
@@ -204,7 +210,7 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
             format=state.format if state else store.format if store.format in _OWN else f"huggingface/{store.format}",
             store=store,
             description=description,
-            names=lambda found, skeleton: rename(found, skeleton, within_wrapper=description.within_wrapper),
+            names=lambda found, skeleton: _named(found, skeleton, within_wrapper=description.within_wrapper),
             config_paths=(chosen, *((beside,) if beside else ())),
             tokenizer=find_tokenizer(path.parent) or _beside(config),
             training_step=find_training_step(path.parent) if step is None else step,
@@ -212,6 +218,12 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
     except BaseException:
         store.close()
         raise
+
+
+def _named(store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool) -> tuple[Store, Mapping[str, Origin]]:
+    """The tensors as transformers has them once it has read them, by its names."""
+    made = Converted(store, skeleton, within_wrapper=within_wrapper)
+    return made, rename(made, skeleton, made=made.made, within_wrapper=within_wrapper)
 
 
 def _beside(config: Path | None) -> str | None:
@@ -236,7 +248,7 @@ def _torch(path: Path, config: Path | None) -> _Parts:
         format=state.format,
         store=store,
         description=description,
-        names=lambda found, _: nanogpt_origins(found, arguments, quoted(path)),
+        names=lambda found, _: (found, nanogpt_origins(found, arguments, quoted(path))),
         tokenizer=find_tokenizer(path.parent) or _beside(config),
         training_step=state.training_step,
     )
@@ -255,6 +267,6 @@ def _gguf(path: Path) -> _Parts:
         format="gguf",
         store=store,
         description=description,
-        names=lambda _, skeleton: store.origins(skeleton),
+        names=lambda found, skeleton: (found, store.origins(skeleton)),
         tokenizer=store.tokenizer,
     )

@@ -314,7 +314,7 @@ def selftest(
             "--faults",
             metavar="A,B",
             help="Which to plant: reinitialised, noised, mlp-zeroed, attention-zeroed, head-scrambled, one-bit, "
-            "rolled-back, or none. Default: all, the last with --earlier.",
+            "expert-reinitialised, router-reinitialised, rolled-back, or none. Default: all, the last with --earlier.",
         ),
     ] = None,
     layers: Annotated[

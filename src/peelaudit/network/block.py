@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from peelaudit.network.arguments import Arguments
-from peelaudit.network.linear import LinearMap, is_linear
+from peelaudit.network.experts import (
+    Routes,
+    are_experts,
+    down_maps,
+    expert_maps,
+    routing_of,
+    stacked,
+    unstacked,
+)
+from peelaudit.network.linear import LinearMap, is_linear, tapped
 from peelaudit.network.lowbit.constraints import Held, Scales
-from peelaudit.network.parts import Family
+from peelaudit.network.parts import Family, Writer
 
-__all__ = ["NOTHING_HELD", "Block", "Work"]
+__all__ = ["NOTHING_HELD", "Addition", "Block", "Work"]
 
 NOTHING_HELD: Mapping[str, Held] = {}
 
@@ -34,14 +45,29 @@ class Work:
         self.done += passes
 
 
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What is added to the residual stream: what `module` makes, times `factor`, times the sigmoid of what `gate` makes
+    of each token, where there is one.
+    """
+
+    module: nn.Module
+    factor: float
+    gate: nn.Module | None
+
+
 class Block:
     """One decoder block with its weights, callable on hidden states.
 
     Attributes:
         layer: 1 … L.
         module: transformers' own module.
-        writers: the maps of the attention output and of the MLP down projection.
+        writers: the maps of the attention output and then of the MLP's down projection: of a mixture each expert's, and
+            those of what stands beside the experts.
         norms: what each writer's product passes before it is added to the residual stream, or None.
+        gates: of each writer the linear map whose sigmoid its product is multiplied by, or None.
+        numbers: of each writer which expert's it is; None for others.
+        experts: how many of them there are; 0 in a block without.
         work: is told of each call.
         held: the parameters that are low-bit, by name: a reference block's must be too.
     """
@@ -64,9 +90,13 @@ class Block:
         self.held = held
         self._scales = scales
         self._family, self._arguments, self._absent = family, arguments, absent
-        named = (family.attention, family.mlp)
-        self.writers = tuple(self._linear(writer.path) for writer in named)
-        self.norms = tuple(None if writer.norm is None else module.get_submodule(writer.norm) for writer in named)
+        named = [(writer, path, number) for writer in self._named for path, number in self._maps(writer)]
+        self._sources = tuple(writer for writer, _, _ in named)
+        self.writers = tuple(self._linear(path) for _, path, _ in named)
+        self.norms = tuple(self._submodule(writer.norm) for writer in self._sources)
+        self.gates = tuple(self._submodule(writer.gate) for writer in self._sources)
+        self.numbers = tuple(number for _, _, number in named)
+        self.experts = sum(number is not None for number in self.numbers)
 
     def __call__(self, hidden: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """The block's output, [sequences, positions, d_model], for hidden states of that shape.
@@ -84,13 +114,52 @@ class Block:
         return cast("Tensor", output[0] if isinstance(output, tuple) else output)
 
     @property
+    def _named(self) -> tuple[Writer, ...]:
+        return self._family.writers[self.layer - 1]
+
+    def _maps(self, writer: Writer) -> Iterator[tuple[str, int | None]]:
+        """The paths of a writer's maps, and which expert's each is."""
+        module = self.module.get_submodule(writer.path)
+        if not are_experts(module):
+            yield writer.path, None
+            return
+        for number, path in enumerate(down_maps(module, writer.path)):
+            yield path, number
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[Routes]:
+        """Which tokens each expert is given, in the block's calls as long as it lasts."""
+        routes = Routes()
+        with tapped([(routing_of(self.module.get_submodule(path)), routes.keep) for path in self._experts]):
+            yield routes
+
+    def _submodule(self, path: str | None) -> nn.Module | None:
+        return None if path is None else self.module.get_submodule(path)
+
+    @property
     def factors(self) -> tuple[float, ...]:
-        """What each writer's product is multiplied by in all on its way to the block's output."""
-        tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        return tuple(
-            writer.scale * math.prod(float(tensors[name]) for name in writer.learned)
-            for writer in (self._family.attention, self._family.mlp)
+        """What each writer's product is multiplied by in all on its way to the block's output, gates aside."""
+        factors = {writer: self._factor(writer) for writer in self._named}
+        return tuple(factors[writer] for writer in self._sources)
+
+    def _factor(self, writer: Writer) -> float:
+        tensors = (
+            {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())} if writer.learned else {}
         )
+        return writer.scale * math.prod(float(tensors[name]) for name in writer.learned)
+
+    @property
+    def additions(self) -> tuple[tuple[Addition, ...], tuple[Addition, ...]]:
+        """What the attention, and what the MLP adds to the residual stream."""
+        attention, *mlp = (
+            Addition(
+                self.module.get_submodule(writer.norm or writer.path),
+                self._factor(writer),
+                self._submodule(writer.gate),
+            )
+            for writer in self._named
+        )
+        return (attention,), tuple(mlp)
 
     def take(self, states: Tensor) -> Tensor:
         """The states where this block computes, in what it computes in."""
@@ -100,6 +169,22 @@ class Block:
     def linears(self) -> dict[str, LinearMap]:
         """The block's linear maps by path: every module whose weight is a matrix that multiplies hidden states."""
         return {path: self._linear(path) for path, module in self.module.named_modules() if is_linear(module)}
+
+    def numbered(self) -> dict[str, int]:
+        """The experts' maps by path, and which expert's each is."""
+        found = (expert_maps(self.module.get_submodule(path), path) for path in self._experts)
+        return {path: number for maps in found for path, number in maps}
+
+    @property
+    def router(self) -> LinearMap | None:
+        """What decides which experts a token is given to; None in a block without."""
+        beside = [path.rpartition(".")[0] for path in self._experts]
+        maps = [one for path, one in self.linears().items() if path.rpartition(".")[0] in beside]
+        return next((one for one in maps if one.outputs == self.experts), None)
+
+    @property
+    def _experts(self) -> list[str]:
+        return [writer.path for writer in self._named if are_experts(self.module.get_submodule(writer.path))]
 
     def _linear(self, path: str) -> LinearMap:
         module = self.module.get_submodule(path)
@@ -195,8 +280,12 @@ class Block:
         return digest.hexdigest()
 
     def present(self) -> dict[str, Tensor]:
-        """The weights and buffers that the checkpoint has, by name within the block."""
-        return {name: tensor for name, tensor in self.module.state_dict().items() if name not in self._absent}
+        """The weights and buffers that the checkpoint has, by transformers' names within the block."""
+        return {name: tensor for name, tensor in stacked(self.module).items() if name not in self._absent}
+
+    def loaded(self, weights: Mapping[str, Tensor]) -> Block:
+        """The block with weights by transformers' names, as `present` has them."""
+        return self.replaced(unstacked(self.module, weights))
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The weights that a reference may change, by name: all that the checkpoint has."""

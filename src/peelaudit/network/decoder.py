@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
+from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.network.block import Block, Work
+from peelaudit.network.experts import separate
 from peelaudit.network.families import family_of
 from peelaudit.network.linear import keeps_inputs_first
 from peelaudit.network.lowbit.constraints import Constraint, Held
+from peelaudit.network.parts import Unclear
 from peelaudit.network.shell import Shell, fill_buffers, prove
 from peelaudit.network.unembedding import Unembedding
 
@@ -100,9 +103,17 @@ class Decoder:
         module.load_state_dict(weights, strict=True, assign=True)
         fill_buffers(self._shell.model, module, self.device, f"{self._checkpoint.info.path}: layer {layer}")
         module.requires_grad_(requires_grad=False).eval()
+        self._separate(module, layer)
         absent = frozenset(name for name in weights if prefix + name in self._checkpoint.absent)
         known = (self.family, self._arguments[layer - 1], absent, held, scales or None)
         return Block(layer, module, *known, work=self.work)
+
+    def _separate(self, module: nn.Module, layer: int) -> None:
+        """Make the block's experts linear maps of their own, as `Block` needs them."""
+        try:
+            separate(module)
+        except Unclear as error:
+            raise UnsupportedCheckpoint(f"{self._checkpoint.info.path}: layer {layer}: {error}") from None
 
     def _held(self, module: nn.Module, prefix: str) -> dict[str, Held]:
         """The block's low-bit parameters."""

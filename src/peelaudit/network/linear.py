@@ -9,10 +9,23 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-__all__ = ["LinearMap", "is_linear", "keeps_inputs_first", "tapped"]
+__all__ = ["InputsFirst", "LinearMap", "Tap", "is_linear", "keeps_inputs_first", "tapped"]
 
 Tap = Callable[[Tensor, Tensor], Tensor | None]
-"""Is shown a call's first argument and its output; what it returns, if anything, stands in for the output."""
+"""Is shown a call's first argument and its output, of several values the first; what it returns, if anything, stands in
+for the output."""
+
+
+class InputsFirst(nn.Module):
+    """A linear map whose `weight` is [inputs, outputs], with or without a `bias`, [outputs]."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The product."""
+        product = hidden @ self.weight
+        return product if self.bias is None else product + self.bias
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -22,10 +35,12 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def keeps_inputs_first(module: nn.Module) -> bool:
-    """Whether a linear module keeps its matrix as [inputs, outputs], as transformers' Conv1D does; nn.Linear keeps
-    [outputs, inputs].
+    """Whether a linear module keeps its matrix as [inputs, outputs], as transformers' Conv1D does; nn.Linear, and a
+    mixture's router, keep [outputs, inputs].
     """
-    return not isinstance(module, nn.Linear)
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (InputsFirst, Conv1D))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +91,8 @@ class LinearMap:
 def tapped(taps: Iterable[tuple[nn.Module, Tap]]) -> Iterator[None]:
     """Show every call of these modules to their taps, as long as it lasts."""
 
-    def hook(tap: Tap) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
-        return lambda _module, args, output: tap(args[0], output)
+    def hook(tap: Tap) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
+        return lambda _module, args, output: tap(args[0], output[0] if isinstance(output, tuple) else output)
 
     handles = [module.register_forward_hook(hook(tap)) for module, tap in taps]
     try:

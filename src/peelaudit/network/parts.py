@@ -13,17 +13,19 @@ class Unclear(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A matrix whose product is added to the residual stream: `path` within the block.
+    """A matrix whose product is added to the residual stream, or a mixture's experts: `path` within the block.
 
     `norm` is the normalisation that its product goes through before it is added, None where there is none. `scale` is
     what the product is multiplied by in all on its way into the output, and `learned` are tensors of one element,
-    by their names in the block, that it is multiplied by besides.
+    by their names in the block, that it is multiplied by besides. `gate` is a linear map whose sigmoid, one number a
+    token, the product is multiplied by too.
     """
 
     path: str
     norm: str | None = None
     scale: float = 1.0
     learned: tuple[str, ...] = ()
+    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +41,18 @@ class Tail:
 class Family:
     """Where things are in a network's module: its blocks, each block's residual-writing matrices, what follows.
 
-    `extras` is how many values a block returns behind the hidden states, None where it returns them alone.
+    `writers` are those of each block, the attention's first, then the MLP's: one, or a mixture's experts and what
+    stands beside them. `extras` is how many values a block returns behind the hidden states, None where it returns them
+    alone.
     """
 
     blocks: str
-    attention: Writer
-    mlp: Writer
+    writers: tuple[tuple[Writer, ...], ...]
     tail: Tail
     extras: int | None = None
 
     def is_mlp_or_output(self, name: str) -> bool:
         """Whether a parameter of a block, by its path in the skeleton, is the MLP's or the attention's output."""
-        path = name.removeprefix(f"{self.blocks}.").partition(".")[2]
-        attention = self.attention.path.rpartition(".")[0]
-        return not path.startswith(f"{attention}.") or path == f"{self.attention.path}.weight"
+        block, _, path = name.removeprefix(f"{self.blocks}.").partition(".")
+        writer = self.writers[int(block)][0].path
+        return not path.startswith(f"{writer.rpartition('.')[0]}.") or path == f"{writer}.weight"

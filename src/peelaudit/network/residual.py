@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from peelaudit.network.experts import are_experts
 from peelaudit.network.linear import is_linear
 from peelaudit.network.parts import Tail, Unclear, Writer
-from peelaudit.network.tracing import Node
+from peelaudit.network.tracing import Made, Node
 
 __all__ = ["find_tail", "find_writers", "is_same"]
 
@@ -26,6 +27,7 @@ _MIXING = ("softmax", "scaled_dot_product")
 _RECURRENT = ("conv", "cumsum", "scan")
 
 NO_PRODUCT = "what its blocks add to the residual stream isn't a linear map's product"
+NORMED_EXPERTS = "a norm stands behind its experts"
 POST_NORM = "its blocks end in a norm of the residual stream, and can't be peeled"
 
 
@@ -45,8 +47,13 @@ class _Scale:
     names: Mapping[int, str]
     number: float = 1.0
     learned: tuple[str, ...] = ()
+    gate: str | None = None
 
-    def times(self, factor: float | Tensor) -> _Scale:
+    def times(self, factor: float | Tensor | Made) -> _Scale:
+        if isinstance(factor, Made):
+            if self.gate is not None:
+                raise Unclear(f"{NO_PRODUCT} (two gates)")
+            return replace(self, gate=factor.path)
         if not isinstance(factor, Tensor):
             return replace(self, number=self.number * factor)
         if id(factor) not in self.names:
@@ -54,14 +61,14 @@ class _Scale:
         return replace(self, learned=(*self.learned, self.names[id(factor)]))
 
     def writer(self, path: str, norm: str | None) -> Writer:
-        return Writer(path, norm, self.number, self.learned)
+        return Writer(path, norm, self.number, self.learned, self.gate)
 
 
-def find_writers(output: Node | None, source: Node, block: nn.Module) -> tuple[Writer, Writer]:
-    """The attention's and the MLP's, of a block that makes `output` of `source`.
+def find_writers(output: Node | None, source: Node, block: nn.Module) -> tuple[Writer, ...]:
+    """The attention's and then the MLP's, of a block that makes `output` of `source`.
 
     Raises:
-        Unclear: the block adds other things than the products of these two.
+        Unclear: the block adds other things than one product of each, or a mixture's experts and some beside them.
     """
     names = {id(tensor): name for name, tensor in (*block.named_parameters(), *block.named_buffers())}
     branches = list(_branches(output, source, _Scale(names)))
@@ -69,12 +76,14 @@ def find_writers(output: Node | None, source: Node, block: nn.Module) -> tuple[W
     mixing = [_operations(branch.given, products, _MIXING) for branch in branches]
     if any(_operations(branch.given, products, _RECURRENT) for branch in branches):
         raise Unclear("its blocks are recurrent or convolutions, not attention alone")
-    if sorted(mixing) != [False, True]:
+    experts = [are_experts(block.get_submodule(branch.writer.path)) for branch in branches]
+    if sum(mixing) != 1 or sum(experts) > 1 or (len(branches) != 2 and not any(experts)):
         raise Unclear(
             f"{len(branches)} linear maps of a block write to the residual stream, {sum(mixing)} of them an attention's"
         )
     attention = mixing.index(True)
-    return branches[attention].writer, branches[1 - attention].writer
+    others = [branch.writer for index, branch in enumerate(branches) if index != attention]
+    return branches[attention].writer, *sorted(others, key=lambda writer: writer.path)
 
 
 def _branches(output: Node | None, source: Node, unscaled: _Scale) -> Iterator[_Branch]:
@@ -87,7 +96,7 @@ def _branches(output: Node | None, source: Node, unscaled: _Scale) -> Iterator[_
             raise Unclear("its blocks' output doesn't follow from their input")
         if node is source:
             residual = True
-        elif node.made is not None and is_linear(node.made.module):
+        elif node.made is not None and (is_linear(node.made.module) or are_experts(node.made.module)):
             yield _Branch(scale.writer(node.made.path, None), node.made.given, node)
         elif node.made is not None:
             yield _normed(node, scale)
@@ -106,17 +115,32 @@ def _normed(node: Node, scale: _Scale) -> _Branch:
     while inner.made is None:
         terms = _step(inner)
         if len(terms) != 1:
-            raise Unclear(POST_NORM)
+            raise Unclear(NORMED_EXPERTS if _has_experts(terms) else POST_NORM)
         inner, scale = terms[0][0], scale.times(terms[0][1])
     if not is_linear(inner.made.module):
-        raise Unclear(POST_NORM)
+        raise Unclear(NORMED_EXPERTS if _has_experts([(inner, 1.0)]) else POST_NORM)
+    if scale.gate is not None:
+        raise Unclear(f"{NO_PRODUCT} (gated)")
     if isinstance(norm.module, nn.LayerNorm):
         raise Unclear("the products that its blocks add are centred by a norm first")
     return _Branch(scale.writer(inner.made.path, norm.path), inner.made.given, inner)
 
 
-def _step(node: Node) -> list[tuple[Node, float | Tensor]]:
-    """What a sum or a multiple was made of, each with its factor; the value itself where it was only copied.
+def _has_experts(terms: Sequence[tuple[Node, float | Tensor | Made]]) -> bool:
+    """Whether experts made one of these values, copies aside."""
+    pending = [node for node, _ in terms]
+    while pending:
+        node = pending.pop()
+        if node.made is not None and are_experts(node.made.module):
+            return True
+        if node.made is None and node.operation in _UNCHANGED:
+            pending += node.parents
+    return False
+
+
+def _step(node: Node) -> list[tuple[Node, float | Tensor | Made]]:
+    """What a sum or a multiple was made of, each with its factor (a gate's is the linear map that its sigmoid is taken
+    of); the value itself where it was only copied.
 
     Raises:
         Unclear: it was made in another way.
@@ -126,11 +150,22 @@ def _step(node: Node) -> list[tuple[Node, float | Tensor]]:
         return [(parent, 1.0) for parent in parents]
     if operation == "mul" and len(parents) == len(others) == 1 and _is_single(others[0]):
         return [(parents[0], others[0] if isinstance(others[0], Tensor) else float(others[0]))]
+    if operation == "mul" and len(parents) == 2 and not others and (gated := _gated(*parents)) is not None:
+        return [gated]
     if operation == "div" and len(parents) == len(others) == 1 and (by := _numbers(others)):
         return [(parents[0], 1 / by[0])]
     if operation in _UNCHANGED and len(parents) == 1 and _keeps(node, parents[0]):
         return [(parents[0], 1.0)]
     raise Unclear(f"{NO_PRODUCT} ({_kind(node)})")
+
+
+def _gated(one: Node, other: Node) -> tuple[Node, Made] | None:
+    """Which of two values the other one is a gate of, and of which linear map the gate is the sigmoid."""
+    for gate, value in ((one, other), (other, one)):
+        given = gate.parents[0] if gate.operation == "sigmoid" else None
+        if given is not None and gate.shape[-1:] == (1,) and given.made is not None and is_linear(given.made.module):
+            return value, given.made
+    return None
 
 
 def _keeps(node: Node, parent: Node) -> bool:
@@ -214,7 +249,7 @@ def _one_step(node: Node, scale: float) -> tuple[Node, float]:
         terms = [] if node.operation == "add" else _step(node)
     except Unclear:
         terms = []
-    if len(terms) != 1 or isinstance(factor := terms[0][1], Tensor):
+    if len(terms) != 1 or isinstance(factor := terms[0][1], Tensor | Made):
         raise Unclear(f"its logits are more than a norm, a head, a factor and a soft cap ({_kind(node)})")
     return terms[0][0], scale * factor
 

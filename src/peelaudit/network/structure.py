@@ -1,8 +1,9 @@
 """A network's structure, found by a forward pass of transformers' own module on the meta device.
 
 Looked for are the one list of modules, as many as there are layers, through which the hidden states go; the two linear
-maps of a block whose products come to the residual stream by additions alone, and what a product passes on its way; and
-what stands between the last block and the logits. No name is known beforehand.
+maps of a block whose products come to the residual stream by additions alone (of a mixture its experts, and the MLP
+beside them), and what a product passes on its way; and what stands between the last block and the logits. No name is
+known beforehand.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from peelaudit.network.experts import check_experts, trace_experts
 from peelaudit.network.parts import Family, Unclear, Writer
 from peelaudit.network.residual import find_tail, find_writers, is_same
 from peelaudit.network.tracing import Node, Trace
@@ -25,7 +27,6 @@ POSITIONS = 8
 
 NO_LAYERS = "its layers are not modules that are called one after another"
 SHARED = "its blocks are given the tokens besides, or other blocks' keys and values"
-EXPERTS = "it is a mixture of experts"
 
 
 def find_structure(skeleton: nn.Module) -> Family:
@@ -34,7 +35,8 @@ def find_structure(skeleton: nn.Module) -> Family:
     Raises:
         Unclear: it has none that an audit knows.
     """
-    _check_experts(skeleton)
+    check_experts(skeleton)
+    trace_experts(skeleton)
     path, blocks = _find_blocks(skeleton)
     looks: list[_Look] = []
     trace = Trace()
@@ -45,24 +47,11 @@ def find_structure(skeleton: nn.Module) -> Family:
         logits = _logits(skeleton)
     if looks[-1].output is None:
         raise Unclear(NO_LAYERS)
-    writers, extras = {look.writers for look in looks}, {look.extras for look in looks}
-    if len(writers) > 1 or len(extras) > 1:
+    extras = {look.extras for look in looks}
+    if len(extras) > 1:
         raise Unclear("its blocks are not of one kind")
-    attention, mlp = writers.pop()
     tail = find_tail(trace.node(logits), looks[-1].output, cast("Any", skeleton).get_output_embeddings())
-    return Family(path, attention, mlp, tail, extras.pop())
-
-
-def _check_experts(skeleton: nn.Module) -> None:
-    """Raise Unclear where a module holds several matrices in one tensor, and isn't a convolution, or lists of MLPs."""
-    for path, module in skeleton.named_modules():
-        stacked = any(weight.ndim == 3 for weight in module.parameters(recurse=False)) and not _is_convolution(module)
-        if stacked or (path.rpartition(".")[2] == "experts" and next(module.children(), None) is not None):
-            raise Unclear(EXPERTS)
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return hasattr(module, "kernel_size")
+    return Family(path, tuple(look.writers for look in looks), tail, extras.pop())
 
 
 def _logits(skeleton: nn.Module) -> Tensor:
@@ -119,7 +108,7 @@ class _Look(nn.Module):
         self.__dict__["block"] = block  # not as a part of this module
         self._outer, self._before = outer, before
         self.output: Node | None = None
-        self.writers: tuple[Writer, Writer]
+        self.writers: tuple[Writer, ...] = ()
         self.extras: int | None = None
 
     def __getattr__(self, name: str) -> Any:

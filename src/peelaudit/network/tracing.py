@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peelaudit.network.experts import are_experts
 from peelaudit.network.linear import is_linear
 
 __all__ = ["Made", "Node", "Trace"]
@@ -92,13 +93,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def marking(self, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
-        """Note at every value which of these modules it came out of, the innermost: linear maps, and modules without
-        parts of their own.
+        """Note at every value which of these modules it came out of, the innermost: linear maps, experts, and modules
+        without parts of their own.
         """
         handles = [
             module.register_forward_hook(self._mark(path), with_kwargs=True)
             for path, module in modules
-            if is_linear(module) or next(module.children(), None) is None
+            if is_linear(module) or are_experts(module) or next(module.children(), None) is None
         ]
         try:
             yield

@@ -25,6 +25,10 @@ class FaultKind(StrEnum):
     """One head's part of the attention's output matrix is shuffled."""
     ONE_BIT = "one-bit"
     """Matrices rounded to their signs, times a scale for each output."""
+    EXPERT_REINITIALISED = "expert-reinitialised"
+    """The matrices of one of a mixture's experts drawn anew."""
+    ROUTER_REINITIALISED = "router-reinitialised"
+    """What decides on the experts of each token drawn anew."""
     ROLLED_BACK = "rolled-back"
     """The block of an earlier checkpoint."""
 

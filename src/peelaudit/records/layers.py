@@ -17,6 +17,8 @@ class Symptom(StrEnum):
 
     UNTRAINED = "untrained"
     """None of its matrices can be told from random ones."""
+    EXPERT_UNTRAINED = "expert untrained"
+    """Of its experts one or more, none of whose matrices can be told from random ones."""
     ATTENTION_SILENT = "attention silent"
     """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
     MLP_SILENT = "MLP silent"
@@ -40,12 +42,18 @@ class LayerSigns:
     entries of the same spread give, in the unit of its law (Tracy and Widom): up to 8, it may be chance.
     `levels` is the most values that the weights of one scale take in any of the matrices: 2 in a binary block, 3 in a
     ternary one, None in others.
+    `experts` is how many a mixture's block has, None where it has none. `dead` are those of them, counted from 0, that
+    no token of the calibration text is given to, and `random_experts` those none of whose matrices can be told from
+    random ones.
     """
 
     attention_rms: float
     mlp_rms: float
     spectral_excess: float
     levels: int | None = None
+    experts: int | None = None
+    dead: tuple[int, ...] = ()
+    random_experts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,5 +145,28 @@ class LayerRow:
         ),
     ] = None
     """None in reports of before it was taken."""
+    most_load: Annotated[
+        Estimate | None,
+        Quantity(
+            "largest load",
+            "the share of the tokens that the most used expert is given",
+            Form.RATIO,
+            column="most",
+            gated=True,
+            needs="a mixture of experts",
+        ),
+    ] = None
+    """None in blocks without experts."""
+    least_load: Annotated[
+        Estimate | None,
+        Quantity(
+            "least load",
+            "the share of the tokens that the least used expert is given",
+            Form.RATIO,
+            column="least",
+            gated=True,
+            needs="a mixture of experts",
+        ),
+    ] = None
     signs: LayerSigns | None = None
     symptoms: tuple[Symptom, ...] = ()

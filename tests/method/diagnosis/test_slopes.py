@@ -37,7 +37,7 @@ def bulk(weight: torch.Tensor) -> torch.Tensor:
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.
 @pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
 def test_slopes_are_those_of_finite_differences(network: Callable[..., Network], family: str) -> None:
-    made = network(family)
+    made = network(family, changes=models.SMOOTH.get(family, {}))
     rows = made.rows.held_out
     found = block_slopes(downstream(made), made.states, rows)
     step = 1e-6 if family == "opt" else 3e-4

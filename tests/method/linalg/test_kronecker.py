@@ -22,7 +22,7 @@ def factors(x: torch.Tensor, g: torch.Tensor, *, biased: bool) -> Factors:
 def test_the_direction_is_that_of_the_dense_formula(*, biased: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     x, g = (torch.randn(40, width, generator=generator, dtype=torch.float64) for width in (5, 3))
-    curvature = factors(x, g, biased=biased).curvature()
+    curvature = factors(x, g, biased=biased).curvature(40)
     if biased:
         x = torch.cat([x, torch.ones(40, 1, dtype=torch.float64)], dim=1)
     a, b, c = x.T @ x / 40, g.T @ g / 40, x.T @ g / 40
@@ -33,7 +33,7 @@ def test_the_direction_is_that_of_the_dense_formula(*, biased: bool) -> None:
 
 
 def test_a_map_that_no_gradient_reaches_is_left_as_it_is() -> None:
-    curvature = factors(torch.ones(4, 2), torch.zeros(4, 3), biased=False).curvature()
+    curvature = factors(torch.ones(4, 2), torch.zeros(4, 3), biased=False).curvature(4)
     assert not curvature.direction().any()
 
 
@@ -42,10 +42,10 @@ def test_half_precision_rows_make_whole_moments(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     x = (200 + torch.randn(400, 30, generator=generator)).to(dtype)
     g = (1e-4 * torch.randn(400, 3, generator=generator)).to(dtype)
-    wide = factors(x.float(), g.float(), biased=True).curvature().direction()
-    torch.testing.assert_close(factors(x, g, biased=True).curvature().direction(), wide)
+    wide = factors(x.float(), g.float(), biased=True).curvature(400).direction()
+    torch.testing.assert_close(factors(x, g, biased=True).curvature(400).direction(), wide)
 
 
 def test_what_is_not_finite_is_refused() -> None:
     with pytest.raises(NonFiniteResult, match="curvature"):
-        factors(torch.full((4, 2), torch.nan), torch.ones(4, 3), biased=False).curvature()
+        factors(torch.full((4, 2), torch.nan), torch.ones(4, 3), biased=False).curvature(4)

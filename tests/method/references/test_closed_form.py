@@ -102,7 +102,7 @@ def test_as_the_penalty_falls_the_block_reaches_the_least_squares_optimum(family
     features, residuals = seen.features.numpy(), (target[fit].reshape(seen.output.shape) - seen.output).numpy()
     best = np.linalg.lstsq(features, residuals, rcond=1e-12)[0]
     least = float(((features @ best - residuals) ** 2).sum())
-    change = regression.factorisation.solve(torch.from_numpy(features.T @ residuals), 0.0).value
+    change = regression.factorisations[0].solve(torch.from_numpy(features.T @ residuals), 0.0).value
     changed = block.changed(split_change(block, regression.writers, change))
     error = squared_error(changed, opened.states[0], target, fit)
     assert error == pytest.approx(least, rel=1e-6)
@@ -145,3 +145,34 @@ def test_an_output_that_is_not_finite_is_refused_by_layer(network: Opener) -> No
         squared_error(opened.decoder.block(1), inputs, opened.states[1], opened.rows.fit)
     with pytest.raises(NonFiniteResult):
         BlockRegression(opened.decoder.block(1), inputs, [opened.states[2]], opened.rows)
+
+
+@pytest.mark.parametrize("family", models.MIXTURES)
+def test_a_mixtures_experts_are_fitted_each_on_its_tokens_and_are_never_worse_together(
+    family: str, network: Callable[..., Network]
+) -> None:
+    opened = network(family, changes={"num_hidden_layers": 3})
+    block, targets = opened.decoder.block(2), [opened.states[3], opened.states[2]]
+    regression = BlockRegression(block, opened.states[1], targets, opened.rows)
+    fitted = regression.fit(0)
+    assert fitted.method == "ridge"
+    assert fitted.error < fitted.trained_error
+    assert fitted.error == pytest.approx(regression.errors([regression.change(0), None], opened.rows.select)[0].sum())
+    assert regression.change(1) is None  # its own output can't be bettered
+    assert fitted.conditioning is not None
+    assert fitted.conditioning.unknowns == sum(writer.inputs + writer.biased for writer in block.writers[1:])
+
+
+def test_an_expert_that_no_token_reaches_is_left_as_it_is(network: Callable[..., Network]) -> None:
+    model = models.model("gpt_oss", num_hidden_layers=3)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.router.bias[2] = -1e4
+    opened = network(model)
+    block = opened.decoder.block(2)
+    fitted = BlockRegression(block, opened.states[1], [opened.states[3]], opened.rows).fit(0)
+    assert fitted.method == "ridge"
+    for number in range(4):
+        path = f"mlp.experts.down_proj.{number}.weight"
+        same = torch.equal(fitted.block.module.state_dict()[path], block.module.state_dict()[path])
+        assert same == (number == 2)

@@ -52,7 +52,7 @@ def alone(network: Network, reach: Reach = CHEAP) -> list[tuple[Refined, Block, 
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.
 @pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
 def test_gradients_are_those_of_finite_differences(network: Opener, family: str) -> None:
-    made = network(family)
+    made = network(family, changes=models.SMOOTH.get(family, {}))
     down, rows = downstream(made), made.rows.fit
     gradient = down.top(made.states[-1][rows], rows)
     down.descend([state[rows] for state in made.states[1:-1]], 1, gradient)
@@ -64,7 +64,7 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
     # Some families' norms compute in float32 in any case, which forbids a small step, and OPT's ReLU a large one.
     step = 1e-6 if family == "opt" else 3e-4
     for path, factor in factors.items():
-        slope = factor.curvature().gradient
+        slope = factor.curvature(tokens).gradient
         change = {path: torch.randn(slope.shape, generator=generator, dtype=torch.float64)}
         up, low = (loss_with(made, block.changed({path: e * change[path]}), rows).sum() for e in (step, -step))
         expected = tokens * float((slope * change[path]).sum())
@@ -73,7 +73,7 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
 
 @pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
 def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, family: str) -> None:
-    made = network(family)
+    made = network(family, changes=models.SMOOTH.get(family, {}))
     down, rows, layers = downstream(made), made.rows.fit, made.decoder.n_layers
     generator = torch.Generator().manual_seed(3)
     along = {

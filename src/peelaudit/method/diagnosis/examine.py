@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from peelaudit.method.diagnosis.influence import influence
+from peelaudit.method.diagnosis.loads import loads
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
@@ -55,6 +57,8 @@ class Examination:
         slopes: on `panel`, of each *held-out* sequence, zero on the other splits; None for a block that no finite
             gradient reaches.
         influences: of each *held-out* sequence.
+        loads: [sequences, experts] the share of each *held-out* sequence's tokens that every expert is given; None for
+            a block without experts.
         gains: None where no block was refined.
     """
 
@@ -64,6 +68,7 @@ class Examination:
     signs: tuple[LayerSigns, ...]
     slopes: tuple[BlockSlopes | None, ...]
     influences: tuple[Losses, ...]
+    loads: tuple[Losses | None, ...]
     gains: LayerGains | None
 
 
@@ -138,14 +143,18 @@ class Examiner:
     def examination(self) -> Examination:
         """What every block shows, and what refining it gained, where that was done."""
         looked = [self._look(layer) for layer in range(1, self._down.decoder.n_layers + 1)]
-        digests, found = zip(*looked, strict=True)
+        digests, found, given = zip(*looked, strict=True)
         influences = tuple(influence(z[self._rows], h[self._rows]) for z, h in pairwise(self._states))
-        return Examination(self._panel, self._losses, digests, found, self._slopes(), influences, self._gains)
+        return Examination(self._panel, self._losses, digests, found, self._slopes(), influences, given, self._gains)
 
-    def _look(self, layer: int) -> tuple[str, LayerSigns]:
-        """A block's digest and signs: it is read once for both."""
-        block = self._down.decoder.block(layer)
-        return block.digest(), signs(block, self._states[layer - 1], self._rows)
+    def _look(self, layer: int) -> tuple[str, LayerSigns, Losses | None]:
+        """A block's digest, its signs and its experts' loads: it is read once for all."""
+        block, inputs = self._down.decoder.block(layer), self._states[layer - 1]
+        found, given = signs(block, inputs, self._rows), loads(block, inputs)
+        if given is None:
+            return block.digest(), found, None
+        dead = tuple(int(number) for number in np.flatnonzero(given.sum(axis=0) == 0))
+        return block.digest(), dataclasses.replace(found, dead=dead), given[self._rows]
 
     def _slopes(self) -> tuple[BlockSlopes | None, ...]:
         found = block_slopes(self._down, self._states, self._rows, progress=self._progress)

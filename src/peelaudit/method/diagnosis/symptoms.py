@@ -16,16 +16,16 @@ is near 0 for blocks that matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.linalg.spectrum import leading
-from peelaudit.network.block import Block
-from peelaudit.network.linear import tapped
+from peelaudit.network.block import Addition, Block
+from peelaudit.network.linear import Tap, tapped
 from peelaudit.network.lowbit.detection import find_grid
 from peelaudit.network.states import batches
 from peelaudit.records import GridKind, LayerSigns, Symptom
@@ -48,13 +48,28 @@ def signs(block: Block, inputs: Tensor, rows: slice) -> LayerSigns:
         inputs: h_{k-1}, [sequences, positions, d_model].
         rows: the sequences to run it on.
     """
-    linears = block.linears().values()
-    excess = max(spectral_excess(linear.weight) for linear in linears)
-    grids = [find_grid(linear.turned(linear.weight).T) for linear in linears]
+    linears = block.linears()
+    excess = {path: spectral_excess(linear.weight) for path, linear in linears.items()}
+    grids = [find_grid(linear.turned(linear.weight).T) for linear in linears.values()]
     levels = [_LEVELS.get(grid.kind, 0) for grid in grids if grid is not None]
     few = len(levels) == len(grids) and all(levels)
     attention, mlp = _written(block, inputs, rows)
-    return LayerSigns(attention, mlp, excess, max(levels) if few else None)
+    return LayerSigns(
+        attention,
+        mlp,
+        max(excess.values()),
+        max(levels) if few else None,
+        experts=block.experts or None,
+        random_experts=_random_experts(block, excess),
+    )
+
+
+def _random_experts(block: Block, excess: Mapping[str, float]) -> tuple[int, ...]:
+    """The experts none of whose matrices can be told from random ones."""
+    most: dict[int, float] = {}
+    for path, number in block.numbered().items():
+        most[number] = max(excess[path], most.get(number, -math.inf))
+    return tuple(number for number, one in sorted(most.items()) if one <= RANDOM)
 
 
 def spectral_excess(weight: Tensor) -> float:
@@ -72,22 +87,32 @@ def spectral_excess(weight: Tensor) -> float:
 
 def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
     """The root mean square of what attention and MLP each add to the residual stream."""
-    ends = [writer.module if norm is None else norm for writer, norm in zip(block.writers, block.norms, strict=True)]
-    sums = [0.0 for _ in ends]
+    made: dict[nn.Module, Tensor] = {}
 
-    def adding_to(index: int) -> Callable[[Tensor, Tensor], None]:
-        def add(_: Tensor, made: Tensor) -> None:
-            squares = made.to(accumulation_dtype(made.device)).square().mean(dim=-1).sum()
-            sums[index] += block.factors[index] ** 2 * float(squares)
+    def keeping(module: nn.Module) -> Tap:
+        def keep(_: Tensor, output: Tensor) -> None:
+            made[module] = output.reshape(-1, output.shape[-1])
 
-        return add
+        return keep
 
-    with tapped([(end, adding_to(index)) for index, end in enumerate(ends)]):
+    halves, sums = block.additions, [0.0, 0.0]
+    seen = [module for half in halves for one in half for module in (one.module, one.gate) if module is not None]
+    with tapped([(module, keeping(module)) for module in seen]):
         for part in batches(rows, inputs.shape[1]):
             block(block.take(inputs[part]))
+            for index, half in enumerate(halves):
+                added = sum(_added(one, made) for one in half)
+                sums[index] += float(added.square().mean(dim=-1).sum())  # type: ignore[union-attr]
     tokens = (rows.stop - rows.start) * inputs.shape[1]
     attention, mlp = (math.sqrt(total / tokens) for total in sums)
     return attention, mlp
+
+
+def _added(addition: Addition, made: Mapping[nn.Module, Tensor]) -> Tensor:
+    """[tokens, d_model] of what modules made."""
+    product = made[addition.module]
+    product = addition.factor * product.to(accumulation_dtype(product.device))
+    return product if addition.gate is None else product * made[addition.gate].to(product).sigmoid()
 
 
 def symptoms(layers: Sequence[LayerSigns]) -> tuple[tuple[Symptom, ...], ...]:
@@ -99,6 +124,7 @@ def symptoms(layers: Sequence[LayerSigns]) -> tuple[tuple[Symptom, ...], ...]:
     return tuple(
         (
             *((Symptom.UNTRAINED,) if one.spectral_excess <= RANDOM else ()),
+            *((Symptom.EXPERT_UNTRAINED,) if one.random_experts and one.spectral_excess > RANDOM else ()),
             *((Symptom.ATTENTION_SILENT,) if attention[index] else ()),
             *((Symptom.MLP_SILENT,) if mlp[index] else ()),
             *((Symptom.COARSE,) if levels[index] < usual else ()),

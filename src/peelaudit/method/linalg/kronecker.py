@@ -31,7 +31,11 @@ OUTPUT_DAMPING = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Curvature:
-    """One map's gradient X'G/n, [inputs, outputs], the same times the output factor's inverse, and X'X/n."""
+    """One map's gradient X'G/n, [inputs, outputs], the same times the output factor's inverse, and X'X/n.
+
+    Of an expert the gradient is a mean over all tokens, as the loss is, and the others over those that reach it: with
+    m of n tokens its block of the curvature is m/n of the product of these factors, so that both shares cancel.
+    """
 
     gradient: Tensor
     scaled: Tensor
@@ -83,16 +87,20 @@ class Factors:
         self._cross += x.T @ gradients
         self._rows += len(x)
 
-    def curvature(self) -> Curvature:
+    def curvature(self, tokens: int) -> Curvature:
         """The factors as they are used.
+
+        Args:
+            tokens: that the gradient is a mean over: more than were added where others don't go through the map, as
+                through an expert. The factors are means over those that do.
 
         Raises:
             NonFiniteResult: a factor holds NaN or Inf.
         """
-        inputs, outputs, cross = (factor / self._rows for factor in (self._inputs, self._outputs, self._cross))
+        inputs, outputs, cross = (factor / max(1, self._rows) for factor in (self._inputs, self._outputs, self._cross))
         if not all(bool(torch.isfinite(factor).all()) for factor in (inputs, outputs, cross)):
             raise NonFiniteResult("the curvature of the loss in a linear map holds NaN or Inf")
         if not bool(cross.any()):
             return Curvature(cross, cross, inputs)
         scaled = torch.cholesky_solve(cross.T, _damped_factor(outputs, OUTPUT_DAMPING)).T
-        return Curvature(cross, scaled, inputs)
+        return Curvature(self._cross / tokens, scaled, inputs)

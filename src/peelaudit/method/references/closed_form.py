@@ -19,7 +19,7 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import Moments, accumulation_dtype
-from peelaudit.method.linalg.ridge import Conditioning, Factorisation, best_penalty, factorise, rotate_gram
+from peelaudit.method.linalg.ridge import Conditioning, best_penalty, factorise, rotate_gram
 from peelaudit.method.references.writers import (
     Observation,
     feature_parts,
@@ -71,8 +71,21 @@ class RidgeChange:
     error: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Over some rows: the moments of each group of features with the residuals of the tokens that go through it, and
+    ‖R‖² of all tokens by target.
+    """
+
+    groups: tuple[Moments, ...]
+    square: Tensor
+
+
 class BlockRegression:
     """The regression of one block on one input, factorised once for any number of targets.
+
+    The experts of a mixture are regressed each by itself, as if the others stayed as they are, on the tokens that the
+    router gives to it: together they may go too far, so that how far is chosen as it is behind a norm.
 
     Args:
         block: with its trained weights.
@@ -88,48 +101,64 @@ class BlockRegression:
         self._block, self._inputs, self._targets, self._rows = block, inputs, targets, rows
         probe = block.take(inputs[:1])
         self.writers = trainable_writers(block, probe)
-        self.features = observe(block, probe, self.writers).features.shape[1]
-        self._fit = self._moments(rows.fit)
-        self._select = self._moments(rows.select)
-        self.factorisation: Factorisation = factorise(self._fit.gram, self._fit.rows)
-        self._rotated_gram = rotate_gram(self.factorisation, self._select)
+        self._sizes = [group.values.shape[1] for group in observe(block, probe, self.writers).groups]
+        self.features = sum(self._sizes)
+        self._fit, self._select = self._sums(rows.fit), self._sums(rows.select)
+        self.factorisations = [factorise(moments.gram, moments.rows) for moments in self._fit.groups]
+        self._rotated = [rotate_gram(*pair) for pair in zip(self.factorisations, self._select.groups, strict=True)]
 
-    def _moments(self, rows: slice) -> Moments:
+    def _sums(self, rows: slice) -> _Sums:
         device = next(self._block.module.parameters()).device
-        moments = Moments(self.features, self._inputs.shape[-1], len(self._targets), device)
+        width, count = self._inputs.shape[-1], len(self._targets)
+        groups = [Moments(size, width, count, device) for size in self._sizes]
+        square = torch.zeros(count, dtype=accumulation_dtype(device), device=device)
         for part in batches(rows, self._inputs.shape[1]):
             seen = observe(self._block, self._block.take(self._inputs[part]), self.writers)
-            output = seen.output.to(moments.gram.dtype)
-            residuals = (
+            output = seen.output.to(square.dtype)
+            residuals = [
                 self._block.take(t[part]).reshape(output.shape).to(output.dtype) - output for t in self._targets
-            )
-            moments.add(seen.features, residuals)
-        if not bool(torch.isfinite(moments.square).all()):
+            ]
+            square += torch.stack([residual.square().sum() for residual in residuals])
+            for moments, features in zip(groups, seen.groups, strict=True):
+                moments.add(features.values, (features.of(residual) for residual in residuals))
+        if not bool(torch.isfinite(square).all()):
             raise NonFiniteResult(f"layer {self._block.layer}: the residuals hold NaN or Inf")
-        return moments
+        return _Sums(tuple(groups), square)
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """How well the rows determine the solution, all groups together."""
+        found = [factorisation.conditioning for factorisation in self.factorisations]
+        return Conditioning(
+            unknowns=sum(one.unknowns for one in found),
+            rank=sum(one.rank for one in found),
+            condition=max(one.condition for one in found),
+        )
 
     def change(self, target: int) -> RidgeChange | None:
         """The change for `targets[target]` that is best on *select*; None if leaving the weights is."""
         return self._changes[target]
 
+    def _ridge(self, target: int) -> RidgeChange | None:
+        """Each group's ridge solution, its penalty the best on *select*; the penalty is the largest of them, and the
+        error right for one group. None where no group's helps.
+        """
+        parts, penalties, error = [], [], 0.0
+        for index, factorisation in enumerate(self.factorisations):
+            cross, select = self._fit.groups[index].cross[target], self._select.groups[index]
+            penalty, error = best_penalty(factorisation, cross, select, target, rotated_gram=self._rotated[index])
+            parts.append(torch.zeros_like(cross) if penalty is None else factorisation.solve(cross, penalty).value)
+            penalties += [] if penalty is None else [penalty]
+        return RidgeChange(torch.cat(parts), max(penalties), error) if penalties else None
+
     @cached_property
     def _changes(self) -> tuple[RidgeChange | None, ...]:
         """For every target: one rounding serves all targets of a penalty."""
-        solutions: list[Tensor | None] = []
-        penalties: list[float] = []
-        errors: list[float] = []
-        for target, cross in enumerate(self._fit.cross):
-            penalty, error = best_penalty(
-                self.factorisation, cross, self._select, target, rotated_gram=self._rotated_gram
-            )
-            solutions.append(None if penalty is None else self.factorisation.solve(cross, penalty).value)
-            penalties.append(penalty or 0.0)
-            errors.append(error)
+        found = [self._ridge(target) for target in range(len(self._targets))]
         if self.exact and not self.low_bit:
-            return tuple(
-                None if solution is None else RidgeChange(solution, penalty, error)
-                for solution, penalty, error in zip(solutions, penalties, errors, strict=True)
-            )
+            return tuple(found)
+        solutions = [None if one is None else one.value for one in found]
+        penalties = [0.0 if one is None else one.penalty for one in found]
         best: list[RidgeChange | None] = [None] * len(solutions)
         for step in (1.0,) if self.exact else STEPS:
             directions = [None if s is None else undo_gains(self._block, self.writers, step * s) for s in solutions]
@@ -137,7 +166,7 @@ class BlockRegression:
                 if value is None:
                     continue
                 error = self._select_error(value, target)
-                least = self.trained_error(target) if (found := best[target]) is None else found.error
+                least = self.trained_error(target) if (known := best[target]) is None else known.error
                 if error < least:
                     best[target] = RidgeChange(value, penalties[target], error)
         return tuple(best)
@@ -150,14 +179,15 @@ class BlockRegression:
         for target, change in enumerate(changes):
             if change is not None:
                 by_penalty[penalties[target]].append(target)
-        trained = writer_weights(self._block, self.writers, self._fit.gram.dtype)
+        (moments,), (factorisation,) = self._fit.groups, self.factorisations
+        trained = writer_weights(self._block, self.writers, moments.gram.dtype)
         parts = feature_parts(self._block, self.writers)
         dtype = next(self._block.module.parameters()).dtype
         result: list[Tensor | None] = [None] * len(changes)
         size = max(1, _TOGETHER.get(trained.device.type, 1 << 22) // trained.numel())
         for penalty, targets in by_penalty.items():
-            ridge = max(penalty, _DAMPING) * self.factorisation.values.mean()
-            gram = self._fit.gram + torch.diag_embed(ridge.expand(len(trained)))
+            ridge = max(penalty, _DAMPING) * factorisation.values.mean()
+            gram = moments.gram + torch.diag_embed(ridge.expand(len(trained)))
             for first in range(0, len(targets), size):
                 chosen = targets[first : first + size]
                 wanted = torch.stack([trained + change for t in chosen if (change := changes[t]) is not None])
@@ -169,7 +199,7 @@ class BlockRegression:
         if not self.exact:
             block = self._changed_block(change)
             return squared_error(block, self._inputs, self._targets[target], self._rows.select)
-        moments = self._select
+        (moments,) = self._select.groups
         linear = float((change * moments.cross[target]).sum())
         return float(moments.square[target]) - 2 * linear + float((change * (moments.gram @ change)).sum())
 
@@ -187,8 +217,10 @@ class BlockRegression:
 
     @property
     def exact(self) -> bool:
-        """Whether the output is linear in the change: no norm stands behind a writer."""
-        return all(self._block.norms[index] is None for index in self.writers)
+        """Whether the solution is one of the block's output: no norm stands behind a writer, and no expert was solved
+        by itself.
+        """
+        return len(self._sizes) == 1 and all(self._block.norms[index] is None for index in self.writers)
 
     @torch.no_grad()
     def errors(self, changes: Sequence[RidgeChange | None], rows: slice) -> NDArray[np.float64]:
@@ -213,7 +245,7 @@ class BlockRegression:
 
     def fit(self, target: int) -> FittedBlock:
         """The block fitted to `targets[target]`: on *select* the real block is no worse than with trained weights."""
-        trained_error, conditioning = self.trained_error(target), self.factorisation.conditioning
+        trained_error, conditioning = self.trained_error(target), self.conditioning
         if (change := self.change(target)) is not None:
             block = self._changed_block(change.value)
             error = squared_error(block, self._inputs, self._targets[target], self._rows.select)

@@ -5,6 +5,9 @@ attention and MLP run side by side. Where the MLP comes after the attention, a c
 moves the MLP's features. Solving both there with frozen features was measured to be worse than the MLP alone (held-out
 normalised error 0.60 against 0.42 for the schedule `final` on a 5-layer Llama), so `trainable_writers` leaves it out.
 
+A mixture's writers are its experts' down projections and those of an MLP beside them. Each sees the tokens that the
+trained router gives to it, times the router's weight; the router stays as it is.
+
 A norm between the writer and the residual stream (Gemma 3, OLMo 2) is linearised: its scale per token is frozen, its
 gain per channel divided out. The solution is then a step in the right direction, and is judged by the real block.
 """
@@ -18,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.network.block import Block
-from peelaudit.network.linear import tapped
+from peelaudit.network.linear import Tap, tapped
 from peelaudit.network.lowbit.rounding import Part
 
 __all__ = [
+    "Features",
     "Observation",
     "feature_parts",
     "observe",
@@ -33,40 +37,83 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """What some writers saw, `values` [rows, features]. `rows` are the tokens that go through them, None for all."""
+
+    values: Tensor
+    rows: Tensor | None = None
+
+    def of(self, tokens: Tensor) -> Tensor:
+        """The rows of [tokens, …] that these are."""
+        return tokens if self.rows is None else tokens[self.rows]
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
-    """One pass of a block: `output` [rows, d_model] and the concatenated `features` [rows, features]."""
+    """One pass of a block: `output` [rows, d_model] and the features of the writers, those that all tokens go through
+    together and each expert's by itself.
+    """
 
     output: Tensor
-    features: Tensor
+    groups: tuple[Features, ...]
+
+    @property
+    def features(self) -> Tensor:
+        """[rows, features], of a block without experts."""
+        (group,) = self.groups
+        return group.values
 
 
 class _Seen:
-    """What a writer and the norm behind it were given, and what the norm made of it, in one call of the block."""
+    """What a writer, its gate and the norm behind it were given, and what the norm made of it, in one call of the
+    block.
+    """
 
-    def __init__(self, norm: nn.Module | None, factor: float) -> None:
-        self._factor = factor
-        self.input = torch.empty(0)
+    def __init__(self, block: Block, index: int) -> None:
+        self.biased, self._factor = block.writers[index].biased, block.factors[index]
+        self._inputs = block.writers[index].inputs
+        self._writer, self._norm, self._gate = block.writers[index].module, block.norms[index], block.gates[index]
+        self._input: Tensor | None = None
         self._norm_call: tuple[Tensor, Tensor] | None = None
-        self._norm = norm
+        self._opened: Tensor | None = None
 
-    def keep_input(self, given: Tensor, _: Tensor) -> None:
-        """A tap for the writer."""
-        self.input = given.reshape(-1, given.shape[-1])
+    def taps(self) -> Iterator[tuple[nn.Module, Tap]]:
+        """What it is to be shown."""
+        yield self._writer, self._keep_input
+        if self._norm is not None:
+            yield self._norm, self._keep_norm
+        if self._gate is not None:
+            yield self._gate, self._keep_gate
 
-    def keep_norm(self, given: Tensor, made: Tensor) -> None:
-        """A tap for the norm."""
+    def _keep_input(self, given: Tensor, _: Tensor) -> None:
+        self._input = given.reshape(-1, given.shape[-1])
+
+    def _keep_norm(self, given: Tensor, made: Tensor) -> None:
         self._norm_call = (given.reshape(-1, given.shape[-1]), made.reshape(-1, made.shape[-1]))
 
-    def features(self) -> Tensor:
-        """The writer's input, times the norm's frozen scale of each token, and what its product is multiplied by."""
-        given = self.input if self._factor == 1 else self._factor * self.input
+    def _keep_gate(self, _: Tensor, made: Tensor) -> None:
+        self._opened = made.reshape(-1, 1).sigmoid()
+
+    def features(self, weights: Tensor) -> Tensor:
+        """The writer's input, times the norm's frozen scale of each token, and what its product is multiplied by; a
+        column of that alone stands last for a bias.
+
+        Args:
+            weights: of the rows in a mixture, [rows, 1]; a one elsewhere.
+        """
+        given = weights.new_empty(0, self._inputs) if self._input is None else self._input
+        opened = weights if self._opened is None else weights * self._opened
+        multiple = (opened if self._factor == 1 else self._factor * opened).to(given).expand(len(given), 1)
+        features = given * multiple * self._norm_scale()
+        return torch.cat([features, multiple], dim=-1) if self.biased else features
+
+    def _norm_scale(self) -> Tensor | float:
         if self._norm is None or self._norm_call is None:
-            return given
+            return 1.0
         product, normed = self._norm_call
         unscaled = (product * norm_gain(self._norm, product)).norm(dim=-1, keepdim=True)
-        least = torch.finfo(product.dtype).tiny
-        scale: Tensor = normed.norm(dim=-1, keepdim=True) / unscaled.clamp_min(least)
-        return given * scale
+        scale: Tensor = normed.norm(dim=-1, keepdim=True) / unscaled.clamp_min(torch.finfo(product.dtype).tiny)
+        return scale
 
 
 def norm_gain(norm: nn.Module, like: Tensor) -> Tensor:
@@ -79,34 +126,41 @@ def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observati
     """Run the block on [sequences, positions, d_model] and keep what the given writers saw.
 
     A column of the factor, 1 in most families, stands after the features of a writer that has a bias.
+
+    Args:
+        block: any.
+        hidden: its input.
+        writers: indices of its writers, experts' last.
     """
-    seen = {index: _Seen(block.norms[index], block.factors[index]) for index in writers}
-    inputs = [(block.writers[index].module, one.keep_input) for index, one in seen.items()]
-    norms = [(norm, one.keep_norm) for index, one in seen.items() if (norm := block.norms[index]) is not None]
-    with tapped(inputs), tapped(norms):
+    seen = {index: _Seen(block, index) for index in writers}
+    with tapped([tap for one in seen.values() for tap in one.taps()]), block.watched() as routes:
         output = block(hidden)
-    features = []
-    for index, one in seen.items():
-        part = one.features()
-        features.append(part)
-        if block.writers[index].biased:
-            features.append(torch.full_like(part[:, :1], block.factors[index]))
-    return Observation(output.reshape(-1, output.shape[-1]), torch.cat(features, dim=-1))
+    one = torch.ones(1, 1, device=output.device)
+    shared = [seen[index].features(one) for index in writers if block.numbers[index] is None]
+    groups = [Features(torch.cat(shared, dim=-1))] if shared else []
+    for index in writers:
+        if (number := block.numbers[index]) is not None:
+            tokens, weights = routes.of(number)
+            groups.append(Features(seen[index].features(weights), tokens))
+    return Observation(output.reshape(-1, output.shape[-1]), tuple(groups))
 
 
 @torch.no_grad()
 def trainable_writers(block: Block, hidden: Tensor) -> tuple[int, ...]:
-    """Which writers a regression may change together: both where the MLP's features don't depend on the attention's.
+    """Which writers a regression may change together, experts' last: all where the MLP's features don't depend on the
+    attention's product, else the MLP's.
 
     Found by running the block on `hidden`, [sequences, positions, d_model], with and without something added to the
     attention's product. Not with the product left out: it may be zero, and still move the features once it is changed.
     """
-    plain = observe(block, hidden, (1,)).features
+    mlp = tuple(sorted(range(1, len(block.writers)), key=lambda index: block.numbers[index] is not None))
+    plain = observe(block, hidden, mlp).groups
     # A ramp, for a norm that centres would take out a constant, and one that doesn't a multiple of the state.
     ramp = torch.linspace(-1, 1, hidden.shape[-1], device=hidden.device) * (1 + hidden.abs().float().mean())
     with tapped([(block.writers[0].module, lambda _, made: made + ramp.to(made.dtype))]):
-        shifted = observe(block, hidden, (1,)).features
-    return (0, 1) if torch.equal(plain, shifted) else (1,)
+        shifted = observe(block, hidden, mlp).groups
+    alike = all(torch.equal(one.values, other.values) for one, other in zip(plain, shifted, strict=True))
+    return (0, *mlp) if alike else mlp
 
 
 def undo_gains(block: Block, writers: tuple[int, ...], change: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class ChangedNetwork:
         for layer in range(last, first - 1, -1):
             factors = self.down.factors(self.block(layer, changes), states[layer - first], gradient)
             for path in list(factors):
-                curvature = factors.pop(path).curvature()
+                curvature = factors.pop(path).curvature(gradient.shape[0] * gradient.shape[1])
                 slopes[layer, path] = self._keep(curvature.gradient)
                 natural[layer, path] = self._keep(curvature.direction())
         return Direction(slopes, natural)

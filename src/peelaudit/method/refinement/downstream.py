@@ -142,10 +142,11 @@ class Downstream:
             NonFiniteResult: the gradient holds NaN or Inf.
         """
         scale, ahead = np.zeros(len(inputs)), np.zeros(len(inputs))
-        parts = {path: _leading(linear) for path, linear in block.linears().items()}
+        linears = block.linears()
+        parts = {path: _leading(linear) for path, linear in linears.items()}
         for part, calls in self._backward(block, inputs, gradient):
             for path, call in calls.items():
-                bias, (into, sizes, out) = block.linears()[path].bias, parts[path]
+                bias, (into, sizes, out) = linears[path].bias, parts[path]
                 made = call.made if bias is None else call.made - bias
                 pulled, seen = call.pulled.to(out), call.seen.to(into)
                 wide = accumulation_dtype(made.device)
@@ -153,7 +154,7 @@ class Downstream:
                     (scale, made.to(wide) * call.pulled.to(wide)),
                     (ahead, ((seen @ into) * (pulled @ out)).to(wide) * sizes.to(wide)),
                 ):
-                    sums[part] += products.sum(dim=-1).view(part.stop - part.start, -1).sum(dim=1).cpu().numpy()
+                    sums[part] += _by_sequence(products.sum(dim=-1), call.tokens, inputs[part]).cpu().numpy()
         return BlockSlopes(scale, scale - ahead)
 
     def factors(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Factors]:
@@ -171,16 +172,19 @@ class Downstream:
         """X'G of the block's maps, by path, [inputs, outputs], behind it a row for a bias; for arguments and errors see
         `slopes`.
         """
-        found: dict[str, Tensor] = {}
+        linears, wide = block.linears(), accumulation_dtype(self.decoder.device)
+        found = {
+            path: torch.zeros(one.inputs + one.biased, one.outputs, dtype=wide, device=self.decoder.device)
+            for path, one in linears.items()
+        }
         for _, calls in self._backward(block, inputs, gradient):
             for path, call in calls.items():
                 dtype = torch.promote_types(call.seen.dtype, torch.float32)
                 seen, pulled = call.seen.to(dtype), call.pulled.to(dtype)
                 product = seen.T @ pulled
-                if block.linears()[path].biased:
+                if linears[path].biased:
                     product = torch.cat([product, pulled.sum(dim=0, keepdim=True)])
-                product = product.to(accumulation_dtype(product.device))
-                found[path] = found[path] + product if path in found else product
+                found[path] += product
         return found
 
     def push(self, block: Block, inputs: Tensor, tangent: Tensor, changes: Mapping[str, Tensor]) -> None:
@@ -197,9 +201,9 @@ class Downstream:
             NonFiniteResult: the tangent became NaN or Inf.
         """
         block.work.add(len(inputs))
-        weights, turns = {}, {}
+        weights, turns, linears = {}, {}, block.linears()
         for path, change in changes.items():
-            linear = block.linears()[path]
+            linear = linears[path]
             weights[f"{path}.weight"] = linear.weight
             turns[f"{path}.weight"] = linear.turned(change[: linear.inputs]).to(linear.weight)
             if linear.biased and linear.bias is not None:
@@ -245,11 +249,14 @@ def _leading(linear: LinearMap) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Call(NamedTuple):
-    """A map's inputs, its outputs and the gradient at these, all [tokens, …]."""
+    """A map's inputs, its outputs and the gradient at these, all [rows, …], and of an expert's which tokens the rows
+    are; None for all.
+    """
 
     seen: Tensor
     made: Tensor
     pulled: Tensor
+    tokens: Tensor | None = None
 
 
 def _pulled(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tuple[dict[str, _Call], Tensor]:
@@ -258,12 +265,17 @@ def _pulled(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tu
 
     def keeping(path: str) -> Callable[[Tensor, Tensor], None]:
         def keep(seen: Tensor, made: Tensor) -> None:
-            calls[path] = (seen, made)
+            if made.requires_grad:  # what chooses alone is computed without gradients
+                calls[path] = (seen, made)
 
         return keep
 
     maps = block.linears().items() if taps else ()
-    with tapped([(linear.module, keeping(path)) for path, linear in maps]), torch.enable_grad():
+    with (
+        tapped([(linear.module, keeping(path)) for path, linear in maps]),
+        block.watched() as routes,
+        torch.enable_grad(),
+    ):
         hidden = hidden.detach().requires_grad_()
         output = block(hidden)
         wanted = [hidden, *(made for _, made in calls.values())]
@@ -271,10 +283,24 @@ def _pulled(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tu
     down, *pulls = (
         torch.zeros_like(tensor) if pull is None else pull for tensor, pull in zip(wanted, found, strict=True)
     )
+    numbers = block.numbered() if taps else {}
     return {
-        path: _Call(_rows(seen.detach()), _rows(made.detach()), _rows(pull))
+        path: _Call(
+            _rows(seen.detach()),
+            _rows(made.detach()),
+            _rows(pull),
+            routes.of(numbers[path])[0] if path in numbers else None,
+        )
         for (path, (seen, made)), pull in zip(calls.items(), pulls, strict=True)
     }, down
+
+
+def _by_sequence(values: Tensor, tokens: Tensor | None, inputs: Tensor) -> Tensor:
+    """[sequences] sums of values of these tokens, all if None, of [sequences, positions, d_model]."""
+    sequences, positions, _ = inputs.shape
+    if tokens is None:
+        return values.view(sequences, -1).sum(dim=1)
+    return values.new_zeros(sequences).index_add(0, tokens // positions, values)
 
 
 def _rows(tensor: Tensor) -> Tensor:

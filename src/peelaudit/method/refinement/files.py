@@ -54,7 +54,7 @@ def load_block(directory: Path, decoder: Decoder, layer: int) -> Block:
     present = block.present()
     if {name: tensor.shape for name, tensor in saved.items()} != {n: tensor.shape for n, tensor in present.items()}:
         raise OutputError(f"{path} hasn't the weights of layer {layer}")
-    return block.replaced(saved)
+    return block.loaded(saved)
 
 
 def save_head(directory: Path, decoder: Decoder, readout: Readout) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
-from peelaudit.errors import ConfigError
+from peelaudit.errors import ConfigError, UnsupportedCheckpoint
 from peelaudit.network.linear import keeps_inputs_first
 from peelaudit.network.lowbit.constraints import Constraint
 from peelaudit.network.lowbit.detection import find_grid
@@ -42,10 +42,13 @@ class Grids:
         self._info = checkpoint.info
         self._stored: dict[str, Grid] = {}
         self._named: dict[str, tuple[Grid | None, int]] = {}
+        self._stacked: dict[str, bool] = {}
         self._transposed = _transposed(checkpoint.skeleton())
 
     def add(self, name: str, weight: Tensor, stored: TensorInfo) -> None:
-        """Look at one tensor, by its name in the skeleton; what is no matrix is passed over."""
+        """Look at one tensor, by its name in the skeleton; what is no matrix, or several of them, is passed over."""
+        if weight.ndim == 3:
+            self._stacked[name] = any(_on_a_grid(matrix, stored.dtype) for matrix in weight)
         if weight.ndim != 2:
             return
         matrix = weight.T if name in self._transposed else weight
@@ -75,7 +78,15 @@ class Grids:
 
         Raises:
             ConfigError: a matrix can't be cut into the groups that were asked for.
+            UnsupportedCheckpoint: a mixture's experts would have to be held to few bits.
         """
+        if isinstance(bits, Grid) and self._stacked:
+            raise UnsupportedCheckpoint(f"{self._info.path}: experts can't be held to few bits; say --bits float")
+        if bits == "auto" and (low := next((name for name, found in self._stacked.items() if found), None)):
+            raise UnsupportedCheckpoint(
+                f"{self._info.path}: the experts {low} are low-bit, which references of them can't be held to; say"
+                " --bits float for references that are floats"
+            )
         if not isinstance(bits, Grid):
             found = {name: grid for name in matrices if (grid := self._named[name][0]) is not None}
             low_bit = _described(found, len(matrices), held=bits == "auto")
@@ -87,6 +98,11 @@ class Grids:
                 raise ConfigError(f"bits asks for groups of {bits.group}, and {name} has {inputs} inputs")
         low_bit = _described(dict.fromkeys(wanted, bits), len(matrices), held=True)
         return Holding(dict.fromkeys(wanted, constraint_of(bits)), rounding=True, low_bit=low_bit)
+
+
+def _on_a_grid(matrix: Tensor, stored: str) -> bool:
+    """Whether an expert's matrix is low-bit, whichever way round it is kept."""
+    return find_grid(matrix, stored) is not None or find_grid(matrix.T, stored) is not None
 
 
 def _described(grids: Mapping[str, Grid], matrices: int, *, held: bool) -> LowBit | None:

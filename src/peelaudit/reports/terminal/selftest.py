@@ -22,6 +22,8 @@ _TITLES = {
     FaultKind.ATTENTION_ZEROED: "attn.\nzeroed",
     FaultKind.HEAD_SCRAMBLED: "head\nscr.",
     FaultKind.ONE_BIT: "one-bit",
+    FaultKind.EXPERT_REINITIALISED: "expert\nreinit.",
+    FaultKind.ROUTER_REINITIALISED: "router\nreinit.",
     FaultKind.ROLLED_BACK: "rolled\nback",
 }
 

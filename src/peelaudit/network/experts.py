@@ -1,0 +1,282 @@
+"""Experts as linear maps of their own: transformers keeps those of a mixture in a few tensors, [experts, …].
+
+Here each expert's matrices become modules like any other of a block, so that whatever looks at a linear map, changes
+it or fits it does so with an expert's: only the tokens that are routed to an expert go through it. What is computed
+around the matrices (the gate's activation, a limit) is transformers' own code, called as its other implementations of
+experts call it; `separate` holds the result to transformers' plain one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peelaudit.network.linear import InputsFirst, is_linear
+from peelaudit.network.parts import Unclear
+
+__all__ = [
+    "Routes",
+    "are_experts",
+    "check_experts",
+    "down_maps",
+    "expert_maps",
+    "routing_of",
+    "separate",
+    "stacked",
+    "trace_experts",
+    "unstacked",
+]
+
+_IMPLEMENTATION = "one_by_one"
+_PROBED = 16
+"""Tokens that both ways of computing are compared on."""
+_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+_WAYS = ("num_experts", "has_gate", "has_bias", "is_transposed", "has_post_expert_norm")
+"""What transformers says of experts whose implementation it lets one choose."""
+
+NOT_OURS = "its experts are computed in a way that isn't known"
+
+
+class _Routing(nn.Module):
+    """Says which experts each token is given to: it is called with their numbers and returns their weights, both
+    [tokens, experts of a token].
+    """
+
+    def forward(self, _experts: Tensor, weights: Tensor) -> Tensor:
+        """The weights, as they are."""
+        return weights
+
+
+def are_experts(module: nn.Module) -> bool:
+    """Whether a module is the routed experts of a mixture, as transformers keeps them or made separate."""
+    return all(hasattr(module, name) for name in _WAYS) and _first(module) is not None
+
+
+def _first(module: nn.Module) -> str | None:
+    """The name of the experts' first matrices, None where there are none."""
+    name = "gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"
+    return name if hasattr(module, name) and hasattr(module, "down_proj") else None
+
+
+def _maps(module: nn.Module) -> tuple[str, str]:
+    return _first(module) or "", "down_proj"
+
+
+def check_experts(skeleton: nn.Module) -> None:
+    """Look at every module that holds several matrices in one tensor, and isn't a convolution, and at lists of MLPs.
+
+    Raises:
+        Unclear: they aren't experts that are known.
+    """
+    for path, module in skeleton.named_modules():
+        stacks = {name for name, weight in module.named_parameters(recurse=False) if weight.ndim == 3}
+        if not stacks or hasattr(module, "kernel_size"):
+            if path.rpartition(".")[2] == "experts" and next(module.children(), None) is not None and not stacks:
+                raise Unclear(NOT_OURS)
+            continue
+        own = {name for name, _ in module.named_parameters(recurse=False)}
+        biases = {f"{name}_bias" for name in stacks} if getattr(module, "has_bias", False) else set()
+        if not are_experts(module) or stacks != set(_maps(module)) or own != stacks | biases:
+            raise Unclear(NOT_OURS)
+        if cast("Any", module).has_post_expert_norm:
+            raise Unclear("a norm stands behind each of its experts")
+
+
+def trace_experts(skeleton: nn.Module) -> None:
+    """Let experts be computed without a look at values: all of their operations depend on shapes alone."""
+    for module in skeleton.modules():
+        if are_experts(module):
+            cast("Any", module).config._experts_implementation = "batched_mm"
+
+
+def _assigned(experts: Tensor, count: int) -> tuple[Tensor, list[int]]:
+    """The places of [tokens, experts of a token], flattened, by expert, and how many of them each of `count` has."""
+    flat = experts.flatten()
+    return flat.argsort(stable=True), torch.bincount(flat, minlength=count).tolist()
+
+
+def _one_by_one(module: Any, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of each token's experts, [tokens, d_model]: one expert after another, on its tokens.
+
+    Args:
+        module: made by `separate`.
+        hidden: [tokens, d_model]
+        experts: [tokens, experts of a token], their numbers.
+        weights: of that shape.
+    """
+    tokens, each = experts.shape
+    weights = module.routing(experts, weights)
+    order, counts = _assigned(experts, module.num_experts)
+    first, last = (getattr(module, name) for name in _maps(module))
+    products = []
+    for expert, given in enumerate(torch.split(hidden[order // each], counts)):
+        if len(given):
+            inner = first[expert](given)
+            products.append(last[expert](module._apply_gate(inner) if module.has_gate else module.act_fn(inner)))
+    weighted = torch.cat(products) * weights.flatten()[order, None]
+    return weighted[order.argsort()].view(tokens, each, -1).sum(dim=1).to(hidden.dtype)
+
+
+@torch.no_grad()
+def separate(block: nn.Module) -> None:
+    """Make the experts of a block, weights and all, maps of their own, which share the stacked tensors' memory.
+
+    Args:
+        block: changed in place.
+
+    Raises:
+        Unclear: what they compute then isn't what transformers' plain implementation does, or a router doesn't return
+            the products with its weights.
+    """
+    found = [(path, module) for path, module in block.named_modules() if are_experts(module)]
+    if found:
+        _check_routers(block)
+    for path, module in found:
+        probe = _probe(module)
+        _implement(module, "eager")
+        wanted = module(*probe)
+        _split(module)
+        _implement(module, _IMPLEMENTATION)
+        if not _agree(module(*probe), wanted):
+            raise Unclear(f"{NOT_OURS} ({path})")
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Whether they are the same but for rounding."""
+    least = _TOLERANCES[one.dtype] * max(float(other.abs().max()), torch.finfo(one.dtype).tiny)
+    return one.shape == other.shape and bool(((one - other).abs() <= least).all())
+
+
+def _check_routers(block: nn.Module) -> None:
+    """Hold what routers return first to the product with their weights, which they are taken for."""
+    for path, module in block.named_modules():
+        if not is_linear(module) or isinstance(module, nn.Linear):
+            continue
+        router = cast("Any", module)
+        hidden = torch.randn(_PROBED, router.weight.shape[1], generator=torch.Generator().manual_seed(0))
+        others = list(inspect.signature(router.forward).parameters.values())[1:]
+        missing = [one.name for one in others if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+        zeros = router.weight.new_zeros(len(router.weight))  # for a correction of each expert's score
+        returned = router(hidden.to(router.weight), **dict.fromkeys(missing, zeros))
+        product = F.linear(hidden.to(router.weight), router.weight, getattr(router, "bias", None))
+        if not isinstance(returned, tuple) or not _agree(returned[0].to(product.dtype), product):
+            raise Unclear(f"its router returns something else than its weights' product ({path})")
+
+
+def _implement(module: Any, name: str) -> None:
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    if _IMPLEMENTATION not in ALL_EXPERTS_FUNCTIONS:
+        ALL_EXPERTS_FUNCTIONS.register(_IMPLEMENTATION, _one_by_one)
+    module.config._experts_implementation = name
+
+
+def _probe(module: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Random tokens, each given to two experts that take turns, or to the only one."""
+    stack = getattr(module, _maps(module)[0])
+    generator = torch.Generator().manual_seed(0)
+    each = min(2, module.num_experts)
+    hidden = torch.randn(_PROBED, stack.shape[1 if module.is_transposed else 2], generator=generator)
+    experts = (torch.arange(_PROBED)[:, None] + torch.arange(each)) % module.num_experts
+    weights = torch.rand(_PROBED, each, generator=generator)
+    return hidden.to(stack), experts.to(stack.device), weights.to(stack)
+
+
+def _split(module: Any) -> None:
+    """Replace each stacked tensor by a list of maps that are views of it."""
+    for name in _maps(module):
+        stack = getattr(module, name)
+        biases = getattr(module, f"{name}_bias") if module.has_bias else [None] * len(stack)
+        maps = [
+            _map(weight, bias, inputs_first=module.is_transposed) for weight, bias in zip(stack, biases, strict=True)
+        ]
+        delattr(module, name)
+        if module.has_bias:
+            delattr(module, f"{name}_bias")
+        setattr(module, name, nn.ModuleList(maps))
+    module.routing = _Routing()
+
+
+def _map(weight: Tensor, bias: Tensor | None, *, inputs_first: bool) -> nn.Module:
+    made = InputsFirst() if inputs_first else nn.Linear(1, 1, bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    made.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    if isinstance(made, nn.Linear):
+        made.out_features, made.in_features = weight.shape
+    return made
+
+
+class Routes:
+    """Which tokens each expert was given in the last call of a block, and with what weights: taps its routing."""
+
+    def __init__(self) -> None:
+        self._experts = torch.empty(0, 1, dtype=torch.long)
+        self._given: list[tuple[Tensor, Tensor]] = []
+
+    def keep(self, experts: Tensor, weights: Tensor) -> None:
+        """A tap for the routing."""
+        order, counts = _assigned(experts, int(experts.max()) + 1)
+        tokens, flat = order // experts.shape[1], weights.detach().flatten()[order, None]
+        self._experts, self._given = (
+            experts,
+            list(zip(torch.split(tokens, counts), torch.split(flat, counts), strict=True)),
+        )
+
+    def of(self, number: int) -> tuple[Tensor, Tensor]:
+        """An expert's tokens, [rows], and their weights, [rows, 1]."""
+        if number < len(self._given):
+            return self._given[number]
+        return self._experts.new_empty(0), torch.empty(0, 1, device=self._experts.device)
+
+
+def routing_of(module: nn.Module) -> nn.Module:
+    """What experts that `separate` made are told of their tokens by: to be tapped by `Routes.keep`."""
+    return cast("nn.Module", module.routing)
+
+
+def expert_maps(module: nn.Module, path: str) -> Iterator[tuple[str, int]]:
+    """The paths of the maps of experts at `path` that `separate` made, and which expert's each is."""
+    for name in _maps(module):
+        for number in range(len(cast("nn.ModuleList", getattr(module, name)))):
+            yield f"{path}.{name}.{number}", number
+
+
+def down_maps(module: nn.Module, path: str) -> Iterator[str]:
+    """The paths of the experts' last maps, of experts at `path` that `separate` made."""
+    last = f"{path}.{_maps(module)[1]}."
+    return (path for path, _ in expert_maps(module, path) if path.startswith(last))
+
+
+def stacked(block: nn.Module) -> dict[str, Tensor]:
+    """A block's weights and buffers by transformers' names, experts' in one tensor again."""
+    state = dict(block.state_dict())
+    for whole, parts in _names(block).items():
+        state[whole] = torch.stack([state.pop(part) for part in parts])
+    return state
+
+
+def unstacked(block: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by transformers' names as a block with separate experts has them."""
+    names = _names(block)
+    found: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        found.update(zip(names[name], weight, strict=True) if name in names else [(name, weight)])
+    return found
+
+
+def _names(block: nn.Module) -> dict[str, list[str]]:
+    """Transformers' names of experts' tensors, with those of the parts that they were separated into."""
+    found = {}
+    for path, module in block.named_modules():
+        if are_experts(module):
+            for name in _maps(module):
+                maps = cast("nn.ModuleList", getattr(module, name))
+                found[f"{path}.{name}"] = [f"{path}.{name}.{expert}.weight" for expert in range(len(maps))]
+                if cast("Any", module).has_bias:
+                    found[f"{path}.{name}_bias"] = [f"{path}.{name}.{expert}.bias" for expert in range(len(maps))]
+    return found
