@@ -233,7 +233,7 @@ def test_what_refined_blocks_gain_stands_with_their_layers() -> None:
     assert [row.gap for row in concluded().layers] == [None] * N
     assert concluded().naming.refinement is None
     gains = tuple(losses(0.0, 0.0, gain) for gain in (0.1, 0.4, 0.2))
-    taken = LayerGains(gains, (1, 2, 3), (0, 4, 0), 5.0, low_bit=False, first_step=False)
+    taken = LayerGains(gains, (0.0, 0.0, 0.0), (1, 2, 3), (0, 4, 0), 5.0, low_bit=False, first_step=False)
     found = concluded(dataclasses.replace(measured(), examined=dataclasses.replace(EXAMINED, gains=taken)))
     assert [row.gap and row.gap.value for row in found.layers] == pytest.approx([0.1, 0.4, 0.2])
     how = found.naming.refinement

@@ -131,6 +131,17 @@ def test_a_gap_shared_by_all_layers_has_those_that_gain_most(leading: tuple[int,
     assert judged(network(Verdict.GREEN), found) == judged(network(Verdict.GREEN))
 
 
+@pytest.mark.parametrize("verdict", [Verdict.GREEN, Verdict.GREY])
+def test_what_one_layer_alone_gains_is_no_green(verdict: Verdict) -> None:
+    """SmolLM2 in 4 bits: all blocks at once gained nothing, each alone up to 0.155."""
+    gaps = (*[make_estimate(0.05, 0.01)] * (N - 1), make_estimate(0.155, 0.013))
+    found = dataclasses.replace(naming(), gaps=gaps, strongest=N)
+    gains = f"layer {N} refined alone gains 0.155 nats/token (0.142 to 0.167), more than any whole reference"
+    assert judged(network(verdict), found) == (Verdict.YELLOW, f"can do better: {gains}, shared by all layers")
+    little = dataclasses.replace(found, strongest=1, gaps=(make_estimate(0.015, 0.01), *gaps[1:]))
+    assert judged(network(verdict), little) == judged(network(verdict))
+
+
 def test_a_red_names_the_layers_too() -> None:
     _, words = judged(network(Verdict.RED), naming({2: (Symptom.NOISY,)}))
     assert words.endswith("beat it by 0.100 nats/token; layer 2: noisy")

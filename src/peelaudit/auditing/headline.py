@@ -54,6 +54,10 @@ def judge(
             Verdict.YELLOW,
             f"can do better, though no whole reference gains over {tolerance:g} nats/token{asides}",
         )
+    alone = None if naming.strongest is None else naming.gaps[naming.strongest - 1]
+    if alone is not None and alone.low > tolerance:
+        more = f"more than any whole reference{_on_share(naming)}{asides}"
+        return Verdict.YELLOW, f"can do better: layer {naming.strongest} refined alone gains {_nats(alone)}, {more}"
     estimate = network.estimated_gain
     if network.refinement is None and estimate is not None and estimate.low > tolerance:
         return (

@@ -70,7 +70,7 @@ def test_a_look_comes_before_all_slopes() -> None:
 def gained(gaps: dict[int, float], rest: float = 0.0, *, low_bit: bool = False, first_step: bool = False) -> LayerGains:
     """Of these layers; the others gain `rest`."""
     gains = tuple(losses(gaps.get(layer, rest), layer) for layer in range(1, N + 1))
-    return LayerGains(gains, (1,) * N, (0,) * N, 5.0, low_bit, first_step)
+    return LayerGains(gains, (0.0,) * N, (1,) * N, (0,) * N, 5.0, low_bit, first_step)
 
 
 def test_what_has_no_slope_is_judged_by_gaps_alone() -> None:

@@ -30,6 +30,7 @@ class LayerGains:
 
     Attributes:
         gains: [L] arrays on the panel of the nats that each saves on *held-out*, zero on the other splits.
+        on_select: [L] nats/token that each saves on *select*, which chose how far it went.
         steps: natural-gradient steps that each took.
         products: with the Gauss-Newton curvature that each took.
         passes: the cost in forward passes.
@@ -38,6 +39,7 @@ class LayerGains:
     """
 
     gains: tuple[Losses, ...]
+    on_select: tuple[float, ...]
     steps: tuple[int, ...]
     products: tuple[int, ...]
     passes: float
@@ -116,14 +118,15 @@ class Examiner:
         """
         n_layers, before = self._down.decoder.n_layers, refiner.passes
         gains = [np.zeros_like(self._losses) for _ in range(n_layers)]
-        steps, products = [0] * n_layers, [0] * n_layers
+        steps, products, on_select = [0] * n_layers, [0] * n_layers, [0.0] * n_layers
         for refined in refiner.each(reach, progress=self._progress):
             index = refined.layers[0] - 1
-            steps[index], products[index] = refined.steps, refined.products
+            steps[index], products[index], on_select[index] = refined.steps, refined.products, refined.select_gain
             gains[index][self._rows] = self._losses[self._rows] - refiner.losses(refined, self._rows)
             yield refined, self._panel.mean(gains[index], "held_out")
         self._gains = LayerGains(
             gains=tuple(gains),
+            on_select=tuple(on_select),
             steps=tuple(steps),
             products=tuple(products),
             passes=refiner.passes - before,

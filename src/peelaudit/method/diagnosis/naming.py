@@ -26,6 +26,7 @@ class Naming:
         slopes: of each on *held-out*, nats/token, by the symptom that they show; empty where it has none.
         gaps: what refining each block alone gains; None where none was.
         refinement: how blocks were refined, if they were.
+        strongest: the layer, 1 … L, that gains most on *select* refined alone; None where none does.
         suspicion: by a layer's looks, else by how far its gap or a slope of its stands out.
     """
 
@@ -34,6 +35,7 @@ class Naming:
     gaps: tuple[Estimate | None, ...]
     refinement: LayerRefinement | None
     suspicion: Losses
+    strongest: int | None = None
 
     @property
     def named(self) -> tuple[int, ...]:
@@ -58,11 +60,12 @@ def name_layers(examined: Examination) -> Naming:
     if slopes is not None and not suspects:
         looks = _disturbed(*slopes)
     of = partial(examined.panel.estimate, split="held_out")
-    found, refinement, gaps = examined.gains, None, None
+    found, refinement, gaps, strongest = examined.gains, None, None, None
     if found is not None:
         gaps = Gaps(examined.panel, found.gains, low_bit=found.low_bit, one_step=found.first_step)
         sick = [layer for layer, some in enumerate(looks, 1) if some]
         named = standing_out(gaps, sick)
+        strongest = int(np.argmax(found.on_select)) + 1 if max(found.on_select) > 0 else None
         refinement = LayerRefinement(
             found.steps, found.products, found.passes, named, judged=gaps.judged, leading=gaps.leading()
         )
@@ -77,6 +80,7 @@ def name_layers(examined: Examination) -> Naming:
         gaps=tuple(map(of, found.gains)) if found else (None,) * len(looks),
         refinement=refinement,
         suspicion=_suspects_first(np.max(suspicions, axis=0) if suspicions else np.zeros(len(looks)), suspects),
+        strongest=strongest,
     )
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from peelaudit.method.refinement.changed_network import ChangedNetwork, Direction, Layers
 from peelaudit.method.refinement.changes import Changes, dot, plus, times
 from peelaudit.method.refinement.downstream import Downstream
+from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
 
@@ -250,17 +251,25 @@ class Refiner:
         ))  # fmt: skip
 
     def _search(self, course: _Course, at: Direction, direction: Changes) -> list[_Move]:
-        """Probes along a direction: parabolas through the slope at 0 and the last probe."""
+        """Probes along a direction: parabolas through the slope at 0 and the last probe.
+
+        Where low-bit weights all round to what they were, the loss says nothing of the step but that it is too short.
+        """
         slope = dot(at.slopes, direction)
         if not slope < 0:
             return []
+        held = self._network.low_bit(course.layers)
         moves: list[_Move] = []
-        step = course.expected / -slope
+        step, too_far = course.expected / -slope, math.inf
         for _ in range(PROBES):
             changes = times(step, direction)
             loss = self._network.select_loss(course.layers, plus(course.changes, 1.0, changes))
             expected = -slope * step
             moves.append(_Move(loss, changes, expected))
+            if held and abs(course.loss - loss) <= RESOLUTION:
+                step *= min(FURTHEST, math.sqrt(too_far / step))
+                continue
+            too_far = min(too_far, step)
             shortfall = expected - (course.loss - loss)
             factor = expected / (2 * shortfall) if shortfall > 0 else FURTHEST
             factor = min(max(factor, NEAREST), FURTHEST)
