@@ -90,7 +90,7 @@ class _Problem:
         # In this order, those of most size first and floats at the end, weights are rounded with compensation.
         self.order = torch.argsort(torch.where(held, self.gram.diagonal(), -1.0), descending=True)
         each = [part.constraint for part in parts for _ in range(part.features.start, part.features.stop)]
-        ordered = [each[feature] for feature in self.order.tolist()]
+        ordered = [each[feature] for feature in self.order.cpu().tolist()]
         self.constraints = [constraint for constraint in ordered if constraint is not None]
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram[self.order][:, self.order]))
         self.factor = torch.linalg.cholesky(inverse, upper=True).float()

@@ -16,15 +16,15 @@ from peelaudit.reports.wording.text import count, number, signed
 __all__ = ["render"]
 
 _TITLES = {
-    FaultKind.REINITIALISED: "reinit.",
+    FaultKind.REINITIALISED: "rein.",
     FaultKind.NOISED: "noised",
-    FaultKind.MLP_ZEROED: "MLP\nzeroed",
-    FaultKind.ATTENTION_ZEROED: "attn.\nzeroed",
+    FaultKind.MLP_ZEROED: "MLP\nzero",
+    FaultKind.ATTENTION_ZEROED: "attn.\nzero",
     FaultKind.HEAD_SCRAMBLED: "head\nscr.",
-    FaultKind.ONE_BIT: "one-bit",
-    FaultKind.EXPERT_REINITIALISED: "expert\nreinit.",
-    FaultKind.ROUTER_REINITIALISED: "router\nreinit.",
-    FaultKind.ROLLED_BACK: "rolled\nback",
+    FaultKind.ONE_BIT: "one\nbit",
+    FaultKind.EXPERT_REINITIALISED: "exp.\nrein.",
+    FaultKind.ROUTER_REINITIALISED: "rout.\nrein.",
+    FaultKind.ROLLED_BACK: "roll\nback",
 }
 
 
