@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from peelaudit.auditing.conclude import Findings, conclude
-from peelaudit.auditing.measure import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
+from peelaudit.auditing.measurements import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.examine import Examination, LayerGains
 from peelaudit.method.references.peel import ProjectionRow

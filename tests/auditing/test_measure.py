@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from peelaudit.auditing.measure import LEAST_FIT, Measurer, ReferenceLosses, TrainedLosses
+from peelaudit.auditing.measure import LEAST_FIT, Measurer
+from peelaudit.auditing.measurements import ReferenceLosses, TrainedLosses
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.readout import Readout, Unembedding
 from peelaudit.method.references.peel import deviation

@@ -9,7 +9,7 @@ import numpy as np
 
 from peelaudit.auditing.advice import advise, read_layer
 from peelaudit.auditing.headline import judge
-from peelaudit.auditing.measure import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
+from peelaudit.auditing.measurements import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.naming import Naming, name_layers
 from peelaudit.method.references.schedules import REFINED, staircase

@@ -17,7 +17,8 @@ from peelaudit.auditing.advice import bits_warnings, calibration_warnings, exper
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.effort import Extent, extent
 from peelaudit.auditing.feeding import fed
-from peelaudit.auditing.measure import Measurements, Measurer, RefinedLosses
+from peelaudit.auditing.measure import Measurer
+from peelaudit.auditing.measurements import Measurements, RefinedLosses
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.calibration import Calibration, check_given, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.feeding import fed
-from peelaudit.auditing.measure import Measurements, Measurer
+from peelaudit.auditing.measure import Measurer
+from peelaudit.auditing.measurements import Measurements
 from peelaudit.auditing.run import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError

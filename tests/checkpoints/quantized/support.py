@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from peelaudit.checkpoints import open_checkpoint
+from peelaudit.errors import CheckpointError
 from peelaudit.method.readout import Unembedding, token_losses
 from tests.checkpoints import models
 from tests.networks import opened
@@ -86,3 +89,10 @@ def assert_same_loss(folder: Path, model: transformers.PreTrainedModel) -> None:
     logits = model(input_ids=tokens).logits[:, :-1].double()
     expected = float(nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
     assert abs(found - expected) < 1e-6, f"{found} is not {expected}"
+
+
+def assert_refused(folder: Path, message: str) -> None:
+    """The checkpoint is refused in one sentence, in which the pattern `message` is found."""
+    with pytest.raises(CheckpointError, match=message) as caught:
+        open_checkpoint(folder)
+    assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
-from tests.checkpoints.quantized.support import assert_same_loss, pack
+from tests.checkpoints.quantized.support import assert_refused, assert_same_loss, pack
 from tests.checkpoints.quantized.torchao import config, enum, floats, int4, integers
 
 UP = "model.layers.1.mlp.up_proj"
@@ -60,9 +60,7 @@ def test_the_loss_is_that_of_the_floats(kind: str, tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_followed_are_refused(settings: Any, message: str, tmp_path: Path) -> None:
     pack("llama", tmp_path, integers(8), settings)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        open_checkpoint(tmp_path)
-    assert "\n" not in str(caught.value)
+    assert_refused(tmp_path, message)
 
 
 @pytest.mark.parametrize(
