@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.forward import jvp
@@ -229,11 +228,8 @@ class Downstream:
 
 
 def _derivative(block: Block, at: tuple[Tensor, Any], along: tuple[Tensor, Any]) -> Tensor:
-    """The block's derivative at (hidden states, weights) along changes of both, as [sequences, positions, d_model].
-
-    torch's fused attentions have no forward-mode derivative, so that it is spelt out.
-    """
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    """The block's derivative at (hidden states, weights) along changes of both, as [sequences, positions, d_model]."""
+    with torch.no_grad():
         try:
             return jvp(lambda hidden, weights: block(hidden, weights), at, along)[1]
         except RuntimeError as error:
