@@ -25,7 +25,7 @@ from torch import Tensor
 from peelaudit.method.refinement.changed_network import ChangedNetwork, Direction, Layers
 from peelaudit.method.refinement.changes import Changes, dot, plus, times
 from peelaudit.method.refinement.downstream import Downstream
-from peelaudit.method.statistics.bootstrap import RESOLUTION
+from peelaudit.method.refinement.line_search import Probe, bracketed, by_parabolas
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
 
@@ -34,10 +34,6 @@ __all__ = ["Reach", "Refined", "Refiner"]
 FIRST_GAIN = 1.0
 """nats/token that the first probe would gain if the loss were linear: far, for near a damaged block's weights the loss
 may curve more than it does further on."""
-PROBES = 5
-"""Looks at *select* along one direction, at most."""
-FURTHEST, NEAREST = 4.0, 0.125
-"""How far beyond a probe, and short of it, the next may lie."""
 LEAST_GAIN = 0.03
 """Share of the select gain so far that a step must add to be followed by another one."""
 MOST_STEPS = 16
@@ -92,15 +88,6 @@ class _Step:
     slopes: Changes
     size: float
     changes: Changes
-
-
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A change that was probed: the loss on *select* with it, and what it would have gained if the loss were linear."""
-
-    loss: float
-    changes: Changes
-    expected: float
 
 
 @dataclass
@@ -229,13 +216,15 @@ class Refiner:
         """Take the best step along one direction; false, and none, if none helps on *select*."""
         at = self._direction(course)
         direction = at.natural if course.previous is None else self._conjugate(at, course.previous)
-        best = min(self._search(course, at, direction), key=lambda move: move.loss, default=None)
+        slope = dot(at.slopes, direction)
+        best = min(self._search(course, direction, slope), key=lambda probe: probe.loss, default=None)
         if best is None or not best.loss < course.loss:
             return False
-        course.changes = self._network.kept(plus(course.changes, 1.0, best.changes))
+        changes = times(best.step, direction)
+        course.changes = self._network.kept(plus(course.changes, 1.0, changes))
         course.loss, course.steps = best.loss, course.steps + 1
-        course.previous = _Step(at.slopes, dot(at.slopes, at.natural), best.changes)
-        course.expected = min(best.expected, FIRST_GAIN)
+        course.previous = _Step(at.slopes, dot(at.slopes, at.natural), changes)
+        course.expected = -slope * best.step
         return True
 
     def _direction(self, course: _Course) -> Direction:
@@ -250,33 +239,17 @@ class Refiner:
             for part in (self._first.slopes, self._first.natural)
         ))  # fmt: skip
 
-    def _search(self, course: _Course, at: Direction, direction: Changes) -> list[_Move]:
-        """Probes along a direction: parabolas through the slope at 0 and the last probe.
-
-        Where low-bit weights all round to what they were, the loss says nothing of the step but that it is too short.
-        """
-        slope = dot(at.slopes, direction)
+    def _search(self, course: _Course, direction: Changes, slope: float) -> list[Probe]:
+        """Looks along a direction; none where it doesn't lead down."""
         if not slope < 0:
             return []
-        held = self._network.low_bit(course.layers)
-        moves: list[_Move] = []
-        step, too_far = course.expected / -slope, math.inf
-        for _ in range(PROBES):
-            changes = times(step, direction)
-            loss = self._network.select_loss(course.layers, plus(course.changes, 1.0, changes))
-            expected = -slope * step
-            moves.append(_Move(loss, changes, expected))
-            if held and abs(course.loss - loss) <= RESOLUTION:
-                step *= min(FURTHEST, math.sqrt(too_far / step))
-                continue
-            too_far = min(too_far, step)
-            shortfall = expected - (course.loss - loss)
-            factor = expected / (2 * shortfall) if shortfall > 0 else FURTHEST
-            factor = min(max(factor, NEAREST), FURTHEST)
-            if 0.7 < factor < 1.4:
-                break
-            step *= factor
-        return moves
+
+        def look(step: float) -> float:
+            return self._network.select_loss(course.layers, plus(course.changes, step, direction))
+
+        if self._network.low_bit(course.layers):
+            return bracketed(look, course.expected / -slope, start=course.loss)
+        return by_parabolas(look, min(course.expected, FIRST_GAIN) / -slope, start=course.loss, slope=slope)
 
     def _conjugate(self, at: Direction, before: _Step) -> Changes:
         """The natural-gradient direction plus as much of the last step as Polak and Ribière say.

@@ -1,0 +1,79 @@
+"""How far to go along a direction, by a few looks at a loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peelaudit.method.statistics.bootstrap import RESOLUTION
+
+__all__ = ["Probe", "bracketed", "by_parabolas"]
+
+PROBES = 5
+"""Looks at the loss along one direction, at most."""
+FURTHEST, NEAREST = 4.0, 0.125
+"""How far beyond a probe, and short of it, the next may lie."""
+HELD_PROBES = 8
+"""Looks where weights are rounded: several may be spent on steps too short to move any."""
+UNSEEN = 2.0
+"""How far short of the best step to look where nothing shorter was looked at."""
+NARROW = 1.25
+"""The factor by which a next step would differ from the best one, below which there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A step along the direction, and the loss there."""
+
+    step: float
+    loss: float
+
+
+def by_parabolas(look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
+    """Probes of a smooth loss: the next one at the bottom of the parabola through the last and the slope at 0.
+
+    Args:
+        look: the loss after a step.
+        first: the first step.
+        start: the loss without one.
+        slope: of the loss there, below 0.
+    """
+    found: list[Probe] = []
+    step = first
+    for _ in range(PROBES):
+        found.append(Probe(step, look(step)))
+        expected = -slope * step
+        shortfall = expected - (start - found[-1].loss)
+        factor = expected / (2 * shortfall) if shortfall > 0 else FURTHEST
+        factor = min(max(factor, NEAREST), FURTHEST)
+        if 0.7 < factor < 1.4:
+            break
+        step *= factor
+    return found
+
+
+def bracketed(look: Callable[[float], float], first: float, *, start: float) -> list[Probe]:
+    """Probes of a loss whose weights are rounded after the step; for arguments see `by_parabolas`.
+
+    The slope tells nothing of it: a step may move no weight, and the first that moves one may be far beyond where the
+    parabola has its bottom. So longer and longer steps, as long as none is worse; then on that side of the best where
+    the next step that was looked at is farther away.
+    """
+    found: list[Probe] = []
+    best, step = Probe(0.0, start), first
+    for _ in range(HELD_PROBES):
+        probe = Probe(step, look(step))
+        found.append(probe)
+        if probe.loss < best.loss and (best.step or abs(probe.loss - start) > RESOLUTION):
+            best = probe
+        still = max((one.step for one in found if not abs(one.loss - start) > RESOLUTION), default=0.0)
+        at = best.step or still
+        above = min((one.step for one in found if one.step > at), default=math.inf)
+        below = max((one.step for one in found if one.step < at), default=0.0)
+        up = min(FURTHEST, math.sqrt(above / at)) if at else NEAREST * above
+        down = min(UNSEEN, math.sqrt(at / below) if below else UNSEEN) if best.step else 0.0
+        if max(up, down) < NARROW and at:
+            break
+        step = (at or 1.0) * up if above == math.inf or up >= down else at / down
+    return found
