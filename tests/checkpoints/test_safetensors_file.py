@@ -26,7 +26,7 @@ from tests.checkpoints.support import GOOD, build, entry
         (build(b'{"a": '), "isn't valid JSON"),
         (build(b'{"a":' * 100_000), "nested too deeply"),
         (build(b" " + json.dumps(GOOD).encode()), "begin with a brace"),
-        (build(b'{"a": 1, "a": 2}'), "'a' twice"),
+        (build(b'{"a": 1, "a": 2}'), "'a' occurs twice"),
         (build({"a": 1}), "isn't described by"),
         (build({"a": entry([2, 3], 0, 24), "b": entry([2], 16, 24)}), "overlaps"),
         (build({"a": entry([2], 0, 8), "b": entry([2], 16, 24)}), "leaves a hole"),

@@ -8,11 +8,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from peelaudit import json_text
 from peelaudit.calibration.packing import beginning
 from peelaudit.calibration.rows import Chat, Row, row_of
-from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.calibration.sources import SourceFile
 from peelaudit.errors import CalibrationError
 
 __all__ = ["Texts", "read_jsonl", "read_txt"]
@@ -93,7 +93,7 @@ def read_jsonl(source: SourceFile, field: str, budget: int) -> Texts:
         where = f"{source}, line {number}"
         try:
             row = _row_of(line, field, where)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CalibrationError(f"{where}: {_reason(error)}") from error
         if row is None:
             continue
@@ -120,19 +120,10 @@ def _lines(source: SourceFile, raw: bytes, *, complete: bool) -> Iterator[tuple[
 def _row_of(line: bytes, field: str, where: str) -> Row | None:
     if line.startswith(codecs.BOM_UTF8):
         raise ValueError("the file begins with a byte-order mark, which JSON does not allow")
-    record = json.loads(line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    record = json_text.parse(line.decode("utf-8"), constant=_refuse_constant)
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object with the key {field!r}, found {type(record).__name__}")
     return row_of(record, field, where)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {printable(twice)[:40]!r} occurs twice")
-    return record
 
 
 def _refuse_constant(name: str) -> None:
@@ -141,8 +132,6 @@ def _refuse_constant(name: str) -> None:
 
 def _reason(error: Exception) -> str:
     match error:
-        case RecursionError():
-            return "the JSON is nested too deeply"
         case json.JSONDecodeError():
             return f"not JSON: {error.msg} (column {error.colno})"
         case UnicodeDecodeError():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, Self
 
+from peelaudit import json_text
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint
 from peelaudit.progress import SILENT, Progress
 
@@ -181,23 +182,14 @@ def read_json(path: Path, kind: type[CheckpointError] = MalformedCheckpoint) -> 
 
 def parse_json(raw: bytes, subject: str, kind: type[CheckpointError] = MalformedCheckpoint) -> object:
     """`raw` as JSON; `subject` begins the message of the error."""
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        whole = dict(pairs)
-        if len(whole) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in whole if names.count(name) > 1)
-            raise kind(f"{subject}: has the key {quoted(twice)} twice")
-        return whole
-
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+        return json_text.parse(raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise kind(f"{subject}: isn't UTF-8 text") from None
-    except RecursionError:
-        raise kind(f"{subject}: is nested too deeply") from None
-    except ValueError:
+    except json.JSONDecodeError:
         raise kind(f"{subject}: isn't valid JSON") from None
+    except ValueError as error:
+        raise kind(f"{subject}: isn't valid JSON: {error}") from None
 
 
 def fingerprint(paths: Iterable[Path], progress: Progress) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+from peelaudit import json_text
 from peelaudit.errors import ReportError, about
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
 from peelaudit.records.shapes import Definitions, shape_of
@@ -128,17 +129,9 @@ def parse_report(text: str) -> AuditReport:
 
 def _loads(text: str) -> object:
     try:
-        data: object = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        data: object = json_text.parse(text, constant=_refuse_constant)
+    except ValueError as error:
         raise ReportError(f"not JSON: {error}") from error
-    return data
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ReportError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return data
 
 
