@@ -9,8 +9,8 @@ import pickletools
 from pathlib import Path
 from typing import Any
 
-from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["is_character_table", "read_character_table"]
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from peelaudit.calibration.arrow_stream import check_messages
 from peelaudit.calibration.rows import Row, columns_of, row_of
-from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.calibration.sources import SourceFile
 from peelaudit.calibration.texts import Texts
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["read_arrow", "read_parquet"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from peelaudit.calibration.arrays import Tokens
 from peelaudit.calibration.rows import Chat, Rendered
-from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["Encoder", "encode_document", "render_chat", "tokenizer_errors"]
 

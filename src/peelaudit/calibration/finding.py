@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.calibration.saved_datasets import saved_files
-from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.calibration.sources import SourceFile
 from peelaudit.errors import CalibrationError, ConfigError
+from peelaudit.escape import printable
 
 __all__ = ["Part", "find_parts"]
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peelaudit.calibration.sources import printable
+from peelaudit.escape import printable
 
 __all__ = ["DEFAULT_FIELD", "Chat", "Rendered", "Row", "columns_of", "row_of"]
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from peelaudit.calibration.packing import beginning
 from peelaudit.calibration.rows import Chat, Row, row_of
-from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.calibration.sources import SourceFile
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["Texts", "read_jsonl", "read_txt"]
 

@@ -11,9 +11,9 @@ from peelaudit.calibration.arrays import GPT2_VOCABULARIES
 from peelaudit.calibration.character_table import is_character_table, read_character_table
 from peelaudit.calibration.encoder import Encoder, tokenizer_errors
 from peelaudit.calibration.rows import Chat
-from peelaudit.calibration.sources import printable
 from peelaudit.calibration.vocabulary_files import check_convertible, read_vocabulary, uncached, vocabulary_file
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 from peelaudit.filenames import TOKENIZER_FILES, gguf_parts
 
 __all__ = ["check_tokenizer", "find_tokenizer"]
