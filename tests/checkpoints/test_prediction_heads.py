@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peelaudit.checkpoints import open_checkpoint
+from peelaudit.checkpoints.prediction_heads import without_heads
+from peelaudit.checkpoints.store import Store
 from peelaudit.errors import CheckpointError
 from peelaudit.network.families import admit
 from tests.checkpoints.models import save
@@ -76,6 +81,17 @@ def test_a_layer_behind_the_last_is_left_out(family: str, tmp_path: Path) -> Non
 def test_heads_that_are_told_by_their_names(names: tuple[str, ...], tmp_path: Path) -> None:
     with open_checkpoint(written(tmp_path, by_name(*names), "llama")) as checkpoint:
         assert f"{len(names)} tensors) are no part of the audit" in checkpoint.notes[0]
+
+
+def test_many_heads_take_no_longer_each() -> None:
+    """Each has a name of its own, and is looked for among none of the others'."""
+    tensors = {f"part{number}.mtp.weight": None for number in range(50_000)}
+    store = cast("Store", SimpleNamespace(tensors=tensors, format="", floats=(), paths=()))
+    start = time.process_time()
+    left, (note,) = without_heads(store, {})
+    assert time.process_time() - start < 5
+    assert not left.tensors
+    assert "and 49999 more: 50000 tensors" in note
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from peelaudit.records import TensorInfo
 __all__ = ["without_heads"]
 
 _HEAD = re.compile(r"(.*\.)?(mtp(_[a-z]+)*|medusa_heads?)\.")
-_LAYER = re.compile(r"(?P<layer>(?:.*\.)?layers\.(?P<number>\d{1,9})\.)eh_proj\.")
+_LAYER = re.compile(r"(?P<layer>(?:.*\.)?layers\.(?P<number>\d{1,9})\.)(?P<joins>eh_proj\.)?")
 
 
 def without_heads(store: Store, values: Mapping[str, Any]) -> tuple[Store, tuple[str, ...]]:
@@ -32,19 +32,26 @@ def without_heads(store: Store, values: Mapping[str, Any]) -> tuple[Store, tuple
         store: of all tensors.
         values: of the config.json.
     """
-    begins = {found[0] for name in store.tensors if (found := _HEAD.match(name))}
-    begins |= {
+    layers = {
         found["layer"]
         for name in store.tensors
-        if (found := _LAYER.match(name)) and _is_further(int(found["number"]), values)
+        if (found := _LAYER.match(name)) and found["joins"] and _is_further(int(found["number"]), values)
     }
-    heads = {name for name in store.tensors if name.startswith(tuple(begins))}
+    heads = {name: begin for name in store.tensors if (begin := _head_of(name, layers)) is not None}
     if not heads:
         return store, ()
-    first, *others = sorted(begins)
+    first, *others = sorted(set(heads.values()))
     more = f" and {len(others)} more" if others else ""
     note = f"heads that predict further tokens ({quoted(first)}{more}: {len(heads)} tensors) are no part of the audit"
     return _Without(store, heads), (note,)
+
+
+def _head_of(name: str, layers: Collection[str]) -> str | None:
+    """What the names of the head begin with that a tensor belongs to; None where it belongs to none."""
+    if found := _HEAD.match(name):
+        return found[0]
+    found = _LAYER.match(name)
+    return found["layer"] if found and found["layer"] in layers else None
 
 
 def _is_further(number: int, values: Mapping[str, Any]) -> bool:
