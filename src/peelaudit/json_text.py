@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["parse"]
+__all__ = ["decoder", "parse"]
 
 MOST_VALUES = 4_000_000
 """Of one text: as Python's objects they take some hundred megabytes at most."""
@@ -26,9 +26,14 @@ def parse(text: str, *, constant: Callable[[str], object] | None = None) -> Any:
     if text.count(",") + text.count("[") + text.count("{") > MOST_VALUES:
         raise ValueError(f"it has more than {MOST_VALUES} values")
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=constant)
+        return decoder(constant).decode(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+
+
+def decoder(constant: Callable[[str], object] | None = None) -> json.JSONDecoder:
+    """One that refuses a key given twice by a ValueError, for values among others; `constant` as in `parse`."""
+    return json.JSONDecoder(object_pairs_hook=_once, parse_constant=constant)
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

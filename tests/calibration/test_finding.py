@@ -42,7 +42,7 @@ def test_control_characters_of_a_name_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_read_sorted_recursive_and_without_hidden_files(tmp_path: Path) -> None:
-    for name in ("b.txt", "a/z.txt", "a/y.jsonl", ".hidden.txt", ".git/c.txt", "readme.md"):
+    for name in ("b.txt", "a/z.txt", "a/y.jsonl", ".hidden.txt", ".git/c.txt", "readme.md", "info.json"):
         (path := tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     names = [source.name for source in find_parts([str(tmp_path / "data")], tmp_path)[0].sources]

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from peelaudit.calibration.encoder import render_chat
+from peelaudit.calibration.bounded import Limits
+from peelaudit.calibration.encoder import render_chats
 from peelaudit.calibration.rows import Chat, row_of
 from peelaudit.calibration.tokenization import find_tokenizer
 from peelaudit.errors import CalibrationError
@@ -42,6 +43,13 @@ def test_every_form_of_a_chat_gives_the_same_tokens(tmp_path: Path, key: str, ch
     assert other.info.tokens_sha256 == plain.info.tokens_sha256
 
 
+def test_a_list_of_chats_gives_the_same_tokens_as_lines(tmp_path: Path) -> None:
+    folder, rows = str(chat_tokenizer(tmp_path)), [{"conversations": as_sharegpt(one)} for one in chats()]
+    (listed := tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
+    lines = load(tmp_path, write(tmp_path / "a.jsonl", rows), tokenizer=folder)
+    assert load(tmp_path, listed, tokenizer=folder).info.tokens_sha256 == lines.info.tokens_sha256
+
+
 def test_a_text_goes_before_a_chat_and_a_named_field_before_both(tmp_path: Path) -> None:
     record = {"text": "a text", "messages": chats()[0], "dialog": chats()[1]}
     assert row_of(record, "text", "") == "a text"
@@ -59,7 +67,7 @@ def test_a_system_beside_and_tools_are_given_to_the_template(tmp_path: Path) -> 
     def shown(record: Mapping[str, Any]) -> str:
         chat = row_of(record, "text", "")
         assert isinstance(chat, Chat)
-        return str(render_chat(encoder, chat))
+        return str(*render_chats(encoder, [chat]))
 
     record = {"conversations": as_sharegpt(chats()[0][:1]), "system": "be kind", "tools": '[{"name": "clock"}]'}
     assert shown(record) == "1[system:be kind][user:what is number 0, and why ]"
@@ -70,7 +78,7 @@ def test_a_system_beside_and_tools_are_given_to_the_template(tmp_path: Path) -> 
 def test_the_day_that_a_template_asks_for_is_always_the_same(tmp_path: Path) -> None:
     template = "\n{% if strftime_now is defined %}\n{{ strftime_now('%d %b %Y') }}{{ ', ' ~ bos_token }}\n{% endif %}"
     encoder = find_tokenizer(str(chat_tokenizer(tmp_path, template)), tmp_path, 128)
-    assert render_chat(encoder, Chat(({"role": "user", "content": "a"},), (), "")) == "\n26 Jul 2024, <s>\n"
+    assert render_chats(encoder, [Chat(({"role": "user", "content": "a"},), (), "")]) == ["\n26 Jul 2024, <s>\n"]
 
 
 def test_without_a_template_a_chat_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -142,3 +150,22 @@ def test_damaged_tools_are_told() -> None:
     for tools in ("{", '{"a": 1}', [3], 3):
         with pytest.raises((ValueError, CalibrationError)):
             row_of({"messages": chats()[0], "tools": tools}, "text", "")
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it takes too long"),
+        ("{{ 9 ** (9 ** 9) }}", "it takes too long"),
+        ("{% for a in range(99999) %}{{ 'a' * 99999 }}{% endfor %}", "MemoryError"),
+        ("{{ 'a' * 99999999999999 }}", "MemoryError"),
+        ("{{ 'a' * 999999 }}", "it takes too much memory or computing"),
+    ],
+)
+def test_a_template_without_an_end_is_given_up(
+    template: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peelaudit.calibration.encoder.LIMITS", Limits(seconds=1, memory=1 << 28, length=1 << 16))
+    data = write(tmp_path / "a.jsonl", [{"messages": chat} for chat in chats()])
+    message = refusal(tmp_path, data, tokenizer=str(chat_tokenizer(tmp_path, template)))
+    assert message == f"{data}, line 1: the tokenizer has a chat template that can't render the chat: {why}"

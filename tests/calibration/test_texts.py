@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from peelaudit.calibration import sources
-from peelaudit.errors import ConfigError
+from peelaudit.calibration.sources import SourceFile
+from peelaudit.calibration.texts import read_json
+from peelaudit.errors import CalibrationError, ConfigError
 from tests.calibration.support import decode, load, refusal
 
 WORDS = "some words of document {} , " + "and more of them " * 8
@@ -137,3 +139,57 @@ def test_a_long_text_is_not_tokenised_whole(tmp_path: Path) -> None:
     start = time.perf_counter()
     load(tmp_path, path, seq_len=33)
     assert time.perf_counter() - start < 2
+
+
+SHAPES = {
+    "a list": lambda rows: json.dumps(rows),
+    "a list over lines": lambda rows: "\n" + json.dumps(rows, indent=2) + "\n",
+    "with a byte-order mark": lambda rows: "\ufeff" + json.dumps(rows),
+    "JSON lines": lambda rows: "\n".join(map(json.dumps, rows)),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_json_file_is_a_list_of_rows_or_json_lines(shape: str, tmp_path: Path) -> None:
+    rows = [{"id": number, "body": text} for number, text in enumerate(documents())]
+    (path := tmp_path / "a.json").write_text(SHAPES[shape](rows))
+    (lines := tmp_path / "a.jsonl").write_text(SHAPES["JSON lines"](rows))
+    found = load(tmp_path, path, field="body").info
+    assert (found.kind, found.documents) == ("json", 40)
+    assert found.tokens_sha256 == load(tmp_path, lines, field="body").info.tokens_sha256
+
+
+@pytest.mark.parametrize(
+    ("rows", "defect"),
+    [
+        ('[{"text": "a"}, {"text": "b"', ", row 2: not JSON: Expecting ',' delimiter"),
+        ('[{"text": "a"} {"text": "b"}]', ", row 1: no comma stands behind it"),
+        ('[{"text": "a"}, ["b"]]', ", row 2: expected a JSON object with the key 'text', found list"),
+        ('[{"text": "a", "text": "b"}]', ", row 1: the key 'text' occurs twice"),
+        ('[{"text": NaN}]', ", row 1: NaN is no JSON value"),
+        ('[{"text": ' + "[" * 100_000, ", row 1: the JSON is nested too deeply"),
+        ("[]", ": the file holds no text"),
+        ('{"data": [{"text": "a"}],\n "version": 1}', ": one JSON object (keys: data, version), not a list of rows"),
+        (
+            '[{"instruction": "a", "input": "", "output": "b"}]',
+            ", row 1: there is no key 'text' (keys: instruction, input, output); how a model was told instruction and",
+        ),
+    ],
+)
+def test_a_bad_row_is_named(rows: str, defect: str, tmp_path: Path) -> None:
+    (path := tmp_path / "a.json").write_text(rows)
+    assert refusal(tmp_path, path).startswith(f"{path}{defect}")
+
+
+def test_of_a_long_list_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "POOL_BYTES_PER_TOKEN", 1)
+    rows = json.dumps([{"text": text} for text in documents()])
+    (path := tmp_path / "a.json").write_text(rows)
+    for cut in range(rows.index("}, {", len(rows) // 2), rows.index("}, {", len(rows) // 2) + 30):
+        monkeypatch.setattr(sources, "POOL_BYTES", cut)
+        found = read_json(SourceFile(path, "a.json", "json", len(rows), 0), "text", cut)
+        assert not found.complete
+        assert list(found.documents) == documents()[: len(found.documents)]
+        assert len(found.documents) > 10
+    with pytest.raises(CalibrationError, match="row 1: the row is longer than 12 characters"):
+        read_json(SourceFile(path, "a.json", "json", len(rows), 0), "text", 12)

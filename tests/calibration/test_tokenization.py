@@ -280,3 +280,11 @@ def test_a_gguf_brings_its_tokenizer(tmp_path: Path) -> None:
     encoder = find_tokenizer(None, gguf, 49_152)
     assert (encoder.prefix, encoder.suffix) == ((), ())
     assert encoder.encode("Hello there") == [19556, 665]
+
+
+def test_pieces_without_a_configuration_are_refused_with_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[UNK]\na\nb\n")
+    with pytest.raises(CalibrationError, match=r"can't be loaded without its tokenizer_config.json: \w"):
+        find_tokenizer(str(tmp_path), tmp_path, 3)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+    assert find_tokenizer(str(tmp_path), tmp_path, 3).encode("a b") == [1, 2]

@@ -112,7 +112,6 @@ def test_what_is_known_to_be_without_effect_is_left_out(write: Save, tmp_path: P
         "model.layers.1.self_attn.bias": torch.ones(1, 1, 32, 32).tril(),
         "model.layers.1.self_attn.masked_bias": torch.tensor(-1e4),
         "model.layers.0.self_attn.k_scale": torch.ones(1),
-        "model.mtp.layers.0.mlp.up_proj.weight": torch.ones(3),
     }
     with open_checkpoint(write(tmp_path / "a", beside)) as checkpoint:
         assert {name.removeprefix("net.") for name in checkpoint.ignored} == beside.keys()

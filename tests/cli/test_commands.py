@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -242,6 +243,29 @@ def test_a_variant_that_cannot_be_audited_is_said_first(tmp_path: Path, capsys: 
         assert done.returncode == 3
         assert "its blocks end in a norm of the residual stream, and can't be peeled\n" in done.stderr
     assert json.loads(within(capsys, "inspect", str(folder), "-f", "json").stdout)["family"] == "opt"
+
+
+def test_what_only_the_proof_finds_is_said_first_when_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(models.save(models.model("llama"), tmp_path / "llama"))
+    proven = within(capsys, "inspect", folder, "--prove")
+    assert proven.returncode == 0
+    assert proven.stderr.endswith("peelaudit: the network that an audit puts together is transformers' own\n")
+    of_llama = transformers.LlamaForCausalLM.forward
+
+    def biased(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = of_llama(self, *args, **kwargs)
+        if not output.logits.is_meta:  # where the structure is looked at
+            output.logits = output.logits + torch.arange(64) * 1e-3
+        return output
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", biased)
+    assert within(capsys, "inspect", folder, "-f", "json").returncode == 0
+    refused = within(capsys, "inspect", folder, "--prove")
+    assert refused.returncode == 3
+    assert f"error: {folder}: transformers' logits aren't those of the final norm and the head alone" in refused.stderr
+    assert "llama (LlamaForCausalLM)" in refused.stdout
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@
     corpus          what all of them hold
     tokenization    the checkpoint's tokenizer, or the given one; never from a hub
     encoder         documents and chats by a tokenizer
+    bounded         a chat template in a child that is ended where it takes too long
     drawing         documents -> clusters of sequences
     mixing          the same from several places, each with its share
     describing      what the report says of it
@@ -40,7 +41,7 @@ from peelaudit.calibration.arrays import Tokens
 from peelaudit.calibration.corpus import Corpus, Portion, read_corpus
 from peelaudit.calibration.describing import check_enough, data_info, warnings_of
 from peelaudit.calibration.drawing import Document, choose_seq_len, drop_repeated
-from peelaudit.calibration.encoder import Encoder, encode_document, render_chat
+from peelaudit.calibration.encoder import Encoder, encode_document, render_chats
 from peelaudit.calibration.feeding import feeding_only, headed
 from peelaudit.calibration.finding import find_parts
 from peelaudit.calibration.mixing import Encode, Mixture, draw, split
@@ -160,9 +161,11 @@ def _encoder(config: AuditConfig, checkpoint: CheckpointInfo, corpus: Corpus) ->
 
 def _rendered(corpus: Corpus, encoder: Encoder | None) -> list[Portion[Document]]:
     """The portions, chats as the tokenizer's template writes them."""
+    chats = [one for portion in corpus.portions for one in portion.documents if isinstance(one, Chat)]
+    texts = iter(render_chats(encoder, chats))
 
     def rendered(document: Row | Tokens) -> Document:
-        return render_chat(encoder, document) if isinstance(document, Chat) else document
+        return next(texts) if isinstance(document, Chat) else document
 
     return [
         Portion(portion.name, portion.share, [rendered(one) for one in portion.documents], portion.divided)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.calibration.sources import SourceFile
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["TokenArrays", "Tokens", "read_bin", "read_npy"]
 

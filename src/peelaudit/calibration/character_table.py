@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import pickletools
 from pathlib import Path
 from typing import Any
 
-from peelaudit.calibration.sources import printable
+from peelaudit import json_text
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["is_character_table", "read_character_table"]
 
@@ -61,16 +61,10 @@ def _json(path: Path) -> object:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES} bytes are more than a character table has")
-        return json.loads(raw, object_pairs_hook=_unique)
-    except (OSError, ValueError, RecursionError) as error:
+        return json_text.parse(raw.decode("utf-8"))
+    except (OSError, ValueError) as error:
         first = printable(str(error).strip().split("\n")[0])[:120]
         raise CalibrationError(f"{printable(str(path))}: not a table of characters: {first}") from error
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(table := dict(pairs)) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return table
 
 
 def _is_character(key: object, value: object) -> bool:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from peelaudit.calibration.arrow_stream import check_messages
-from peelaudit.calibration.rows import Row, columns_of, row_of
-from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.calibration.rows import Row, advice_on, columns_of, row_of
+from peelaudit.calibration.sources import SourceFile
 from peelaudit.calibration.texts import Texts
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["read_arrow", "read_parquet"]
 
@@ -74,7 +75,7 @@ def _columns(source: SourceFile, schema: Any, field: str) -> tuple[str, ...]:
     columns = columns_of(schema.names, field)
     if not columns:
         names = ", ".join(printable(name)[:40] for name in schema.names[:8])
-        raise CalibrationError(f"{source}: there is no column {field!r} ({names}); name the text's with --field")
+        raise CalibrationError(f"{source}: there is no column {field!r} ({names}); {advice_on(schema.names)}")
     if len(twice := schema.get_all_field_indices(columns[0])) > 1:
         raise CalibrationError(f"{source}: there are {len(twice)} columns {columns[0]!r}")
     kind = str(schema.field(columns[0]).type)

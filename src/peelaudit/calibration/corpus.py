@@ -12,10 +12,11 @@ from peelaudit.calibration.columns import read_arrow, read_parquet
 from peelaudit.calibration.default_text import DEFAULT_SOURCE, default_documents, sha256_of_texts
 from peelaudit.calibration.finding import Part, find_parts
 from peelaudit.calibration.rows import Chat, Row
-from peelaudit.calibration.sources import SourceFile, budgets, printable, sha256_of_files
+from peelaudit.calibration.sources import SourceFile, budgets, sha256_of_files
 from peelaudit.calibration.splits import MIN_CLUSTERS
-from peelaudit.calibration.texts import Texts, read_jsonl, read_txt
+from peelaudit.calibration.texts import Texts, read_json, read_jsonl, read_txt
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 from peelaudit.progress import Progress
 from peelaudit.records import CheckpointInfo
 from peelaudit.settings.audit import AuditConfig
@@ -134,6 +135,8 @@ def _read_file(source: SourceFile, config: AuditConfig, vocabulary: int, budget:
                 return read_txt(source, config.separator, budget)
             case "jsonl":
                 return read_jsonl(source, config.field, budget)
+            case "json":
+                return read_json(source, config.field, budget)
             case "parquet":
                 return read_parquet(source, config.field, budget)
             case "arrow":

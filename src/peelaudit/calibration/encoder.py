@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from peelaudit.calibration.arrays import Tokens
+from peelaudit.calibration.bounded import Limits, in_child
 from peelaudit.calibration.rows import Chat, Rendered
-from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
-__all__ = ["Encoder", "encode_document", "render_chat", "tokenizer_errors"]
+__all__ = ["Encoder", "encode_document", "render_chats", "tokenizer_errors"]
 
 _CHARS_PER_TOKEN = 8
 _MIN_PIECE = 4096
+_UNRENDERED = "has a chat template that can't render the chat"
+LIMITS = Limits()
+"""What rendering chats may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +38,28 @@ class Encoder:
     render: Callable[[Chat], str] | None = None
 
 
-def render_chat(encoder: Encoder | None, chat: Chat) -> Rendered:
-    """A chat as the tokenizer's template writes it, with all of its special tokens.
+def render_chats(encoder: Encoder | None, chats: Sequence[Chat]) -> list[Rendered]:
+    """Chats as the tokenizer's template writes them, with all of its special tokens.
 
     Raises:
-        CalibrationError: the tokenizer has no template, or the template doesn't take this chat.
+        CalibrationError: the tokenizer has no template, or the template doesn't take a chat, or no end.
     """
+    if not chats:
+        return []
     if encoder is None or encoder.render is None:
         advice = "name a tokenizer that has one with --tokenizer, or give the text itself"
         whose = "there is" if encoder is None else f"{encoder.name} has"
-        raise CalibrationError(f"{chat.where}: a chat needs a chat template, and {whose} none; {advice}")
-    with tokenizer_errors(chat.where, "has a chat template that can't render the chat"):
-        text = encoder.render(chat)
-        text.encode("utf-8")
-        return Rendered(text)
+        raise CalibrationError(f"{chats[0].where}: a chat needs a chat template, and {whose} none; {advice}")
+    render = encoder.render
+
+    def rendered(chat: Chat) -> str:
+        with tokenizer_errors(chat.where, _UNRENDERED):
+            text = render(chat)
+            text.encode("utf-8")
+            return text
+
+    found = in_child(rendered, chats, LIMITS, lambda chat, why: f"{chat.where}: the tokenizer {_UNRENDERED}: {why}")
+    return [Rendered(text) for text in found]
 
 
 def encode_document(encoder: Encoder, text: str, *, limit: int, vocabulary: int, whole: bool = True) -> Tokens:
@@ -101,6 +113,6 @@ def tokenizer_errors(name: str, what: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        first = printable((str(error).strip() or type(error).__name__).split("\n")[0])[:160]
+        first = printable((str(error).strip() or type(error).__name__).split("\n")[0]).rstrip(": ")[:160]
         advice = "huggingface.co" in first or "trust_remote_code" in first
         raise CalibrationError(f"{name}: the tokenizer {what}{'' if advice else f': {first}'}") from error

@@ -11,19 +11,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.calibration.saved_datasets import saved_files
-from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.calibration.sources import SourceFile
 from peelaudit.errors import CalibrationError, ConfigError
+from peelaudit.escape import printable
 
 __all__ = ["Part", "find_parts"]
 
-KINDS = {".txt": "txt", ".jsonl": "jsonl", ".npy": "npy", ".bin": "bin", ".parquet": "parquet", ".arrow": "arrow"}
+KINDS = {
+    ".txt": "txt",
+    ".jsonl": "jsonl",
+    ".npy": "npy",
+    ".bin": "bin",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".json": "json",
+}
 """The kind of a file by its suffix, in the order of preference of several `calibration.*`."""
 
 PACKINGS = {".gz": "gz", ".zst": "zst"}
 """How a file is packed, by the suffix behind that of its kind."""
 
-_PACKED = {".txt": "txt", ".jsonl": "jsonl", ".json": "jsonl"}
-"""What may be packed. A corpus' .json.gz holds a JSON object a line."""
+_PACKED = {".txt": "txt", ".jsonl": "jsonl", ".json": "json"}
+"""What may be packed."""
+
+_SETTINGS = ("json", "")
+"""What is left alone in a directory: it may as well hold settings."""
 
 _SUFFIXES = (*KINDS, *(f"{inner}{outer}" for inner in _PACKED for outer in PACKINGS))
 
@@ -115,7 +127,11 @@ def _walk(directory: Path) -> list[str]:
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        names = [(here / name).as_posix() for name in files if not name.startswith(".") and _kind(name) is not None]
+        names = [
+            (here / name).as_posix()
+            for name in files
+            if not name.startswith(".") and _kind(name) not in (None, _SETTINGS)
+        ]
         found |= {name: [name] for name in names}
         if len(found) > MAX_FILES:
             raise CalibrationError(f"{printable(str(directory))}: the directory holds more than {MAX_FILES} data files")

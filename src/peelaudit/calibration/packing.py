@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
-from peelaudit.calibration.sources import SourceFile, printable
+from peelaudit.calibration.sources import SourceFile
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["beginning", "opened"]
 

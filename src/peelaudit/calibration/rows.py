@@ -14,14 +14,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peelaudit.calibration.sources import printable
+from peelaudit.escape import printable
 
-__all__ = ["DEFAULT_FIELD", "Chat", "Rendered", "Row", "columns_of", "row_of"]
+__all__ = ["DEFAULT_FIELD", "Chat", "Rendered", "Row", "advice_on", "columns_of", "row_of"]
 
 DEFAULT_FIELD = "text"
 _CHAT_KEYS = ("messages", "conversations")
 """Where a chat is looked for, if there is no text and no other field was named."""
 _BESIDE = ("tools", "system")
+_PAIRS = (("instruction", "output"), ("instruction", "response"), ("prompt", "completion"), ("prompt", "response"))
+"""What is asked and what is answered, as Alpaca and others have it."""
 _SPEAKERS = {
     "system": "system",
     "human": "user",
@@ -65,6 +67,17 @@ def columns_of(names: Collection[str], field: str) -> tuple[str, ...]:
     return () if key is None else (key, *(beside for beside in _BESIDE if beside in names and beside != key))
 
 
+def advice_on(names: Collection[str]) -> str:
+    """What to do where none of these columns is a text or a chat."""
+    pair = next((pair for pair in _PAIRS if {*pair} <= {*names}), None)
+    if pair is None:
+        return "name the text's with --field"
+    return (
+        f"how a model was told {pair[0]} and {pair[1]} in training isn't known: make a text of each row, as it was, or"
+        " a chat (messages)"
+    )
+
+
 def row_of(record: Mapping[str, Any], field: str, where: str) -> Row | None:
     """What a row holds; None where that is nothing but white space, or no message.
 
@@ -79,7 +92,7 @@ def row_of(record: Mapping[str, Any], field: str, where: str) -> Row | None:
     columns = columns_of(record, field)
     if not columns:
         keys = ", ".join(printable(str(key))[:40] for key in list(record)[:8]) or "none"
-        raise ValueError(f"there is no key {field!r} (keys: {keys}); name the text's key with --field")
+        raise ValueError(f"there is no key {field!r} (keys: {keys}); {advice_on(record)}")
     value = record[columns[0]]
     if isinstance(value, str):
         value.encode("utf-8")

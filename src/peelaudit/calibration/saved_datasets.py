@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["saved_files"]
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
-__all__ = ["SourceFile", "budgets", "printable", "sha256_of_files"]
+__all__ = ["SourceFile", "budgets", "sha256_of_files"]
 
 _MAX_EXPANSION = 64
 """How many times its size the text of a packed or parquet file is taken to be at most."""
@@ -48,11 +49,6 @@ class SourceFile:
 
     def __str__(self) -> str:
         return printable(str(self.path))
-
-
-def printable(text: str) -> str:
-    """`text` with what isn't printable escaped: a file's name may hold newlines and terminal codes."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def budgets(sources: Sequence[SourceFile], tokens: int, share: float = 1.0) -> list[int]:

@@ -1,4 +1,4 @@
-"""Texts and chats out of .txt and .jsonl files, cut into documents."""
+"""Texts and chats out of .txt, .jsonl and .json files, cut into documents."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from peelaudit import json_text
 from peelaudit.calibration.packing import beginning
 from peelaudit.calibration.rows import Chat, Row, row_of
 from peelaudit.calibration.sources import SourceFile
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
-__all__ = ["Texts", "read_jsonl", "read_txt"]
+__all__ = ["Texts", "read_json", "read_jsonl", "read_txt"]
 
 _END_OF_TEXT = "<|endoftext|>"
 _FORM_FEED = "\f"
 _WIKITEXT_TITLE = re.compile(r"^(?= = (?!= )[^\r\n]* = ?\r?$)", re.MULTILINE)
+_BLANK = " \t\r\n"
+_NEXT = re.compile(r"[ \t\r\n]*")
+_NEXT_SIGN = re.compile(r"[ \t\r\n]*(,|(?=\]))")
+_LONGEST_SIGN = len("-Infinity")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +95,37 @@ def read_jsonl(source: SourceFile, field: str, budget: int) -> Texts:
             thousands of digits, a lone surrogate), isn't an object, has no such text or chat, or has the one where
             those before it have the other; the message names the line.
     """
-    documents: list[Row] = []
     raw, complete = beginning(source, budget)
-    for number, line in _lines(source, raw, complete=complete):
-        where = f"{source}, line {number}"
+    places = ((f"{source}, line {number}", line) for number, line in _lines(source, raw, complete=complete))
+    return Texts(_documents(source, places, _of_line, field), divided=True, complete=complete)
+
+
+def read_json(source: SourceFile, field: str, budget: int) -> Texts:
+    """The same of a file that is one list of rows; one that is no list is read as JSON lines, as many are called so.
+
+    Raises:
+        CalibrationError: as for `read_jsonl`, or the file is one object.
+    """
+    raw, complete = beginning(source, budget)
+    text = _decode(source, raw, final=complete).lstrip(_BLANK)
+    if not text.startswith("["):
+        _refuse_object(source, text)
+        return read_jsonl(source, field, budget)
+    places = _items(source, text, complete=complete)
+    return Texts(_documents(source, places, lambda item: item, field), divided=True, complete=complete)
+
+
+def _documents(
+    source: SourceFile, places: Iterable[tuple[str, T]], parsed: Callable[[T], object], field: str
+) -> list[Row]:
+    """The rows that aren't blank, of items that each stand somewhere."""
+    documents: list[Row] = []
+    for where, item in places:
         try:
-            row = _row_of(line, field, where)
+            record = parsed(item)
+            if not isinstance(record, dict):
+                raise ValueError(f"expected a JSON object with the key {field!r}, found {type(record).__name__}")
+            row = row_of(record, field, where)
         except ValueError as error:
             raise CalibrationError(f"{where}: {_reason(error)}") from error
         if row is None:
@@ -103,7 +136,50 @@ def read_jsonl(source: SourceFile, field: str, budget: int) -> Texts:
         documents.append(row)
     if not documents:
         raise CalibrationError(f"{source}: the file holds no text")
-    return Texts(documents, divided=True, complete=complete)
+    return documents
+
+
+def _items(source: SourceFile, text: str, *, complete: bool) -> Iterator[tuple[str, object]]:
+    """The items of a JSON list, by number, as far as they are there; less one that the budget cut."""
+    decoder = json_text.decoder(_refuse_constant)
+    at, number = 1, 0
+    while True:
+        at = _NEXT.match(text, at).end()  # type: ignore[union-attr]
+        if text.startswith("]", at) or (at >= len(text) and not complete):
+            return
+        number += 1
+        try:
+            item, at = decoder.raw_decode(text, at)
+            after = _NEXT_SIGN.match(text, at)
+            if after is not None:
+                at = after.end()
+            elif complete or text[at:].strip(_BLANK):
+                raise ValueError("no comma stands behind it")
+        except (ValueError, RecursionError) as error:
+            if not complete and _is_of_the_end(error, text):
+                if number == 1:
+                    raise CalibrationError(f"{source}, row 1: the row is longer than {len(text)} characters") from None
+                return
+            raise CalibrationError(f"{source}, row {number}: {_reason(error)}") from error
+        yield f"{source}, row {number}", item
+
+
+def _is_of_the_end(error: Exception, text: str) -> bool:
+    """Whether what isn't JSON may be for a lack of what comes next."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated") or error.pos > len(text) - _LONGEST_SIGN
+
+
+def _refuse_object(source: SourceFile, text: str) -> None:
+    """Raise CalibrationError for a file that is one JSON object over several lines."""
+    try:
+        found, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(found, dict) and not text[end:].strip(_BLANK) and "\n" in text[:end]:
+        keys = ", ".join(printable(key)[:40] for key in list(found)[:8]) or "none"
+        raise CalibrationError(f"{source}: one JSON object (keys: {keys}), not a list of rows; take the rows out of it")
 
 
 def _lines(source: SourceFile, raw: bytes, *, complete: bool) -> Iterator[tuple[int, bytes]]:
@@ -117,13 +193,10 @@ def _lines(source: SourceFile, raw: bytes, *, complete: bool) -> Iterator[tuple[
             yield number, line
 
 
-def _row_of(line: bytes, field: str, where: str) -> Row | None:
+def _of_line(line: bytes) -> object:
     if line.startswith(codecs.BOM_UTF8):
         raise ValueError("the file begins with a byte-order mark, which JSON does not allow")
-    record = json_text.parse(line.decode("utf-8"), constant=_refuse_constant)
-    if not isinstance(record, dict):
-        raise ValueError(f"expected a JSON object with the key {field!r}, found {type(record).__name__}")
-    return row_of(record, field, where)
+    return json_text.parse(line.decode("utf-8"), constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> None:
@@ -132,6 +205,8 @@ def _refuse_constant(name: str) -> None:
 
 def _reason(error: Exception) -> str:
     match error:
+        case RecursionError():
+            return "the JSON is nested too deeply"
         case json.JSONDecodeError():
             return f"not JSON: {error.msg} (column {error.colno})"
         case UnicodeDecodeError():

@@ -11,9 +11,9 @@ from peelaudit.calibration.arrays import GPT2_VOCABULARIES
 from peelaudit.calibration.character_table import is_character_table, read_character_table
 from peelaudit.calibration.encoder import Encoder, tokenizer_errors
 from peelaudit.calibration.rows import Chat
-from peelaudit.calibration.sources import printable
 from peelaudit.calibration.vocabulary_files import check_convertible, read_vocabulary, uncached, vocabulary_file
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 from peelaudit.filenames import TOKENIZER_FILES, gguf_parts
 
 __all__ = ["check_tokenizer", "find_tokenizer"]
@@ -146,7 +146,8 @@ def _serialised(path: Path) -> Any:
 
 def _from_directory(folder: Path, gguf_file: str | None = None) -> Encoder:
     name = printable(str(folder if gguf_file is None else folder / gguf_file))
-    with tokenizer_errors(name, "can't be loaded"):
+    described = gguf_file is not None or (folder / _CONFIG).is_file()
+    with tokenizer_errors(name, "can't be loaded" if described else f"can't be loaded without its {_CONFIG}"):
         if (serialised := folder / "tokenizer.json").is_file() and gguf_file is None:
             _serialised(serialised)  # before transformers: a panic is kept quiet here
         from transformers import AutoTokenizer

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from peelaudit.calibration.encoder import Encoder, tokenizer_errors
-from peelaudit.calibration.sources import printable
 from peelaudit.errors import CalibrationError
+from peelaudit.escape import printable
 
 __all__ = ["check_convertible", "read_vocabulary", "uncached", "vocabulary_file"]
 

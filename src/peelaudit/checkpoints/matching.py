@@ -40,7 +40,6 @@ _NO_EFFECT = re.compile(
     r"(^|\.)(original_)?inv_freq$|\.(cos|sin)_cached$|(^|\.)freqs_cis$"  # made anew from the configuration
     r"|(^|\.)position_ids$|\.masked_bias$|^n_averaged$"
     r"|\.([qkv]|kv|prob)_scale$|\.[qkv]_proj\.output_scale$"  # of a cache in 8 bits
-    r"|(^|\.)(mtp|mtp_layers|medusa_heads?)\."  # heads that predict further tokens
     r"|\._extra_state$"  # what a training library remembers of scales
 )
 """Names of stored tensors that change nothing in what the network computes."""

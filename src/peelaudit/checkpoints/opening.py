@@ -25,6 +25,7 @@ from peelaudit.checkpoints.foreign import check_names
 from peelaudit.checkpoints.huggingface import find_beside, find_tokenizer, find_training_step, open_weights
 from peelaudit.checkpoints.inert import StoredTensor
 from peelaudit.checkpoints.matching import Matched, Origin, match, rename, stored_vocabulary
+from peelaudit.checkpoints.prediction_heads import without_heads
 from peelaudit.checkpoints.quantized import SETTINGS_FILES, Dequantized, refuse_codebooks_by_tensors
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
 from peelaudit.checkpoints.state_dict import StateDict, nanogpt_config, nanogpt_origins, recognise
@@ -55,6 +56,7 @@ class _Parts:
     config_paths: tuple[Path, ...] = ()
     tokenizer: str | None = None
     training_step: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_checkpoint(
@@ -135,18 +137,16 @@ def _built(parts: _Parts) -> tuple[Any, torch.nn.Module, tuple[str, ...]]:
     skeleton = build_skeleton(config, description.subject)
     method = description.method
     store = parts.store if method is None else Dequantized(parts.store, method)
+    notes = (*description.notes, *parts.notes)
     stored = stored_vocabulary(parts.names(store, skeleton)[1], skeleton)
     if stored is None:
-        return config, skeleton, description.notes
+        return config, skeleton, notes
     said = f"the configuration says {config.vocab_size:,} words, the embedding and the head hold {stored:,}"
     config.vocab_size = stored
     return (
         config,
         build_skeleton(config, description.subject),
-        (
-            *description.notes,
-            f"{said}: the network with {stored:,} was audited",
-        ),
+        (*notes, f"{said}: the network with {stored:,} was audited"),
     )
 
 
@@ -205,6 +205,7 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
         else:
             values |= {"quantization_config": SETTINGS_FILES[beside.name](read_json(beside))}
             description = describe(values, quoted(chosen), packing=quoted(beside))
+        store, notes = without_heads(store, description.values)
         step = state.training_step if state else None
         return _Parts(
             format=state.format if state else store.format if store.format in _OWN else f"huggingface/{store.format}",
@@ -214,6 +215,7 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
             config_paths=(chosen, *((beside,) if beside else ())),
             tokenizer=find_tokenizer(path.parent) or _beside(config),
             training_step=find_training_step(path.parent) if step is None else step,
+            notes=notes,
         )
     except BaseException:
         store.close()

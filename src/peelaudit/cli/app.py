@@ -267,6 +267,13 @@ def inspect(
     tensors: Annotated[
         bool, typer.Option("--tensors", help="Read the weights, and list the tensors and their low-bit grids.")
     ] = False,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="Read the weights, and hold the network to transformers' own, as an audit does first.",
+        ),
+    ] = False,
 ) -> None:
     """Say what a checkpoint is, from its headers alone.
 
@@ -274,7 +281,9 @@ def inspect(
     """
     from peelaudit.cli.commands import inspect_checkpoint
 
-    inspect_checkpoint(checkpoint, config=config, adapter=adapter, format_name=format_name, tensors=tensors)
+    inspect_checkpoint(
+        checkpoint, config=config, adapter=adapter, format_name=format_name, tensors=tensors, prove=prove
+    )
 
 
 @app.command(cls=GroupedCommand)

@@ -23,7 +23,7 @@ from peelaudit.settings import resolve
 from peelaudit.settings.audit import AuditConfig
 
 if TYPE_CHECKING:
-    from peelaudit.checkpoints import Admit
+    from torch.nn import Module
 
 __all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]
 
@@ -82,7 +82,7 @@ def run_audit(
 
 
 def inspect_checkpoint(
-    checkpoint: str, *, config: str | None, adapter: str | None, format_name: str, tensors: bool
+    checkpoint: str, *, config: str | None, adapter: str | None, format_name: str, tensors: bool, prove: bool
 ) -> None:
     """`peelaudit inspect`."""
     problems: list[str] = []
@@ -92,41 +92,47 @@ def inspect_checkpoint(
         settings = resolve(checkpoint, {"config": config, "adapter": adapter}, environ=os.environ, directory=Path.cwd())
     if problems:
         raise ConfigError(*problems)
-    with _telling_refusal() as admit:
-        _show_checkpoint(_looked_at(settings, admit, tensors=tensors), form, tensors=tensors)
+    with _refusals() as refusals:
+        _show_checkpoint(_looked_at(settings, refusals, tensors=tensors, prove=prove), form, tensors=tensors)
+
+
+class _Refusals:
+    """Says at once that a network can't be audited, and goes on to what else is known of it."""
+
+    def __init__(self) -> None:
+        self.some = False
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Around what refuses a network."""
+        try:
+            yield
+        except UnsupportedCheckpoint as error:
+            self.some = True
+            say(f"error: {error}")
+
+    def admit(self, path: str, family: str, values: Mapping[str, Any], skeleton: Module | None) -> None:
+        from peelaudit.network import families
+
+        with self.told():
+            families.admit(path, family, values, skeleton)
 
 
 @contextlib.contextmanager
-def _telling_refusal() -> Iterator[Admit]:
-    """Say at once that a family can't be audited, and go on to what else is known; the exit code is the refusal's.
-
-    Where nothing else comes to be known, the reason has been told.
-    """
-    from torch.nn import Module
-
-    from peelaudit.network import families
-
-    refused = False
-
-    def admit(path: str, family: str, values: Mapping[str, Any], skeleton: Module | None) -> None:
-        nonlocal refused
-        try:
-            families.admit(path, family, values, skeleton)
-        except UnsupportedCheckpoint as error:
-            refused = True
-            say(f"error: {error}")
-
+def _refusals() -> Iterator[_Refusals]:
+    """The exit code is the refusal's. Where nothing else comes to be known, the reason has been told."""
+    refusals = _Refusals()
     try:
-        yield admit
+        yield refusals
     except CheckpointError:
-        if not refused:
+        if not refusals.some:
             raise
-    if refused:
+    if refusals.some:
         raise SystemExit(UnsupportedCheckpoint.exit_code)
 
 
-def _looked_at(settings: AuditConfig, admit: Admit, *, tensors: bool) -> CheckpointInfo:
-    """The checkpoint's facts; with `tensors` its weights are read, for their grids."""
+def _looked_at(settings: AuditConfig, refusals: _Refusals, *, tensors: bool, prove: bool) -> CheckpointInfo:
+    """The checkpoint's facts; with `tensors` or `prove` its weights are read, for their grids and for the proof."""
     from peelaudit.checkpoints import open_checkpoint
 
     path = settings.checkpoint
@@ -134,9 +140,17 @@ def _looked_at(settings: AuditConfig, admit: Admit, *, tensors: bool) -> Checkpo
         progress_on(sys.stderr, quiet=False) as progress,
         suggesting_batch(path),
         open_checkpoint(
-            path, config=settings.config, adapter=settings.adapter, admit=admit, progress=progress
+            path, config=settings.config, adapter=settings.adapter, admit=refusals.admit, progress=progress
         ) as opened,
     ):
+        for note in opened.notes:
+            say(f"warning: {note}")
+        if prove and not refusals.some:
+            from peelaudit.network.decoder import prove_whole
+
+            with refusals.told():
+                prove_whole(opened, progress)
+                say("the network that an audit puts together is transformers' own")
         if not tensors:
             return opened.info
         from peelaudit.network.weights import check_weights

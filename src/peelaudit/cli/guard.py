@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TextIO
 
 from peelaudit.errors import ConfigError, GateFailed, OutputError, PeelauditError, SeveralErrors, is_out_of_memory
-from peelaudit.reports.wording.escape import printable
+from peelaudit.escape import printable
 
 __all__ = ["guarded", "say", "write_out"]
 

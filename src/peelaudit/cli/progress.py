@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from peelaudit.cli.guard import say
+from peelaudit.escape import printable
 from peelaudit.progress import SILENT, Progress
-from peelaudit.reports.wording.escape import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -22,8 +22,12 @@ from peelaudit.network.lowbit.constraints import Constraint, Held
 from peelaudit.network.parts import Unclear
 from peelaudit.network.shell import Shell, fill_buffers, prove
 from peelaudit.network.unembedding import Unembedding
+from peelaudit.progress import Progress
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "prove_whole"]
+
+_PROBE = 32
+"""Positions of the sequences that a network is proven on, where it isn't run on others."""
 
 
 class Decoder:
@@ -123,6 +127,21 @@ class Decoder:
                 owner = module.get_submodule(name.rpartition(".")[0])
                 held[name] = Held(constraint, transposed=keeps_inputs_first(owner))
         return held
+
+
+def prove_whole(checkpoint: Checkpoint, progress: Progress) -> None:
+    """Put the network together on the CPU, block after block, and hold it to transformers' own as an audit does.
+
+    Raises:
+        UnsupportedCheckpoint: it can't be audited, or doesn't compute what transformers' own module does.
+    """
+    layers = checkpoint.info.layers
+    progress.stage("prove the network", layers)
+    length = min(_PROBE, checkpoint.info.context)
+    decoder = Decoder(checkpoint, seq_len=length, device=torch.device("cpu"), dtype=torch.float32)
+    for layer in range(1, layers + 1):
+        decoder.block(layer)
+        progress.advance()
 
 
 CACHED = 1 << 30

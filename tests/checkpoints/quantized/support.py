@@ -48,11 +48,18 @@ def linears(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-@torch.no_grad()
 def pack(
     family: str, folder: Path, packer: Packer, config: Mapping[str, Any], **changes: Any
 ) -> transformers.PreTrainedModel:
     """Save a tiny model with its layers packed; return it with the floats that the packed layers stand for."""
+    return pack_each(family, folder, lambda _: packer, config, **changes)
+
+
+@torch.no_grad()
+def pack_each(
+    family: str, folder: Path, packers: Callable[[str], Packer], config: Mapping[str, Any], **changes: Any
+) -> transformers.PreTrainedModel:
+    """The same, each layer packed by what its name is given."""
     model = models.model(family, **({} if family == "gpt2" else SIZES), **changes)
     models.save(model, folder)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -60,7 +67,7 @@ def pack(
         del state["lm_head.weight"]
     for name, module in linears(model).items():
         turn = isinstance(module, Conv1D)
-        parts, weight = packer(module.weight.T if turn else module.weight)
+        parts, weight = packers(name)(module.weight.T if turn else module.weight)
         module.weight.copy_(weight.T if turn else weight)
         del state[f"{name}.weight"]
         state |= {f"{name}.{part}": tensor.contiguous() for part, tensor in parts.items()}

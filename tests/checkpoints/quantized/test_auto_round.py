@@ -9,7 +9,7 @@ import pytest
 
 from tests.checkpoints.quantized import awq
 from tests.checkpoints.quantized.auto_round import config, packer
-from tests.checkpoints.quantized.support import assert_refused, assert_same_loss, pack
+from tests.checkpoints.quantized.support import Packer, assert_refused, assert_same_loss, pack, pack_each
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -38,6 +38,24 @@ def test_the_older_name(tmp_path: Path) -> None:
     assert_same_loss(tmp_path, pack("llama", tmp_path, packer(4, less_one=True), settings))
 
 
+def layers_of(bits: int) -> dict[str, dict[str, Any]]:
+    """Its settings of two layers: one of another width, and one that is left as floats."""
+    return {
+        "model.layers.0.mlp.down_proj": {"bits": bits, "group_size": 32, "sym": False, "data_type": "int"},
+        "model.layers.1.mlp.down_proj": {"bits": 16, "data_type": "float", "act_bits": 16},
+    }
+
+
+@pytest.mark.parametrize(("packing", "less_one"), [("auto_round:auto_gptq", True), ("auto_round", False)])
+def test_layers_of_several_widths(packing: str, less_one: bool, tmp_path: Path) -> None:
+    def packers(name: str) -> Packer:
+        if name == "model.layers.1.mlp.down_proj":
+            return lambda weight: ({"weight": weight}, weight)
+        return packer(8 if name == "model.layers.0.mlp.down_proj" else 4, less_one=less_one)
+
+    assert_same_loss(tmp_path, pack_each("llama", tmp_path, packers, config(packing, extra_config=layers_of(8))))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -47,6 +65,10 @@ def test_the_older_name(tmp_path: Path) -> None:
         ({"data_type": "mx_fp4"}, "data_type 'mx_fp4'"),
         ({"bits": 3}, "its scales are"),
         ({"group_size": 64}, "its scales are"),
+        ({"packing_format": "auto_round:awq", "extra_config": layers_of(8)}, "bits '8'"),
+        ({"extra_config": {"lm_head": {"bits": 4, "data_type": "mx_fp"}}}, "data_type 'mx_fp'"),
+        ({"extra_config": {"lm_head": {"bits": 8, "act_bits": 8}}}, "act_bits '8'"),
+        ({"extra_config": ["lm_head"]}, "extra_config isn't a JSON object"),
         ({"rotation_config": {"kind": "hadamard"}}, "has 'rotation_config', which isn't known"),
     ],
 )

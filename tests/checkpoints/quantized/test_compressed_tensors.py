@@ -16,7 +16,7 @@ from peelaudit.network.weights import check_weights
 from tests.checkpoints.quantized import fp8
 from tests.checkpoints.quantized.compressed_tensors import BLOCKS, UP, config, packer
 from tests.checkpoints.quantized.float4 import mxfp4, nvfp4
-from tests.checkpoints.quantized.support import Packer, assert_refused, assert_same_loss, pack, packed_bits
+from tests.checkpoints.quantized.support import Packer, assert_refused, assert_same_loss, pack, pack_each, packed_bits
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 8])
@@ -234,3 +234,65 @@ def test_floats_that_are_yet_to_be_rounded_are_refused(tmp_path: Path) -> None:
     pack("llama", tmp_path, quantise, config("naive-quantized"))
     with pytest.raises(CheckpointError, match="its weight is stored as float32, not as int8"):
         open_checkpoint(tmp_path)
+
+
+def mixed(*groups: tuple[str, int, str, bool]) -> dict[str, Any]:
+    """The settings of layers of several kinds: what they are, their bits, their format, whether without zero points."""
+    settings = config("mixed-precision")
+    settings["config_groups"] = {
+        f"group_{number}": {
+            "targets": [target],
+            "weights": {"num_bits": bits, "type": "int", "symmetric": sym, "strategy": "group", "group_size": 32},
+            "format": form,
+        }
+        for number, (target, bits, form, sym) in enumerate(groups)
+    }
+    return settings
+
+
+@pytest.mark.parametrize("name", ["mixed-precision", "pack-quantized"])
+def test_layers_of_several_widths(name: str, tmp_path: Path) -> None:
+    """As llm-compressor lays out a recipe of W4A16 for all but down_proj, which is W8A16 by channel."""
+
+    def packers(layer: str) -> Packer:
+        down = layer.endswith("down_proj")
+        return packer("channel", 8, packed=True) if down else packer("group", 4, sym=False, packed=True)
+
+    settings = mixed(("Linear", 4, "pack-quantized", False), ("re:.*down_proj$", 8, "pack-quantized", True))
+    model = pack_each("llama", tmp_path, packers, {**settings, "format": name})
+    assert_same_loss(tmp_path, model)
+    with open_checkpoint(tmp_path) as checkpoint:
+        found = {info.name: info.dtype for info in checkpoint.info.tensors}
+    assert found[f"{UP}.weight"] == "compressed-tensors-int4-g32"
+    assert found[f"{UP.replace('up', 'down')}.weight"] == "compressed-tensors-int8-row"
+
+
+def test_packed_and_plain_codes_of_other_widths(tmp_path: Path) -> None:
+    def packers(layer: str) -> Packer:
+        return packer("channel", 8) if layer.endswith("down_proj") else packer("group", 4, packed=True)
+
+    settings = mixed(("Linear", 4, "pack-quantized", True), ("re:.*down_proj$", 8, "int-quantized", True))
+    assert_same_loss(tmp_path, pack_each("llama", tmp_path, packers, settings))
+
+
+@pytest.mark.parametrize(
+    ("groups", "parts", "message"),
+    [
+        ([(4, "int-quantized", True), (8, "int-quantized", True)], packer("group", 4), "codes are of 4 or 8 bits"),
+        (
+            [(3, "pack-quantized", True), (8, "pack-quantized", True)],
+            packer("group", 4, packed=True),
+            "of 3 or 8 bits",
+        ),
+        (
+            [(4, "pack-quantized", False), (8, "pack-quantized", True)],
+            packer("group", 4, packed=True),
+            "its weight_zero_point is missing",
+        ),
+    ],
+)
+def test_a_width_that_the_file_does_not_show_is_refused(
+    groups: list[tuple[int, str, bool]], parts: Packer, message: str, tmp_path: Path
+) -> None:
+    pack("llama", tmp_path, parts, mixed(*(("Linear", *group) for group in groups)))
+    assert_refused(tmp_path, message)

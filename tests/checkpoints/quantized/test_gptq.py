@@ -14,7 +14,15 @@ from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnsupportedCheckpoint
 from peelaudit.network.weights import check_weights
 from tests.checkpoints.quantized.gptq import UP, config, packer
-from tests.checkpoints.quantized.support import Packer, assert_same_loss, configure, pack
+from tests.checkpoints.quantized.support import (
+    Packer,
+    assert_refused,
+    assert_same_loss,
+    configure,
+    linears,
+    pack,
+    pack_each,
+)
 
 WAYS = [(bits, sym) for bits in (2, 3, 4, 8) for sym in (True, False)]
 
@@ -186,3 +194,65 @@ def test_a_packed_embedding_is_refused(tmp_path: Path) -> None:
         UnsupportedCheckpoint, match=r"'model\.embed_tokens\.weight' is packed, but isn't a linear layer's"
     ):
         open_checkpoint(tmp_path)
+
+
+DYNAMIC = {
+    r"+:.*\.mlp\.down_proj": {"bits": 8, "group_size": -1, "desc_act": False},
+    r"model\.layers\.1\.self_attn\.[qk]_proj": {"bits": 2, "group_size": 16},
+    r"-:.*\.o_proj": {},
+}
+
+
+def packed_by_dynamic(name: str) -> Packer:
+    """What GPTQModel does with that."""
+    if name.endswith("o_proj"):
+        return lambda weight: ({"weight": weight}, weight)
+    if name.endswith("down_proj"):
+        return packer(8, -1)
+    return packer(2, 16) if name.startswith("model.layers.1.self_attn") and name[-6] in "qk" else packer(4, 32)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_layers_of_several_widths(listed: bool, tmp_path: Path) -> None:
+    """With the groups of the inputs listed, as GPTQModel writes them, and without."""
+    model = pack_each("llama", tmp_path, packed_by_dynamic, config(4, 32, dynamic=DYNAMIC))
+    if not listed:
+        state = load_file(tmp_path / "model.safetensors")
+        kept = {name: tensor for name, tensor in state.items() if not name.endswith("g_idx")}
+        save_file(kept, tmp_path / "model.safetensors")
+    assert_same_loss(tmp_path, model)
+    with open_checkpoint(tmp_path) as checkpoint:
+        found = {info.name: info.dtype for info in checkpoint.info.tensors}
+    assert {found[f"{name}.weight"] for name in linears(model)} == {
+        "gptq-int8-row",
+        "gptq-int2-g16",
+        "gptq-int4-g32",
+        "float32",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "message"),
+    [
+        ({"+:.*down_proj": {"bits": 8}}, "its tensors fit none of the widths and groups"),
+        ({**DYNAMIC, "+:.*up_proj": {"adapter": {"rank": 8}}}, "has 'adapter', which isn't known"),
+        ({**DYNAMIC, "+:.*up_proj": {"bits": 5}}, "bits '5'"),
+        ({"+:.*up_proj": 8}, "an entry of dynamic isn't a JSON object"),
+        ([8], "dynamic isn't a JSON object"),
+    ],
+)
+def test_settings_of_layers_that_cannot_be_followed_are_refused(dynamic: Any, message: str, tmp_path: Path) -> None:
+    pack_each("llama", tmp_path, packed_by_dynamic, config(4, 32, dynamic=dynamic))
+    assert_refused(tmp_path, message)
+
+
+def test_a_layer_that_two_settings_fit_is_refused(tmp_path: Path) -> None:
+    """Of 96 inputs two groups are 64 and 32, or 48 and 48."""
+
+    def quantise(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        parts, value = packer(4, 48 if weight.shape[1] == 96 else 32)(weight)
+        return {part: tensor for part, tensor in parts.items() if part != "g_idx"}, value
+
+    dynamic = {"+:.*down_proj": {"group_size": 48}, "+:.*gate_proj": {"group_size": 64}}
+    pack("llama", tmp_path, quantise, config(4, 32, dynamic=dynamic))
+    assert_refused(tmp_path, "its tensors fit several of the widths and groups")

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 from hypothesis import given
 
+from peelaudit.escape import printable
 from peelaudit.reports.formats.markup import element, escaped
-from peelaudit.reports.wording.escape import printable
 from tests.reports.formats.support import TEXTS
 
 

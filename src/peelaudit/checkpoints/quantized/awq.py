@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from peelaudit.checkpoints.quantized.method import Layout, Method, Settings, StoredModule
+from peelaudit.checkpoints.quantized.overrides import layout_that_fits, variants
 from peelaudit.checkpoints.quantized.packed_type import PackedType
 from peelaudit.checkpoints.quantized.packing import each_column, unpack
 
@@ -31,18 +32,21 @@ class Awq(Method):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        settings.choice("bits", (4,), 4)
         for name in ("version", "format", "checkpoint_format"):
             settings.choice(name, ("gemm", "GEMM"), "gemm")
         if settings.values.get("backend") == "llm-awq":
             raise settings.unsupported("the backend llm-awq, whose packing isn't read")
-        self._group = settings.group_size()
+        self._groups = dict.fromkeys(_group(one) for one in variants(settings))
 
     def layout(self, module: StoredModule) -> Layout:
         """The size by `qweight`, whose rows are inputs."""
+        return layout_that_fits(module, self._groups, self._layout)
+
+    def _layout(self, module: StoredModule, length: int | None) -> Layout:
+        """The same by a group's length, None for all inputs."""
         inputs, words = module.shape("qweight", 2, _WORDS)
         groups, outputs = module.shape("scales", 2)
-        group = self._group or inputs
+        group = length or inputs
         if outputs != words * 8 or inputs != groups * group:
             raise module.mismatched(
                 f"its scales are {groups} × {outputs}, for {words * 8} outputs and {inputs} inputs in groups of {group}"
@@ -58,6 +62,12 @@ class Awq(Method):
         zeros = _in_order(module.read("qzeros")).T.float()
         codes = _in_order(module.read("qweight")).T.float()
         return (codes - each_column(zeros, index)) * each_column(scales, index)
+
+
+def _group(settings: Settings) -> int | None:
+    """How many inputs share a scale."""
+    settings.choice("bits", (4,), 4)
+    return settings.group_size()
 
 
 def _in_order(words: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peelaudit.checkpoints.quantized.integer_groups import INDEX, IntegerGroup, IntegerGroups
 from peelaudit.checkpoints.quantized.method import Layout, Method, Settings, StoredModule
 from peelaudit.checkpoints.quantized.packed_type import PackedType
 from peelaudit.checkpoints.quantized.packing import each_column, group_index, unpack, words_for
@@ -40,7 +41,6 @@ _WEIGHT_KEYS = frozenset(
     {"num_bits", "type", "symmetric", "group_size", "strategy", "block_structure", "dynamic", "actorder"}
     | {"scale_dtype", "zp_dtype", "observer", "observer_kwargs"}
 )
-_INDEX = ("int64", "int32")
 
 
 class CompressedTensors(Method):
@@ -66,12 +66,7 @@ class CompressedTensors(Method):
         super().__init__(settings)
         groups = self._groups()
         self._formats = self._check_formats(groups)
-        weights = [group["weights"] for group in groups if isinstance(group.get("weights"), dict)]
-        numbers = [scheme.get("num_bits", 8) for scheme in weights if scheme.get("type", "int") == "int"]
-        if not all(type(bits) is int and 1 <= bits <= 8 for bits in numbers):
-            raise settings.unsupported("a num_bits that isn't 1 to 8, which isn't read")
-        self._bits = tuple(sorted(set(numbers)))
-        self._symmetric = any(scheme.get("symmetric", True) for scheme in weights)
+        self._integers = IntegerGroups(settings, groups)
         if any(group.get("input_activations") or group.get("output_activations") for group in groups):
             self.notes = (settings.left_out("rounded activations"),)
 
@@ -109,18 +104,23 @@ class CompressedTensors(Method):
         packed = module.tensors.get("weight_packed")
         if packed is not None and packed.dtype == "uint8":
             return self._layout4(module)
+        group: IntegerGroup | None
         if "weight_packed" in module.tensors or "weight" not in module.tensors:
-            outputs, inputs, bits = self._packed_size(module)
-            code = f"int{bits}"
+            (outputs, inputs), group = self._integers.packed(module)
         else:
             outputs, inputs = module.shape("weight", 2, ("int8", *FLOAT8))
-            dtype = module.tensors["weight"].dtype
-            code = f"int{self._bits[-1] if self._bits else 8}" if dtype == "int8" else dtype
-        if code not in FLOAT8 and not self._symmetric and "weight_zero_point" not in module.tensors:
+            group = self._integers.plain(module)
+        if group is not None and not group.symmetric and "weight_zero_point" not in module.tensors:
             raise module.mismatched("its weight_zero_point is missing")
-        dtypes = FLOATS if code not in FLOAT8 or _MXFP8 not in self._formats else EXPONENTS
-        sharing = _sharing(module, outputs, inputs, dtypes)
+        code = module.tensors["weight"].dtype if group is None else f"int{group.bits}"
+        sharing = _sharing(module, outputs, inputs, self._scales(code))
         return Layout(outputs, inputs, str(PackedType("compressed-tensors", code, sharing)))
+
+    def _scales(self, code: str) -> Collection[str]:
+        """What the scales of such codes may be stored as."""
+        if code not in FLOAT8 or _MXFP8 not in self._formats:
+            return FLOATS
+        return EXPONENTS if self._formats <= {_MXFP8, _NVFP4, _MXFP4} else (*FLOATS, *EXPONENTS)
 
     def _layout4(self, module: StoredModule) -> Layout:
         """The same for 4-bit floats, whose scales say of which of the two formats they are."""
@@ -137,20 +137,6 @@ class CompressedTensors(Method):
         else:
             sharing = _MXFP4_GROUPS.sharing(module, outputs, 2 * half, EXPONENTS)
         return Layout(outputs, 2 * half, str(PackedType("compressed-tensors", "fp4", sharing)))
-
-    def _packed_size(self, module: StoredModule) -> tuple[int, int, int]:
-        """Outputs, inputs, and the bits that make the packed columns as many as they are."""
-        rows, words = module.shape("weight_packed", 2, ("int32",))
-        if module.shape("weight_shape", 1, _INDEX) != (2,):
-            raise module.mismatched("its weight_shape isn't two numbers")
-        outputs, inputs = map(int, module.read("weight_shape"))
-        bits = next((bits for bits in self._bits if words_for(inputs, bits) == words), None)
-        if rows != outputs or inputs < 1 or bits is None:
-            known = " or ".join(map(str, self._bits))
-            raise module.mismatched(
-                f"its weight_packed is {rows} × {words}, not {outputs} × {inputs} of {known} bits, densely packed"
-            )
-        return outputs, inputs, bits
 
     def weight(self, module: StoredModule, layout: Layout) -> Tensor:
         """The matrix, scale * (code - zero), [outputs, inputs]."""
@@ -210,7 +196,7 @@ def _sharing(module: StoredModule, outputs: int, inputs: int, dtypes: Collection
     shape = module.shape("weight_scale", module.rank("weight_scale", 2), dtypes)
     rows, columns = _blocks(shape)
     listed = "weight_g_idx" in module.tensors and columns > 1
-    if listed and module.shape("weight_g_idx", 1, _INDEX) != (inputs,):
+    if listed and module.shape("weight_g_idx", 1, INDEX) != (inputs,):
         raise module.mismatched(f"its weight_g_idx isn't one group for each of {inputs} inputs")
     if outputs % rows or (inputs % columns and not listed):
         raise module.mismatched(f"its weight_scale is {rows} × {columns}, which doesn't divide {outputs} × {inputs}")

@@ -5,7 +5,8 @@
     scales   [groups, outputs] float
     g_idx    [inputs] int32                        the group of each input; left out in some files
 
-A weight is scale * (code - zero). The first format keeps zero - 1, `gptq_v2` zero itself.
+A weight is scale * (code - zero). The first format keeps zero - 1, `gptq_v2` zero itself. Layers may differ in bits and
+groups, by GPTQModel's `dynamic`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from peelaudit.checkpoints.quantized.method import Layout, Method, Settings, StoredModule
+from peelaudit.checkpoints.quantized.overrides import layout_that_fits, variants
 from peelaudit.checkpoints.quantized.packed_type import PackedType
 from peelaudit.checkpoints.quantized.packing import each_column, group_index, unpack, words_for
 
@@ -31,10 +33,9 @@ class Gptq(Method):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        settings.choice("pack_dtype", ("int32",), "int32")
-        self._bits = int(settings.choice("bits", (2, 3, 4, 8), None))
-        self._group = settings.group_size()
-        self._ordered = settings.flag("desc_act")
+        every = variants(settings)
+        self._kinds = dict.fromkeys(_kind(one) for one in every)
+        self._ordered = any(one.flag("desc_act") for one in every)
         name = "format" if settings.values.get("checkpoint_format") is None else "checkpoint_format"
         self._shifted = settings.choice(name, ("gptq", "gptq_v2"), "gptq") == "gptq"
         settings.refuse("is_marlin_format")
@@ -43,42 +44,54 @@ class Gptq(Method):
 
     def layout(self, module: StoredModule) -> Layout:
         """The size by `scales` and `g_idx`, which the packed tensors must have room for, and no more."""
+        return layout_that_fits(module, self._kinds, self._layout)
+
+    def _layout(self, module: StoredModule, kind: tuple[int, int | None]) -> Layout:
+        """The same by bits and a group's length, None for all inputs."""
+        bits, length = kind
         words, outputs = module.shape("qweight", 2, _WORDS)
         groups, columns = module.shape("scales", 2)
-        inputs = words * 32 // self._bits
-        if "g_idx" in module.tensors:
+        inputs = words * 32 // bits
+        if listed := "g_idx" in module.tensors:
             (inputs,) = module.shape("g_idx", 1, ("int32", "int64"))
-        if words != words_for(inputs, self._bits):
-            raise module.mismatched(f"its qweight has {words} rows, not those of {inputs} inputs of {self._bits} bits")
-        group = self._group or inputs
+        if words != words_for(inputs, bits):
+            raise module.mismatched(f"its qweight has {words} rows, not those of {inputs} inputs of {bits} bits")
+        group = length or inputs
         if columns != outputs or groups != -(-inputs // group):
             raise module.mismatched(
                 f"its scales are {groups} × {columns}, for {outputs} outputs and {inputs} inputs in groups of {group}"
             )
-        if module.shape("qzeros", 2, _WORDS) != (groups, words_for(outputs, self._bits)):
-            raise module.mismatched(f"its qzeros aren't {groups} × {words_for(outputs, self._bits)}")
-        scales = "row" if groups == 1 else "mixed" if self._ordered else f"g{group}"
-        return Layout(outputs, inputs, str(PackedType("gptq", f"int{self._bits}", scales)))
+        if module.shape("qzeros", 2, _WORDS) != (groups, words_for(outputs, bits)):
+            raise module.mismatched(f"its qzeros aren't {groups} × {words_for(outputs, bits)}")
+        scales = "row" if groups == 1 else "mixed" if self._ordered and listed else f"g{group}"
+        return Layout(outputs, inputs, str(PackedType("gptq", f"int{bits}", scales)))
 
     def weight(self, module: StoredModule, layout: Layout) -> Tensor:
         """Scale * (code - zero), [outputs, inputs]."""
+        bits, group = PackedType.integers(layout.dtype)
         scales = module.read("scales").float().T
         index = group_index(module, "g_idx", layout.inputs, scales.shape[1])
         if index is None and scales.shape[1] > 1:
-            index = torch.arange(layout.inputs) // (self._group or layout.inputs)
-        zeros = self._zeros(module.read("qzeros"), layout.outputs).T
-        codes = unpack(module.read("qweight").T, self._bits, layout.inputs).float()
+            index = torch.arange(layout.inputs) // (group or layout.inputs)
+        zeros = self._zeros(module.read("qzeros"), bits, layout.outputs).T
+        codes = unpack(module.read("qweight").T, bits, layout.inputs).float()
         return (codes - each_column(zeros, index)) * each_column(scales, index)
 
-    def _zeros(self, words: Tensor, outputs: int) -> Tensor:
+    def _zeros(self, words: Tensor, bits: int, outputs: int) -> Tensor:
         """The zero points, [groups, outputs].
 
         GPTQModel subtracts 1 from each with a borrow out of the next number where it is 0, so it is added as a whole
         word; AutoGPTQ's kernels add 1 to each number.
         """
-        if self._shifted and self._borrows and self._bits in _ONES:
-            return unpack((words.long() + _ONES[self._bits]) & 0xFFFF_FFFF, self._bits, outputs).float()
-        zeros = unpack(words, self._bits, outputs).float()
+        if self._shifted and self._borrows and bits in _ONES:
+            return unpack((words.long() + _ONES[bits]) & 0xFFFF_FFFF, bits, outputs).float()
+        zeros = unpack(words, bits, outputs).float()
         if not self._shifted:
             return zeros
-        return (zeros + 1) % 2**self._bits if self._borrows else zeros + 1
+        return (zeros + 1) % 2**bits if self._borrows else zeros + 1
+
+
+def _kind(settings: Settings) -> tuple[int, int | None]:
+    """The bits of a code, and how many inputs share a scale."""
+    settings.choice("pack_dtype", ("int32",), "int32")
+    return int(settings.choice("bits", (2, 3, 4, 8), None)), settings.group_size()

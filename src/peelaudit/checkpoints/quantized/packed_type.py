@@ -45,3 +45,11 @@ class PackedType:
         """What `str` made a dtype of; None for the dtypes of other tensors."""
         found = _WORD.fullmatch(dtype)
         return None if found is None else cls(**found.groupdict())
+
+    @classmethod
+    def integers(cls, dtype: str) -> tuple[int, int | None]:
+        """The bits and the group of a dtype that stands for integer codes."""
+        found = cls.parse(dtype)
+        if found is None or found.bits is None:
+            raise ValueError(f"{dtype} isn't one of integers")
+        return found.bits, found.group

@@ -11,11 +11,11 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
+from peelaudit.escape import printable
 from peelaudit.records import AuditReport, Estimate, LayerRow, SplitFigures
 from peelaudit.records.quantities import quantities_of
 from peelaudit.records.shapes import record
 from peelaudit.reports.formats.content import Content
-from peelaudit.reports.wording.escape import printable
 
 __all__ = ["export", "networks"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from peelaudit.escape import printable
 from peelaudit.records import AuditReport, GateCheck, Outcome, Verdict
 from peelaudit.reports.formats.content import Content, gravest_first
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.findings import headline_text
 from peelaudit.reports.wording.text import interval, signed
 

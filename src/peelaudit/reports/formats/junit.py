@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
+from peelaudit.escape import printable
 from peelaudit.records import AuditReport, GateCheck, LayerRow, Outcome, Unaudited
 from peelaudit.records.quantities import Form
 from peelaudit.reports.formats.content import Content
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.findings import layer_note
 from peelaudit.reports.wording.tables import cut_columns, layer_columns, with_interval
 from peelaudit.reports.wording.text import interval, signed

@@ -10,11 +10,11 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from peelaudit.errors import ConfigError
+from peelaudit.escape import printable
 from peelaudit.records import AuditReport, GateCheck, Outcome
 from peelaudit.records.quantities import Form, Quantity
 from peelaudit.reports.formats.content import Content, gravest_first
 from peelaudit.reports.trajectory import trace
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.findings import (
     PROFILE_WORDS,
     headline_text,

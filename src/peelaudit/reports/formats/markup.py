@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup, escape
 
-from peelaudit.reports.wording.escape import printable
+from peelaudit.escape import printable
 
 __all__ = ["element", "escaped"]
 

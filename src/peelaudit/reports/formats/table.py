@@ -9,10 +9,10 @@ import contextlib
 from typing import Any
 
 from peelaudit.errors import ConfigError
+from peelaudit.escape import printable
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.terminal import render_gate, render_report, render_trajectory
 from peelaudit.reports.trajectory import trace
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import encodable
 
 __all__ = ["export"]

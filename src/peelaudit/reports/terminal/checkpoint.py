@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from peelaudit.escape import printable
 from peelaudit.records import CheckpointInfo
 from peelaudit.reports.terminal.page import draw, pairs, prose, table
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import count, size
 
 __all__ = ["render"]

@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from peelaudit.escape import printable
 from peelaudit.records import GateCheck, Outcome
 from peelaudit.reports.terminal.page import draw, heading, prose, table
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, count, interval, signed
 
 __all__ = ["parts", "render"]

@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from peelaudit.escape import printable
 from peelaudit.records import Verdict
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import VERDICT_WORDS, encodable
 
 __all__ = ["LEAST_WIDTH", "STYLES", "draw", "heading", "pairs", "prose", "table", "verdict_prose"]

@@ -8,10 +8,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from peelaudit.escape import printable
 from peelaudit.records import AuditReport, SplitInfo, Verdict
 from peelaudit.reports.terminal import layers, schedules, summary
 from peelaudit.reports.terminal.page import LEAST_WIDTH, STYLES, draw, heading, pairs, prose, table
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.findings import refinement_lines
 from peelaudit.reports.wording.summary import EVERY_LAYER
 from peelaudit.reports.wording.tables import network_lines

@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from peelaudit.escape import printable
 from peelaudit.records import AuditReport, ScheduleResult
 from peelaudit.reports.terminal.page import heading, prose, table
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import abbreviate, count, flow, interval, number, targets_text
 
 __all__ = ["listed", "parts", "short_name"]

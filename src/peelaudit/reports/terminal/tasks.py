@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from peelaudit.escape import printable
 from peelaudit.records import TaskRow, TaskState
 from peelaudit.reports.terminal.page import LEAST_WIDTH, STYLES, draw, prose, table
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.text import VERDICT_WORDS, fitting, interval, number, signed
 
 __all__ = ["render"]

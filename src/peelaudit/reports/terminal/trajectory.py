@@ -8,11 +8,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from peelaudit.escape import printable
 from peelaudit.records import Verdict
 from peelaudit.records.quantities import Form
 from peelaudit.reports.terminal.page import STYLES, draw, heading, prose, table
 from peelaudit.reports.trajectory import CloudPoint, Trajectory
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.tables import figure_text
 from peelaudit.reports.wording.text import VERDICT_WORDS, abbreviate, count, interval, number, signed
 from peelaudit.reports.wording.words import CLOUD_LEGEND, series_words

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
+from peelaudit.escape import printable
 from peelaudit.reports.formats.html.templates import embedded_json, render
-from peelaudit.reports.wording.escape import printable
 from tests.reports.formats.support import TEXTS, Page
 
 FRAME = {"heading": "a", "body": "", "style": "", "script": ""}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from peelaudit.escape import printable
 from peelaudit.records import Estimate, Verdict
 from peelaudit.records.quantities import Form
-from peelaudit.reports.wording.escape import printable
 from peelaudit.reports.wording.tables import with_interval
 from peelaudit.reports.wording.text import abbreviate, interval, number, signed, verdict_text
 

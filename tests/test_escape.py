@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peelaudit.reports.wording.escape import printable
+from peelaudit.escape import printable
 
 
 @given(st.text(st.characters()))
