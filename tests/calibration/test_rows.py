@@ -165,7 +165,7 @@ def test_damaged_tools_are_told() -> None:
 def test_a_template_without_an_end_is_given_up(
     template: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peelaudit.calibration.encoder.LIMITS", Limits(seconds=1, memory=1 << 28, length=1 << 16))
+    monkeypatch.setattr("peelaudit.calibration.encoder.LIMITS", Limits(computing=1, memory=1 << 28, length=1 << 16))
     data = write(tmp_path / "a.jsonl", [{"messages": chat} for chat in chats()])
     message = refusal(tmp_path, data, tokenizer=str(chat_tokenizer(tmp_path, template)))
     assert message == f"{data}, line 1: the tokenizer has a chat template that can't render the chat: {why}"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from peelaudit.calibration import Calibration
+from peelaudit.calibration.bounded import Limits
 from peelaudit.calibration.encoder import Encoder, encode_document
 from peelaudit.calibration.tokenization import find_tokenizer
 from peelaudit.errors import CalibrationError
@@ -157,6 +158,51 @@ def test_row_46_a_merge_overrun_is_an_error_without_a_backtrace(
     message = refusal(tmp_path, text)
     assert "the tokenizer can't be loaded: range end index" in message
     assert capfd.readouterr().err == ""
+
+
+def changed(folder: Path, **changes: Any) -> Path:
+    path = tokenizer_json(folder, special=True)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+DOUBLED = {"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}
+MANY = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}] * 65
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [*MANY, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [len(CHARACTERS)], "tokens": ["<|endoftext|>"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [DOUBLED] * 40}}, "can't encode the calibration text: it"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}}, "can't be loaded: it takes"),
+        ({"post_processor": TEMPLATE}, "puts 65 tokens before a document and 0 behind it, over 64 in all"),
+    ],
+    ids=["doubling", "aborting", "a long template"],
+)
+def test_row_80_a_tokenizer_without_an_end_is_given_up(
+    changes: dict[str, Any],
+    why: str,
+    tmp_path: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("peelaudit.calibration.encoder.LIMITS", Limits(computing=2, memory=1 << 28))
+    assert why in refusal(tmp_path, text, tokenizer=str(changed(tmp_path, **changes)))
+    assert capfd.readouterr().err == ""
+
+
+def test_row_77_what_a_configuration_asks_for_is_not_built_for_the_tokenizer(tmp_path: Path, text: Path) -> None:
+    tokenizer_json(tmp_path, special=True)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_labels": 1000000000}')
+    assert load(tmp_path, text, tokenizer=str(tmp_path)).info.tokenizer == str(tmp_path)
 
 
 def test_row_46_other_base_exceptions_pass(tmp_path: Path) -> None:

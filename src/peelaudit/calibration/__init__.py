@@ -6,7 +6,7 @@
     corpus          what all of them hold
     tokenization    the checkpoint's tokenizer, or the given one; never from a hub
     encoder         documents and chats by a tokenizer
-    bounded         a chat template in a child that is ended where it takes too long
+    bounded         a tokenizer in a child that is ended where it takes too much
     drawing         documents -> clusters of sequences
     mixing          the same from several places, each with its share
     describing      what the report says of it

@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from peelaudit.calibration.arrays import Tokens
-from peelaudit.calibration.bounded import Limits, in_child
+from peelaudit.calibration.bounded import Child, Limits
 from peelaudit.calibration.rows import Chat, Rendered
 from peelaudit.errors import CalibrationError
 from peelaudit.escape import printable
 
-__all__ = ["Encoder", "encode_document", "render_chats", "tokenizer_errors"]
+__all__ = ["Encoder", "encode_document", "render_chats", "served", "tokenizer_errors"]
 
 _CHARS_PER_TOKEN = 8
 _MIN_PIECE = 4096
 _UNRENDERED = "has a chat template that can't render the chat"
+_UNENCODED = "can't encode the calibration text"
+_LOAD, _ENCODE, _RENDER = "load", "encode", "render"
 LIMITS = Limits()
-"""What rendering chats may take."""
+"""What a tokenizer may take."""
+MOST_SPECIAL = 64
+"""Tokens around a document, at most: real tokenizers have three."""
+LOADING = 30.0
+"""CPU seconds that a tokenizer may take to be loaded: of 262,144 words and inside a GGUF file it takes several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +57,60 @@ def render_chats(encoder: Encoder | None, chats: Sequence[Chat]) -> list[Rendere
         advice = "name a tokenizer that has one with --tokenizer, or give the text itself"
         whose = "there is" if encoder is None else f"{encoder.name} has"
         raise CalibrationError(f"{chats[0].where}: a chat needs a chat template, and {whose} none; {advice}")
-    render = encoder.render
-
-    def rendered(chat: Chat) -> str:
+    found = []
+    for chat in chats:
         with tokenizer_errors(chat.where, _UNRENDERED):
-            text = render(chat)
+            found.append(Rendered(encoder.render(chat)))
+    return found
+
+
+def served(name: str, load: Callable[[], Encoder]) -> Encoder:
+    """The tokenizer that `load` makes, loaded and used in a child process.
+
+    Raises:
+        CalibrationError: it can't be loaded, or takes too much.
+    """
+    child = Child(_Server(load), LIMITS)
+    with tokenizer_errors(name, "can't be loaded"):
+        found = child.ask([_LOAD, None], computing=LOADING)
+
+    def render(chat: Chat) -> str:
+        return str(child.ask([_RENDER, [chat.messages, chat.tools, chat.where]]))
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = child.ask([_ENCODE, text])
+        return ids
+
+    prefix, suffix = tuple(found["prefix"]), tuple(found["suffix"])
+    if len(prefix) + len(suffix) > MOST_SPECIAL:
+        raise CalibrationError(
+            f"{name}: the tokenizer puts {len(prefix)} tokens before a document and {len(suffix)} behind it, over "
+            f"{MOST_SPECIAL} in all"
+        )
+    return Encoder(name, encode, prefix, suffix, render if found["renders"] else None)
+
+
+class _Server:
+    """What the child does."""
+
+    def __init__(self, load: Callable[[], Encoder]) -> None:
+        self._load, self._encoder = load, Encoder("", lambda _: [])
+
+    def __call__(self, request: tuple[str, Any]) -> object:
+        what, value = request
+        if what == _LOAD:
+            made = self._encoder = self._load()
+            return {"prefix": made.prefix, "suffix": made.suffix, "renders": made.render is not None}
+        if what == _ENCODE:
+            with tokenizer_errors(self._encoder.name, _UNENCODED):
+                return self._encoder.encode(value)
+        messages, tools, where = value
+        with tokenizer_errors(where, _UNRENDERED):
+            if (render := self._encoder.render) is None:
+                raise CalibrationError(f"{where}: the tokenizer has no chat template")
+            text = render(Chat(tuple(messages), tuple(tools), where))
             text.encode("utf-8")
             return text
-
-    found = in_child(rendered, chats, LIMITS, lambda chat, why: f"{chat.where}: the tokenizer {_UNRENDERED}: {why}")
-    return [Rendered(text) for text in found]
 
 
 def encode_document(encoder: Encoder, text: str, *, limit: int, vocabulary: int, whole: bool = True) -> Tokens:
@@ -76,7 +127,7 @@ def encode_document(encoder: Encoder, text: str, *, limit: int, vocabulary: int,
     for piece in _pieces(text, max(_MIN_PIECE, _CHARS_PER_TOKEN * limit)):
         if len(ids) >= limit:
             break
-        with tokenizer_errors(encoder.name, "can't encode the calibration text"):
+        with tokenizer_errors(encoder.name, _UNENCODED):
             ids += encoder.encode(piece)
     else:
         ids += encoder.suffix if whole else ()

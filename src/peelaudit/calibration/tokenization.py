@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from peelaudit import json_text
 from peelaudit.calibration.arrays import GPT2_VOCABULARIES
 from peelaudit.calibration.character_table import is_character_table, read_character_table
-from peelaudit.calibration.encoder import Encoder, tokenizer_errors
+from peelaudit.calibration.encoder import Encoder, served, tokenizer_errors
 from peelaudit.calibration.rows import Chat
 from peelaudit.calibration.vocabulary_files import check_convertible, read_vocabulary, uncached, vocabulary_file
 from peelaudit.errors import CalibrationError
@@ -19,6 +19,7 @@ from peelaudit.filenames import TOKENIZER_FILES, gguf_parts
 __all__ = ["check_tokenizer", "find_tokenizer"]
 
 _CONFIG = "tokenizer_config.json"
+_MOST_BYTES = 32 << 20
 _TABLES = ("meta.pkl", "meta.json")
 _OTHERS = tuple(name for name in TOKENIZER_FILES if name not in _TABLES)
 _SUFFIXES = (".pkl", ".model", ".tiktoken", ".json")
@@ -91,7 +92,7 @@ def _load(path: Path) -> Encoder:
         case ".json":
             return _from_characters(path) if is_character_table(path) else _from_json(path)
         case _:
-            return read_vocabulary(path)
+            return _from_vocabulary(path)
 
 
 def _from_folder(folder: Path) -> Encoder:
@@ -101,7 +102,7 @@ def _from_folder(folder: Path) -> Encoder:
         return _from_directory(folder) if configured else _from_json(serialised)
     if (vocabulary := vocabulary_file(folder)) is not None:
         if not configured:
-            return read_vocabulary(vocabulary)
+            return _from_vocabulary(vocabulary)
         check_convertible(vocabulary)
         return _from_directory(folder)
     table = _characters(folder, configured=configured)
@@ -130,33 +131,23 @@ def _special_tokens(with_special: list[int], without: list[int], bos: int | None
     return {"prefix": (bos,) if bos is not None and bos == eos else ()}
 
 
-def _serialised(path: Path) -> Any:
-    """A tokenizer.json. On a panic the Rust library writes a backtrace to descriptor 2, which nobody should see."""
-    from tokenizers import Tokenizer
-
-    descriptor = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            return Tokenizer.from_file(str(path))
-    finally:
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
-
-
 def _from_directory(folder: Path, gguf_file: str | None = None) -> Encoder:
-    name = printable(str(folder if gguf_file is None else folder / gguf_file))
-    described = gguf_file is not None or (folder / _CONFIG).is_file()
-    with tokenizer_errors(name, "can't be loaded" if described else f"can't be loaded without its {_CONFIG}"):
-        if (serialised := folder / "tokenizer.json").is_file() and gguf_file is None:
-            _serialised(serialised)  # before transformers: a panic is kept quiet here
-        from transformers import AutoTokenizer
+    import transformers.models.auto.tokenization_auto  # noqa: F401  (once here, not in each child)
 
-        options = {} if gguf_file is None else {"gguf_file": gguf_file}
-        with uncached():
-            tokenizer: Any = AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, **options
-            )
+    name = printable(str(folder if gguf_file is None else folder / gguf_file))
+    return served(name, partial(_read_directory, name, folder, gguf_file))
+
+
+def _read_directory(name: str, folder: Path, gguf_file: str | None) -> Encoder:
+    from transformers import AutoTokenizer
+
+    described = gguf_file is not None or (folder / _CONFIG).is_file()
+    problem = "can't be loaded" if described else f"can't be loaded without its {_CONFIG}"
+    with tokenizer_errors(name, problem), uncached():
+        options = {"config": _hints(folder)} if gguf_file is None else {"gguf_file": gguf_file}
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **options
+        )
 
         def encode(text: str, *, special: bool = False) -> list[int]:
             ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
@@ -165,6 +156,26 @@ def _from_directory(folder: Path, gguf_file: str | None = None) -> Encoder:
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         special = _special_tokens(encode("a", special=True), encode("a"), bos, eos)
         return Encoder(name, encode, render=partial(_render, tokenizer) if tokenizer.chat_template else None, **special)
+
+
+def _hints(folder: Path) -> Any:
+    """What transformers asks of a network's configuration for its tokenizer: the family, and a class by name.
+
+    Its own reading of a config.json makes lists as long as that says.
+    """
+    from transformers import CONFIG_MAPPING, PretrainedConfig
+
+    values: object = {}
+    if (path := folder / "config.json").is_file():
+        with path.open("rb") as file:
+            values = json_text.parse(file.read(_MOST_BYTES).decode("utf-8"))
+    found = values if isinstance(values, dict) else {}
+    family = found.get("model_type")
+    config = CONFIG_MAPPING[family]() if isinstance(family, str) and family in CONFIG_MAPPING else PretrainedConfig()
+    for name in ("tokenizer_class", "_name_or_path", "model_name"):
+        if isinstance(found.get(name), str):
+            setattr(config, name, found[name])
+    return config
 
 
 def _render(tokenizer: Any, chat: Chat) -> str:
@@ -179,9 +190,17 @@ def _render(tokenizer: Any, chat: Chat) -> str:
 
 
 def _from_json(path: Path) -> Encoder:
+    import tokenizers  # noqa: F401  (once here, not in each child)
+
     name = printable(str(path))
+    return served(name, partial(_read_json, name, path))
+
+
+def _read_json(name: str, path: Path) -> Encoder:
+    from tokenizers import Tokenizer
+
     with tokenizer_errors(name, "can't be loaded"):
-        tokenizer = _serialised(path)
+        tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_truncation()
         tokenizer.no_padding()
 
@@ -192,6 +211,10 @@ def _from_json(path: Path) -> Encoder:
         added = tokenizer.get_added_tokens_decoder().items()
         end = next((token for token, text in added if text.special and text.content == "<|endoftext|>"), None)
         return Encoder(name, encode, **_special_tokens(encode("a", special=True), encode("a"), end, end))
+
+
+def _from_vocabulary(path: Path) -> Encoder:
+    return served(printable(str(path)), partial(read_vocabulary, path))
 
 
 def _from_characters(path: Path) -> Encoder:
