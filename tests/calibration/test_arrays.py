@@ -1,3 +1,4 @@
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from peelaudit.calibration.arrays import read_npy
+from peelaudit.calibration.sources import SourceFile
 from tests.calibration.support import load, refusal
 
 RNG = np.random.default_rng(0)
@@ -41,6 +44,28 @@ def test_rows_are_documents(tmp_path: Path) -> None:
 def test_row_51_every_integer_dtype_is_read_for_the_values_it_stands_for(tmp_path: Path, dtype: str) -> None:
     expected = load(tmp_path, save(tmp_path / "a.npy", IDS)).info.tokens_sha256
     assert load(tmp_path, save(tmp_path / "b.npy", IDS.astype(dtype))).info.tokens_sha256 == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "fortran", "why"),
+    [
+        ((2, 1 << 25), False, "a row is a document, and 33554432 ids are more than one has"),
+        ((2000, 10_000), True, "stored by columns (Fortran order)"),
+        ((1 << 19, 2), True, "stored by columns (Fortran order)"),
+    ],
+)
+def test_row_79_arrays_that_would_be_read_whole_are_refused(
+    shape: tuple[int, int], fortran: bool, why: str, tmp_path: Path
+) -> None:
+    path = header(tmp_path / "a.npy", f"{{'descr': '|u1', 'fortran_order': {fortran}, 'shape': {shape}, }}")
+    os.truncate(path, path.stat().st_size - 64 + shape[0] * shape[1])
+    assert why in refusal(tmp_path, path)
+
+
+def test_row_79_of_many_rows_the_first_are_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npy", np.arange(3 << 19).reshape(-1, 3) % 5)
+    found = read_npy(SourceFile(path, path.name, "npy", path.stat().st_size, 0), 8, 1 << 24)
+    assert (len(found.documents), found.complete, found.total) == (1 << 18, False, 3 << 19)
 
 
 def test_fortran_order_is_read_right(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ GPT2_VOCABULARIES = (50_257, 50_304)
 
 
 _LEAST_PADDED, _PADDED_SHARE = 2, 0.05
+_MOST_ROWS, _MOST_AT_ONCE = 1 << 18, 1 << 24
+"""Documents that are made of a file's rows, and ids that are read where some alone can't be, at most."""
 _NARROW = 1 << 16
 """The largest vocabulary whose ids fit uint16."""
 _LEAST_HALVES = 32
@@ -135,9 +137,19 @@ def read_npy(source: SourceFile, vocabulary: int, budget: int) -> TokenArrays:
     header = _read_header(source)
     _check_header(source, header)
     row = header.shape[1] if len(header.shape) == 2 else 1
-    rows = min(header.shape[0], max(1, budget // (row * header.dtype.itemsize)))
+    most = header.shape[0] if len(header.shape) == 1 else _MOST_ROWS
+    rows = min(header.shape[0], most, max(1, budget // (row * header.dtype.itemsize)))
     if header.fortran and len(header.shape) == 2:
         rows = header.shape[0]  # columns are contiguous: there is no reading of some rows
+        if header.count > _MOST_AT_ONCE or rows > _MOST_ROWS:
+            raise CalibrationError(
+                f"{source}: the array is stored by columns (Fortran order), of which no few rows can be read, and it "
+                f"holds {header.count} ids: save numpy.ascontiguousarray of it"
+            )
+    if row > _MOST_AT_ONCE:
+        raise CalibrationError(
+            f"{source}: a row is a document, and {row} ids are more than one has; a stream has one dimension"
+        )
     raw = np.fromfile(source.path, dtype=header.dtype, count=rows * row, offset=header.offset)
     if raw.size != rows * row:
         raise CalibrationError(f"{source}: the file was changed while it was read")
