@@ -53,7 +53,7 @@ TABLE = [
     Case("run {good} LONG", 143, "terminated", "SIGTERM"),
     slow(Case("run {good} LONG", 130, "interrupted", "SIGINT")),
     slow(Case("run {good} LONG", 129, "hung up", "SIGHUP")),
-    Case("run {good} SOME", 3, "was replaced, edited or removed", "replaced"),
+    slow(Case("run {good} SOME", 3, "was replaced, edited or removed", "replaced")),
     Case("run {good} QUICK -o {disk}/report.json", 3, "No space left on device", "disk full"),
     slow(Case("batch {good} --out {out} QUICK", 0)),
     Case("batch {good} --out {out} QUICK --jobs 0 --shard 3/2 --engine spark", 2, "3 mistakes in the settings"),
