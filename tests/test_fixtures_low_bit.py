@@ -80,14 +80,15 @@ def test_the_latent_weights_are_no_network_of_their_own() -> None:
 
 
 def test_latent_weights_are_audited_as_the_network_that_they_stand_for() -> None:
-    quick = {"tokens": 2048, "seq_len": 64, "schedules": ("final",), "readout": "own", "depth_readout": "own"}
-    ternary = peelaudit.audit(TERNARY, resamples=100, **quick)
-    latent = peelaudit.audit(LATENT, resamples=100, bits="ternary", **quick)
+    cheap = {"schedules": ("final",), "readout": "own", "depth_readout": "own", "effort": "quick"}
+    small = {"tokens": 2048, "seq_len": 64, "resamples": 100, **cheap}
+    ternary = peelaudit.audit(TERNARY, **small)
+    latent = peelaudit.audit(LATENT, bits="ternary", **small)
     assert ternary.low_bit == latent.low_bit
     assert ternary.low_bit is not None
     assert [(s.name, s.matrices) for s in ternary.low_bit.sets] == [("ternary per tensor", MATRICES)]
     assert ternary.network == latent.network
-    as_it_lies = peelaudit.audit(LATENT, resamples=100, **quick).network.held_out.trained_loss
+    as_it_lies = peelaudit.audit(LATENT, **small).network.held_out.trained_loss
     assert as_it_lies.value > latent.network.held_out.trained_loss.value + 0.1
 
 

@@ -23,21 +23,16 @@ def matrices(block: Block) -> dict[str, torch.Tensor]:
     return {path: linear.weight.detach().clone() for path, linear in block.linears().items()}
 
 
-@pytest.mark.parametrize(
-    ("family", "kind"),
-    [
-        *((family, kind) for family in ("gpt2", "llama", "phi") for kind in PLANTED),
-        *((family, kind) for family in ("gpt_oss", "qwen2_moe") for kind in (*PLANTED, *OF_EXPERTS)),
-    ],
-)
-def test_a_fault_changes_a_copy_the_same_way_every_time(network: Opener, family: str, kind: FaultKind) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi", "gpt_oss", "qwen2_moe"])
+def test_a_fault_changes_a_copy_the_same_way_every_time(network: Opener, family: str) -> None:
     made = network(family)
     block = made.decoder.block(1)
     before = block.digest()
-    one, again = (damaged(block, kind, heads=4, seed=5) for _ in range(2))
-    assert block.digest() == before
-    assert one.digest() == again.digest() != before
-    assert torch.isfinite(one(made.states[0])).all()
+    for kind in (*PLANTED, *OF_EXPERTS) if family in models.MIXTURES else PLANTED:
+        one, again = (damaged(block, kind, heads=4, seed=5) for _ in range(2))
+        assert block.digest() == before, kind
+        assert one.digest() == again.digest() != before, kind
+        assert torch.isfinite(one(made.states[0])).all(), kind
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

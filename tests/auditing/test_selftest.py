@@ -17,7 +17,7 @@ from tests.places import FIXTURES
 
 NANOGPT = str(FIXTURES / "nanogpt" / "ckpt.pt")
 SMALL = ["--tokens", "4096", "--seq-len", "64", "--resamples", "200", "-q"]
-LESS = [*SMALL, "--tokens", "1536"]
+LESS = [*SMALL, "--tokens", "1024"]
 
 
 def fault(
@@ -77,7 +77,7 @@ def test_the_headline_has_the_named_layers_else_those_that_gain_most() -> None:
 
 
 def test_draws_without_a_fault_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    wish = ["--faults", "none", "--redraws", "2", "--effort", "quick", *SMALL]
+    wish = ["--faults", "none", "--redraws", "2", "--effort", "quick", *LESS]
     assert main(["selftest", NANOGPT, *wish]) == 0
     text = capsys.readouterr().out
     assert "false alarms without a fault: 0 of 3 draws of the text." in text
@@ -99,7 +99,7 @@ def test_a_result_comes_back_from_json() -> None:
 def test_the_damaged_layer_of_a_fixture_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
     earlier = str(FIXTURES / "nanogpt" / "ckpt-000250.pt")
     wish = ["--faults", "attention-zeroed,rolled-back", "--layers", "3", "--redraws", "0", "--earlier", earlier]
-    assert main(["selftest", NANOGPT, *wish, "-f", "json", *SMALL]) == 0
+    assert main(["selftest", NANOGPT, *wish, "-f", "json", *SMALL, "--tokens", "2048"]) == 0
     result = load(capsys.readouterr().out, Selftest)
     expected = [(FaultKind.ATTENTION_ZEROED, 3), (FaultKind.ROLLED_BACK, 3)]
     assert [(fault.kind, fault.layer) for fault in result.faults] == expected
@@ -166,7 +166,7 @@ def test_what_changes_nothing_is_no_fault(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_last_seed_has_a_next(capsys: pytest.CaptureFixture[str]) -> None:
     wish = ["--faults", "none", "--redraws", "1", "--effort", "quick", "--seed", str(2**32 - 1)]
-    assert main(["selftest", NANOGPT, *wish, *SMALL]) == 0
+    assert main(["selftest", NANOGPT, *wish, *LESS]) == 0
     assert "of 2 draws" in capsys.readouterr().out
 
 
@@ -185,7 +185,7 @@ def test_without_gaps_slopes_and_looks_still_tell(capsys: pytest.CaptureFixture[
 
 
 def test_references_change_nothing_of_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    wish = ["--faults", "noised", "--layers", "2", "--redraws", "0", "-f", "json", *LESS]
+    wish = ["--faults", "noised", "--layers", "2", "--redraws", "0", "--effort", "quick", "-f", "json", *SMALL]
     results = []
     for flag in ("--references", "--no-references"):
         assert main(["selftest", NANOGPT, flag, *wish]) == 0
@@ -203,5 +203,5 @@ def test_references_change_nothing_of_what_is_named(capsys: pytest.CaptureFixtur
 def test_no_other_layer_is_misscaled_where_one_is_untrained(capsys: pytest.CaptureFixture[str]) -> None:
     """With block 1 of the Llama fixture redrawn, the loss would scale block 5 down too."""
     wish = ["--faults", "reinitialised", "--layers", "1", "--redraws", "0", "--effort", "quick"]
-    assert main(["selftest", str(FIXTURES / "llama"), *wish, "-f", "json", "--tokens", "16384", "-q"]) == 0
+    assert main(["selftest", str(FIXTURES / "llama"), *wish, "-f", "json", "--tokens", "8192", "-q"]) == 0
     assert [fault.said.named for fault in load(capsys.readouterr().out, Selftest).faults] == [(1,)]

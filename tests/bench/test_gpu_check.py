@@ -246,6 +246,7 @@ def test_an_audit_ends_when_its_time_is_up() -> None:
         device.measure(arguments, Deadline(0))
 
 
+@pytest.mark.slow
 def test_the_large_shape_is_measured_with_and_without_counting() -> None:
     options = ["--device", "cpu", "--layers", "2", "--width", "64", "--tokens", "1024", "--dtype", "float32"]
     counted, plain = (device.measure(device.parse([*options, *more])) for more in (["--count"], []))

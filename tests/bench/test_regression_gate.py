@@ -19,6 +19,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [1, 3])
 def test_a_layer_that_was_rolled_back_is_caught_and_named(layer: int, bench: Bench) -> None:
     outcomes, named = bench.judge(rolled_back(bench.healthy, layer, 600), seed=0)

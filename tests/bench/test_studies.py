@@ -35,6 +35,7 @@ def out(texts: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 def test_the_table_holds_what_the_reports_say(out: Path) -> None:
     lines = list(csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert [(line["architecture"], line["bits"], line["epoch"]) for line in lines] == [
@@ -50,12 +51,14 @@ def test_the_table_holds_what_the_reports_say(out: Path) -> None:
     assert len({line.count(" | ") for line in written}) == 1
 
 
+@pytest.mark.slow
 def test_all_eight_staircases_and_refined_are_run(out: Path) -> None:
     for folder in checkpoints(RUN, TINY, out).values():
         report = read_report(folder.with_name(f"{folder.name}.json"))
         assert len(report.schedules) == 9
 
 
+@pytest.mark.slow
 def test_the_audit_knows_the_bits_without_being_told(out: Path) -> None:
     report = read_report(next(iter(out.glob(f"{RUN.name}/*.json"))))
     assert report.low_bit is not None
@@ -63,6 +66,7 @@ def test_the_audit_knows_the_bits_without_being_told(out: Path) -> None:
     assert [(s.name, s.matrices) for s in report.low_bit.sets] == [("ternary per tensor", 4 * 4)]
 
 
+@pytest.mark.slow
 def test_each_run_has_its_clouds_over_epochs(out: Path) -> None:
     for split in ("fit", "held-out"):
         picture = (out / f"{RUN.name}.{split}.svg").read_text(encoding="utf-8")
@@ -70,6 +74,7 @@ def test_each_run_has_its_clouds_over_epochs(out: Path) -> None:
         assert all(f"area-{region}" in picture for region in ("red", "yellow", "green"))
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_from_what_is_there(
     out: Path, texts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +88,7 @@ def test_a_study_goes_on_from_what_is_there(
     assert dataclasses.replace(again, timings=report.timings) == report
 
 
+@pytest.mark.slow
 def test_another_study_is_kept_apart(out: Path, texts: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match="other settings"):
         paper.study_of(*texts, out, dataclasses.replace(TINY, seed=1), [RUN.name])
@@ -156,6 +162,7 @@ def test_the_paper_constrains_mlp_gate_and_output_projections_alone(architecture
     assert not any(word in name for name in constrained for word in ("q_proj", "k_proj", "v_proj", "c_attn", "lm_head"))
 
 
+@pytest.mark.slow
 def test_checkpoints_are_dense_on_the_grid_where_constrained(out: Path) -> None:
     for folder in checkpoints(RUN, TINY, out).values():
         with open_checkpoint(folder) as checkpoint:
@@ -166,6 +173,7 @@ def test_checkpoints_are_dense_on_the_grid_where_constrained(out: Path) -> None:
         assert all(any(word in name for word in ("o_proj", "gate", "up", "down")) for name in found)
 
 
+@pytest.mark.slow
 def test_a_rerun_gives_the_same_weights(out: Path, texts: tuple[Path, Path], tmp_path: Path) -> None:
     assert [epoch for epoch, *_ in train(RUN, TINY, read_corpus(*texts, TINY), tmp_path)] == [1, 2]
     pairs = list(zip(*(sorted(root.rglob("*.safetensors")) for root in (out, tmp_path)), strict=True))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -73,6 +75,25 @@ SMOOTH = {
     **{family: {"num_experts_per_tok": 4} for family in ("gpt_oss", "mixtral", "qwen2_moe")},
 }
 """Changes of mixtures after which every token goes to every expert, and the loss has a derivative everywhere."""
+
+
+KINDS = (
+    *("gpt2", "llama", "qwen2", "gemma3_text", "gpt_neox", "opt", "phi", "bitnet"),
+    *("qwen2_moe", "deepseek_v3", "gpt_oss"),
+)
+"""One of each structure: matrices the other way round; halves one after another, tied and not; norms behind writers,
+windows and rotations of two kinds; halves side by side, with one norm and with two; biases everywhere; rounded inputs;
+experts beside an MLP with a gate, beside one without and below dense layers, with biases. The others are as one of
+these: Mistral, Qwen 3, Phi-3 and SmolLM3 as Llama, Gemma and OLMo 2 as Gemma 3, Mixtral as Qwen 2's without the MLP.
+"""
+
+
+def families(*without: str) -> list[Any]:
+    """A test's parameters: every family but those, where `make test` has one of each structure."""
+    return [
+        family if family in KINDS else pytest.param(family, marks=pytest.mark.slow)
+        for family in sorted(CONFIGS.keys() - set(without))
+    ]
 
 
 def config(family: str, **changes: object) -> transformers.PreTrainedConfig:

@@ -14,7 +14,7 @@ from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
 from peelaudit.method.readout import Unembedding
 from peelaudit.network.decoder import Decoder
-from tests.checkpoints.models import model, save
+from tests.checkpoints.models import KINDS, model, save
 
 TOKENS = torch.randint(0, 64, (2, 24), generator=torch.Generator().manual_seed(2))
 LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
@@ -103,9 +103,10 @@ OWN: dict[str, dict[str, tuple[Any, ...]]] = {
     "opt": {"do_layer_norm_before": (False,), "activation_function": ("gelu",), "enable_bias": (False,)},
     "smollm3": {"no_rope_layers": ([1, 1], [0, 0]), "use_sliding_window": (True,)},
 }
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi", "olmo2", *OWN)
 CASES = [
-    (family, key, value)
-    for family in ("llama", "mistral", "qwen2", "qwen3", "phi", "olmo2", *OWN)
+    pytest.param(family, key, value, marks=() if family in KINDS or family in OWN else pytest.mark.slow)
+    for family in FAMILIES
     for key, values in OWN.get(family, COMMON).items()
     for value in values
 ]
@@ -114,7 +115,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for family in dict.fromkeys(family for family, _, _ in CASES):
+    for family in FAMILIES:
         save(model(family), folder / family)
     return folder
 

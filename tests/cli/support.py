@@ -39,9 +39,10 @@ def real(*arguments: str, cwd: Path = ROOT, **options) -> subprocess.CompletedPr
     return call([*COMMAND, *arguments], cwd=cwd, **options)
 
 
-def within(capsys: pytest.CaptureFixture[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real command in this process: without the seconds that torch takes to be imported."""
-    code = main(arguments)
+def within(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The real command in this process: without the seconds that torch takes to be imported, by a fork server too."""
+    capsys.readouterr()
+    code = main([*map(str, arguments)])
     told = capsys.readouterr()
     return subprocess.CompletedProcess(arguments, code, told.out, told.err)
 

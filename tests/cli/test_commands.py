@@ -37,8 +37,8 @@ from tests.places import FIXTURES, NANOGPT, ROOT
         (["inspect", "a", "-f", "csv"], "--format is 'csv': expected table | json"),
     ],
 )
-def test_usage(arguments: list[str], message: str) -> None:
-    done = real(*arguments)
+def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = within(capsys, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
@@ -122,23 +122,19 @@ def test_help_waits_for_no_heavy_library(arguments: list[str]) -> None:
     assert done.stderr.splitlines()[-1] == ("[] 0" if arguments else "[] 2")
 
 
-def test_help_names_every_setting_and_group() -> None:
-    text = real("run", "--help").stdout
+def test_help_names_every_setting_group_and_format(capsys: pytest.CaptureFixture[str]) -> None:
+    text = within(capsys, "run", "--help").stdout
     for words in ("Calibration data:", "Method:", "Computing:", "Output:", "--depth-readout", "Default: 60,15,25."):
         assert words in text
+    assert all(form in text for form in Format)
 
 
-def test_version() -> None:
-    done = real("--version")
-    assert done.stdout == "peelaudit 0.1.0\n"
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert within(capsys, "--version").stdout == "peelaudit 0.1.0\n"
 
 
-def test_schema_is_json() -> None:
-    assert json.loads(real("schema").stdout)["$schema"].endswith("2020-12/schema")
-
-
-def test_formats_of_help_are_all() -> None:
-    assert all(form in real("run", "--help").stdout for form in Format)
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(within(capsys, "schema").stdout)["$schema"].endswith("2020-12/schema")
 
 
 def test_the_module_is_the_command() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.support import within
 from tests.fleet.support import (
     LONG,
     NANOGPT,
@@ -29,6 +30,7 @@ from tests.fleet.support import (
 )
 
 STEPS = ("ckpt-000000.pt", "ckpt-000100.pt", "ckpt-000250.pt", "ckpt-000600.pt", "ckpt-001200.pt", "ckpt.pt")
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -41,9 +43,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_bad_one_is_a_row_and_the_rest_is_done_once(run: Path, tmp_path: Path) -> None:
+def test_a_bad_one_is_a_row_and_the_rest_is_done_once(run: Path, tmp_path: Path, capsys: Capture) -> None:
     results = tmp_path / "results"
-    done = peelaudit("batch", run, "--out", results, "--jobs", "2", "-f", "json", *QUICK)
+    done = within(capsys, "batch", run, "--out", results, "--jobs", "2", "-f", "json", *QUICK)
     assert done.returncode == 3
     assert [(Path(row["checkpoint"]).name, row["state"], row["exit_code"]) for row in rows(done)] == [
         ("ckpt-9.pt", "done", 0),
@@ -61,24 +63,26 @@ def test_a_bad_one_is_a_row_and_the_rest_is_done_once(run: Path, tmp_path: Path)
     assert len((results / "summary.csv").read_text().splitlines()) == 3
 
     shutil.copy(run / "ckpt-9.pt", run / "ckpt-11.pt")  # mended, and the same as another
-    again = peelaudit("batch", run, "--out", results, "-f", "json", *QUICK)
+    again = within(capsys, "batch", run, "--out", results, "-f", "json", *QUICK)
     assert (again.returncode, again.stderr.count("error")) == (0, 0)
     assert [row["state"] for row in rows(again)] == ["kept"] * 3
     assert again.stderr.count(" of 3 kept in ") == 3
     assert rows(again)[2]["reason"] == f"the same content as {run / 'ckpt-9.pt'}"
     assert [line["event"] for line in journal(results)].count("finish") == 2
 
-    status = peelaudit("status", results, "-f", "json")
+    status = within(capsys, "status", results, "-f", "json")
     assert status.returncode == 0
     assert [row["state"] for row in rows(status)] == ["done"] * 3
-    table = peelaudit("status", results)
+    table = within(capsys, "status", results)
     assert table.returncode == 0
     assert table.stdout.startswith("3 checkpoints: 3 done\n")
 
 
 @pytest.mark.parametrize("flag", ["--data", "--tokenizer"])
-def test_a_wrong_path_in_the_settings_is_one_mistake_and_no_row_for_each(flag: str, run: Path, tmp_path: Path) -> None:
-    done = peelaudit("batch", run, "--out", tmp_path / "results", flag, tmp_path / "missing", *QUICK)
+def test_a_wrong_path_in_the_settings_is_one_mistake_and_no_row_for_each(
+    flag: str, run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    done = within(capsys, "batch", run, "--out", tmp_path / "results", flag, tmp_path / "missing", *QUICK)
     assert (done.returncode, done.stdout) == (3, "")
     assert len(done.stderr.splitlines()) == 1
     assert f"{tmp_path / 'missing'}: " in done.stderr
@@ -132,7 +136,9 @@ def check_undisturbed(results: Path, expected: dict[str, dict[str, object]]) -> 
     assert len(ended) <= len(expected)
 
 
-def killed_at_random(run: Path, tmp_path: Path, *, kills: int, settings: tuple[str, ...], seed: int) -> None:
+def killed_at_random(
+    run: Path, tmp_path: Path, capsys: Capture, *, kills: int, settings: tuple[str, ...], seed: int
+) -> None:
     arguments = ["batch", run, "--jobs", "2", "-q", *settings]
     begun = time.monotonic()
     assert peelaudit(*arguments, "--out", tmp_path / "undisturbed").returncode == 0
@@ -146,23 +152,23 @@ def killed_at_random(run: Path, tmp_path: Path, *, kills: int, settings: tuple[s
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         until(lambda: not members(process.pid))  # called at once
-    final = peelaudit(*arguments, "--out", results, "-f", "json")
+    final = within(capsys, *arguments, "--out", results, "-f", "json")
     assert final.returncode == 0, final.stderr
     assert {row["state"] for row in rows(final)} <= {"done", "kept"}
     check_undisturbed(results, expected)
     assert all(not path.name.endswith(".tmp") for path in results.glob("**/.*"))
 
 
-def test_killed_twice(run: Path, tmp_path: Path) -> None:
+def test_a_batch_that_was_killed_is_taken_up_again(run: Path, tmp_path: Path, capsys: Capture) -> None:
     (run / "ckpt-11.pt").unlink()
-    killed_at_random(run, tmp_path, kills=2, settings=QUICK, seed=1)
+    killed_at_random(run, tmp_path, capsys, kills=1, settings=QUICK, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_series_killed_ten_times(tmp_path: Path) -> None:
+def test_a_series_killed_ten_times(tmp_path: Path, capsys: Capture) -> None:
     settings = ("--tokens", "2048", "--schedules", "direct;final", "--resamples", "200")
-    killed_at_random(series(tmp_path / "run"), tmp_path, kills=10, settings=settings, seed=4)
+    killed_at_random(series(tmp_path / "run"), tmp_path, capsys, kills=10, settings=settings, seed=4)
 
 
 def begun(results: Path, count: int = 1) -> list[dict[str, object]]:
@@ -171,7 +177,7 @@ def begun(results: Path, count: int = 1) -> list[dict[str, object]]:
     return journal(results, "start")
 
 
-def test_ctrl_c_stops_everything(run: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything(run: Path, tmp_path: Path, capsys: Capture) -> None:
     results = tmp_path / "results"
     with started("batch", run, "--out", results, "--jobs", "2", "-q", *LONG) as process:
         begun(results, 2)
@@ -180,14 +186,14 @@ def test_ctrl_c_stops_everything(run: Path, tmp_path: Path) -> None:
         assert (process.returncode, out, errors) == (130, "", "peelaudit: interrupted\n")
         until(lambda: not members(process.pid), seconds=20)
     assert reports(results) == {}
-    assert [row["state"] for row in rows(peelaudit("status", results, "-f", "json"))] == ["pending"] * 3
+    assert [row["state"] for row in rows(within(capsys, "status", results, "-f", "json"))] == ["pending"] * 3
 
 
-def test_nothing_outlives_a_killed_parent(run: Path, tmp_path: Path) -> None:
+def test_nothing_outlives_a_killed_parent(run: Path, tmp_path: Path, capsys: Capture) -> None:
     results = tmp_path / "results"
     with started("batch", run, "--out", results, "--jobs", "2", "-q", *LONG) as process:
         begun(results, 2)
-        running = rows(peelaudit("status", results, "-f", "json"))
+        running = rows(within(capsys, "status", results, "-f", "json"))
         assert [row["state"] for row in running] == ["running", "running", "pending"]
         process.kill()
         process.communicate()
@@ -204,7 +210,7 @@ def test_nothing_outlives_a_killed_parent(run: Path, tmp_path: Path) -> None:
 def test_a_lost_process_loses_one_audit(number: int, sentence: str, run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     (run / "ckpt-11.pt").unlink()
-    settings = ("--tokens", "16384", "--seq-len", "32", "--resamples", "20000", "--solver", "adam", "--steps", "1500")
+    settings = ("--tokens", "4096", "--seq-len", "32", "--solver", "adam", "--steps", "300")
     with started("batch", run, "--out", results, "-f", "json", *settings) as process:
         os.kill(int(str(begun(results)[0]["pid"])), number)
         out, errors = process.communicate(timeout=200)

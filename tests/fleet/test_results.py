@@ -25,7 +25,7 @@ from peelaudit.settings.audit import AuditConfig
 from tests.factories import make_report
 from tests.fleet.support import write_model
 
-SETTINGS = {"tokens": 640, "seq_len": 32, "schedules": ("direct", "final"), "resamples": 100}
+SETTINGS = {"tokens": 640, "seq_len": 32, "schedules": ("direct", "final"), "resamples": 100, "effort": "quick"}
 
 
 @pytest.fixture

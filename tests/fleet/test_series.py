@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.fleet.support import NANOGPT, QUICK, peelaudit, write_model
+from tests.cli.support import within
+from tests.fleet.support import NANOGPT, QUICK, write_model
 
 WIDE = ("--schedules", "refined", "--tolerance", "0.2")
 """On so little text an interval is wide: this is what it can tell."""
@@ -26,12 +28,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def batch(folder: Path, *more: str):
-    return peelaudit("batch", folder / "run", "--out", folder / "out", *QUICK, *WIDE, *more)
+Capture = pytest.CaptureFixture[str]
 
 
-def test_a_training_run_is_told_and_drawn(results: Path) -> None:
-    done = batch(results, "--stop-when", "green", "-o", "github=" + str(results / "notes.txt"))
+def batch(capsys: Capture, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return within(capsys, "batch", folder / "run", "--out", folder / "out", *QUICK, *WIDE, *more)
+
+
+def test_a_training_run_is_told_and_drawn(results: Path, capsys: Capture) -> None:
+    done = batch(capsys, results, "--stop-when", "green", "-o", "github=" + str(results / "notes.txt"))
     assert done.returncode == 0
     assert "The YES cloud over 3 checkpoints" in done.stdout
     words = " ".join(done.stdout.split())
@@ -42,8 +47,8 @@ def test_a_training_run_is_told_and_drawn(results: Path) -> None:
     assert "ckpt-000000.pt::red" in (results / "notes.txt").read_text()  # the greens need no note
 
 
-def test_a_gate_over_the_batch_is_exit_1_and_names_what_failed(results: Path) -> None:
-    done = batch(results, "--fail-over", "trained_loss=3", "-f", "json", "-o", str(results / "junit.xml"))
+def test_a_gate_over_the_batch_is_exit_1_and_names_what_failed(results: Path, capsys: Capture) -> None:
+    done = batch(capsys, results, "--fail-over", "trained_loss=3", "-f", "json", "-o", str(results / "junit.xml"))
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if "gate failed" in line]
     assert "ckpt-000000.pt" in done.stderr
@@ -51,23 +56,23 @@ def test_a_gate_over_the_batch_is_exit_1_and_names_what_failed(results: Path) ->
     assert "<failure" in (results / "junit.xml").read_text()
 
 
-def test_an_error_outweighs_a_failed_gate(results: Path) -> None:
+def test_an_error_outweighs_a_failed_gate(results: Path, capsys: Capture) -> None:
     bad = results / "run/ckpt-000100.pt"
     bad.write_bytes(b"not a checkpoint")
-    done = batch(results, "--fail-over", "trained_loss=3", "-o", str(results / "junit.xml"))
+    done = batch(capsys, results, "--fail-over", "trained_loss=3", "-o", str(results / "junit.xml"))
     bad.unlink()
     assert done.returncode == 3
     assert "gate failed" in done.stderr
     assert "<error" in (results / "junit.xml").read_text()
 
 
-def test_a_rule_that_fits_no_row_is_a_mistake(results: Path) -> None:
-    assert batch(results, "--fail-over", "layer[9].gap=3").returncode == 2
+def test_a_rule_that_fits_no_row_is_a_mistake(results: Path, capsys: Capture) -> None:
+    assert batch(capsys, results, "--fail-over", "layer[9].gap=3").returncode == 2
 
 
-def test_what_is_no_training_run_has_no_pictures(results: Path) -> None:
+def test_what_is_no_training_run_has_no_pictures(results: Path, capsys: Capture) -> None:
     write_model(results / "run/other.pt", seed=3, layers=2)
-    done = batch(results, "--stop-when", "green", "-f", "json")
+    done = batch(capsys, results, "--stop-when", "green", "-f", "json")
     (results / "run/other.pt").unlink()
     assert done.returncode == 0
     assert "no training run" in done.stderr
@@ -75,42 +80,42 @@ def test_what_is_no_training_run_has_no_pictures(results: Path) -> None:
     assert not (results / "out/series.html").exists()
 
 
-def test_what_to_stop_for_is_checked_at_once(results: Path) -> None:
-    done = batch(results, "--stop-when", "red")
+def test_what_to_stop_for_is_checked_at_once(results: Path, capsys: Capture) -> None:
+    done = batch(capsys, results, "--stop-when", "red")
     assert done.returncode == 2
     assert "--stop-when" in done.stderr
 
 
-def test_a_batch_is_checked_and_converted_by_its_directory(results: Path) -> None:
+def test_a_batch_is_checked_and_converted_by_its_directory(results: Path, capsys: Capture) -> None:
     run = results / "run"
     settings = ("--out", results / "two", *QUICK)
-    batched = peelaudit("batch", run / "ckpt.pt", run / "ckpt-000000.pt", run / "gone.pt", *settings)
+    batched = within(capsys, "batch", run / "ckpt.pt", run / "ckpt-000000.pt", run / "gone.pt", *settings)
     assert batched.returncode == 3
     names = {path.name.rpartition("-")[0] for path in (results / "two/reports").iterdir()}
     assert names == {"run-ckpt", "run-ckpt-000000"}
-    converted = peelaudit("convert", results / "two", "-f", "csv")
+    converted = within(capsys, "convert", results / "two", "-f", "csv")
     assert converted.returncode == 0
     assert "warning" in converted.stderr
     assert "has no report of 1 among 3 checkpoints" in converted.stderr
     table = list(csv.DictReader(io.StringIO(converted.stdout)))
     steps = list(dict.fromkeys(row["training_step"] for row in table))
     assert steps == ["2400", "0"]  # in the batch's order
-    checked = peelaudit("check", results / "two", "--fail-over", "trained_loss=3", "-f", "json", "-q")
+    checked = within(capsys, "check", results / "two", "--fail-over", "trained_loss=3", "-f", "json", "-q")
     assert checked.returncode == 1
     assert "gate failed" in checked.stderr
     assert "run-ckpt-000000-" in checked.stderr
     assert len(json.loads(checked.stdout)) == 2
 
 
-def test_a_directory_without_reports_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_directory_without_reports_is_an_error_that_says_so(tmp_path: Path, capsys: Capture) -> None:
     commands = (("check", "--fail-on", "red"), ("convert",))
     for name, *flags in commands:
-        foreign = peelaudit(name, tmp_path, *flags)
+        foreign = within(capsys, name, tmp_path, *flags)
         assert (foreign.returncode, foreign.stdout) == (2, "")
         assert f"{tmp_path} holds no results of peelaudit batch" in foreign.stderr
     (tmp_path / "torn.pt").write_bytes(b"no checkpoint")
-    assert peelaudit("batch", tmp_path / "torn.pt", "--out", tmp_path / "out").returncode == 3
+    assert within(capsys, "batch", tmp_path / "torn.pt", "--out", tmp_path / "out").returncode == 3
     for name, *flags in commands:
-        empty = peelaudit(name, tmp_path / "out", *flags)
+        empty = within(capsys, name, tmp_path / "out", *flags)
         assert (empty.returncode, empty.stdout) == (3, "")
         assert f"{tmp_path / 'out'} holds no report yet, of 1 checkpoint" in empty.stderr

@@ -17,8 +17,10 @@ from peelaudit.checkpoints import open_checkpoint
 from peelaudit.checkpoints.configuration import build_skeleton
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.method.references.writers import observe, split_change, trainable_writers
-from peelaudit.network.families import admit
+from peelaudit.network import families
+from peelaudit.network.families import admit, family_of
 from peelaudit.network.linear import tapped
+from peelaudit.network.structure import find_structure
 from peelaudit.network.unembedding import Unembedding
 from tests.checkpoints import models
 from tests.network.registry import FAMILIES, early_refusal, tiny_model, tiny_values
@@ -143,6 +145,31 @@ def test_a_family_is_found_by_its_structure(family: str, tmp_path: Path) -> None
         assert checkpoint.info.context >= 32
     with opened(folder, dtype=torch.float32) as network:
         assert_the_same_losses(folder, network)
+
+
+def test_a_structure_is_looked_for_once_as_long_as_its_configuration_and_modules_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def look(skeleton: torch.nn.Module) -> object:
+        looked.append(repr(skeleton))
+        return find_structure(skeleton)
+
+    monkeypatch.setattr(families, "find_structure", look)
+    monkeypatch.setattr(families, "_KNOWN", {})
+    capped = {"final_logit_softcapping": 30.0}
+    cases = (("llama", {}), ("gemma3_text", {}), ("gemma3_text", capped), ("llama", {"num_hidden_layers": 3}))
+    for count, (name, changes) in enumerate(cases, 1):
+        folder = models.save(models.model(name, **changes), tmp_path / f"model-{count}")
+        found = []
+        for _ in range(2):
+            with open_checkpoint(folder, admit=admit) as checkpoint:
+                found.append(family_of(checkpoint))
+        assert len(looked) == count
+        assert found[0] == found[1]
+        assert found[0].tail.softcap == changes.get("final_logit_softcapping")
+        assert len(found[0].writers) == changes.get("num_hidden_layers", 2)
 
 
 def test_an_opt_without_a_final_norm_is_audited(tmp_path: Path) -> None:

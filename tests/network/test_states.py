@@ -29,7 +29,7 @@ from tests.pretend import pretend
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("family", sorted(models.CONFIGS))
+@pytest.mark.parametrize("family", models.families())
 def test_states_are_transformers_own(family: str, network: Callable[..., Network]) -> None:
     model = models.model(family)
     opened = network(model, dtype=torch.float32, positions=20)

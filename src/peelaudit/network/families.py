@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, cast
 
 from torch import nn
 
@@ -33,8 +32,10 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
 """Why, and transformers' `model_type` of those that are refused before anything is built of their configuration."""
 
 
-_KNOWN: WeakKeyDictionary[Checkpoint, Family] = WeakKeyDictionary()
-"""Of the checkpoints that are open: it takes some 50 ms a layer to find out."""
+_KNOWN: dict[str, Family] = {}
+"""By what they follow from, a configuration and its modules: it takes some 50 ms a layer to find out, and an audit asks
+as it opens a checkpoint and as it loads the network.
+"""
 
 
 def admit(name: str, model_type: str, values: Mapping[str, Any], skeleton: nn.Module | None = None) -> None:
@@ -65,18 +66,19 @@ def family_of(checkpoint: Checkpoint) -> Family:
     Raises:
         UnsupportedCheckpoint: it can't be audited.
     """
-    if checkpoint not in _KNOWN:
-        config = checkpoint.config
-        admit(checkpoint.info.path, config.model_type, config.to_dict())
-        _KNOWN[checkpoint] = _structure(checkpoint.info.path, config.model_type, checkpoint.skeleton())
-    return _KNOWN[checkpoint]
+    config = checkpoint.config
+    admit(checkpoint.info.path, config.model_type, config.to_dict())
+    return _structure(checkpoint.info.path, config.model_type, checkpoint.skeleton())
 
 
 def _structure(name: str, model_type: str, skeleton: nn.Module) -> Family:
-    try:
-        return find_structure(skeleton)
-    except Unclear as error:
-        raise UnsupportedCheckpoint(_refusal(name, model_type, str(error))) from None
+    described = f"{cast('Any', skeleton).config.to_json_string(use_diff=False)}{skeleton!r}"
+    if described not in _KNOWN:
+        try:
+            _KNOWN[described] = find_structure(skeleton)
+        except Unclear as error:
+            raise UnsupportedCheckpoint(_refusal(name, model_type, str(error))) from None
+    return _KNOWN[described]
 
 
 def _refusal(name: str, model_type: str, reason: str) -> str:

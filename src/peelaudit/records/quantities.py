@@ -9,10 +9,12 @@ made from these declarations. A new figure needs its field, and its value where 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["Form", "Quantity", "quantities_of"]
@@ -73,11 +75,12 @@ class Quantity:
         return value[self.item] if self.item < len(value) else None
 
 
+@functools.cache
 def quantities_of(kind: type) -> Mapping[str, Quantity]:
-    """A record's figures by key, in the order of its fields."""
+    """A record's figures by key, in the order of its fields; formats ask for every figure that they write."""
     found = {}
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         for one in getattr(hint, "__metadata__", ()):
             if isinstance(one, Quantity):
                 found[name] = dataclasses.replace(one, key=name)
-    return found
+    return MappingProxyType(found)

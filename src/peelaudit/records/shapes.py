@@ -287,7 +287,7 @@ def _under(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-def _fields(kind: type[Any]) -> tuple[Field, ...]:
+def _fields(kind: Any) -> tuple[Field, ...]:
     """The fields of the object that stands for a record, in order.
 
     A flattened record's field whose name the outer one has too goes by both names: `network_refinement`.

@@ -229,13 +229,12 @@ def test_settings_that_cannot_be_followed_are_refused(settings: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("solver", ["ridge", "adam"])
-def test_a_whole_audit_runs_with_rounded_inputs(solver: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("solver", "effort"), [("ridge", "default"), ("adam", "quick")])
+def test_a_whole_audit_runs_with_rounded_inputs(solver: str, effort: str, tmp_path: Path) -> None:
     own = bitnet(tmp_path / "model", linear_class="autobitlinear")
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 64, 2000).astype(np.uint16))
-    report = peelaudit.audit(
-        tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100, solver=solver, steps=4
-    )
+    settings = {"tokens": 1024, "seq_len": 16, "resamples": 100, "steps": 4, "solver": solver, "effort": effort}
+    report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", **settings)
     grids = {tensor.grid.name for tensor in report.checkpoint.tensors if tensor.grid is not None}
     assert grids == {"ternary per tensor"}
     assert len(report.layers) == own.config.num_hidden_layers

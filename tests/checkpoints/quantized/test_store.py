@@ -49,12 +49,15 @@ def test_inspect_shows_how_tensors_are_packed(packed: Path, capsys: pytest.Captu
     assert "qweight" not in shown
 
 
+SMALL = {"tokens": 1024, "seq_len": 16, "resamples": 100, "effort": "quick"}
+
+
 def test_a_report_says_what_of_the_quantisation_is_left_out(tmp_path: Path) -> None:
     settings = compressed_tensors.config("int-quantized")
     settings["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8, "dynamic": True, "strategy": "token"}
     pack("llama", tmp_path / "model", compressed_tensors.packer("channel"), settings)
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 64, 4000).astype(np.uint16))
-    report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
+    report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", **SMALL)
     assert any("the audit rounds the weights alone" in warning for warning in report.warnings)
     assert report.low_bit == LowBit((LowBitSet("8-bit per row", 14),), 14, held=True)
 
@@ -64,7 +67,7 @@ def test_references_of_nf4_are_nf4(tmp_path: Path) -> None:
     nf4 = bitsandbytes.four_bits("nf4", table=bitsandbytes.NF4)
     pack("llama", tmp_path / "model", nf4, bitsandbytes.config(4))
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 64, 4000).astype(np.uint16))
-    report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", tokens=1024, seq_len=16, resamples=100)
+    report = peelaudit.audit(tmp_path / "model", tmp_path / "tokens.npy", **SMALL)
     assert report.low_bit == LowBit((LowBitSet("nf4 in groups of 64", 12),), 14, held=True)
 
 

@@ -35,7 +35,7 @@ def bulk(weight: torch.Tensor) -> torch.Tensor:
 
 
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.
-@pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
+@pytest.mark.parametrize("family", models.families("bitnet"))
 def test_slopes_are_those_of_finite_differences(network: Callable[..., Network], family: str) -> None:
     made = network(family, changes=models.SMOOTH.get(family, {}))
     rows = made.rows.held_out

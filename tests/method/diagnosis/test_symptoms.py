@@ -53,7 +53,7 @@ def test_it_takes_no_random_numbers_from_anyone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("family", sorted(models.CONFIGS))
+@pytest.mark.parametrize("family", models.families())
 def test_what_each_half_writes_is_what_the_block_adds(network: Callable[..., Network], family: str) -> None:
     """With the other half silent, the block's output less its input is the half's own."""
     made = network(family)

@@ -13,7 +13,7 @@ from peelaudit.network.block import Block
 from tests.checkpoints import models
 from tests.networks import Network
 
-FAMILIES = sorted(set(models.CONFIGS) - set(models.MIXTURES))
+FAMILIES = models.families(*models.MIXTURES)
 POST_NORM = ("gemma3_text", "olmo2")
 PARALLEL = ("gpt_neox", "phi")
 BIASED = ("gpt2", "gpt_neox", "opt", "phi")
@@ -70,7 +70,7 @@ def test_watching_a_block_changes_nothing(family: str, network: Opener) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in block.module.modules())
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(POST_NORM)))
+@pytest.mark.parametrize("family", models.families(*models.MIXTURES, *POST_NORM))
 def test_the_predicted_output_is_the_changed_blocks_own(family: str, network: Opener) -> None:
     opened = network(family)
     block, inputs = opened.decoder.block(2), opened.states[1]

@@ -50,7 +50,7 @@ def alone(network: Network, reach: Reach = CHEAP) -> list[tuple[Refined, Block, 
 
 
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.
-@pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
+@pytest.mark.parametrize("family", models.families("bitnet"))
 def test_gradients_are_those_of_finite_differences(network: Opener, family: str) -> None:
     made = network(family, changes=models.SMOOTH.get(family, {}))
     down, rows = downstream(made), made.rows.fit
@@ -71,7 +71,7 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
         assert (up - low) / (2 * step) == pytest.approx(expected, rel=1e-2, abs=0.05)
 
 
-@pytest.mark.parametrize("family", sorted(models.CONFIGS.keys() - {"bitnet"}))
+@pytest.mark.parametrize("family", models.families("bitnet"))
 def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, family: str) -> None:
     made = network(family, changes=models.SMOOTH.get(family, {}))
     down, rows, layers = downstream(made), made.rows.fit, made.decoder.n_layers
@@ -268,7 +268,7 @@ def test_a_refined_block_is_no_better_than_adam_for_long_and_at_least_half_as_go
     assert theirs.low > 0
 
 
-@pytest.mark.parametrize("layer", [2, 4])
+@pytest.mark.parametrize("layer", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_damaged_layer_gains_most(layer: int) -> None:
     config = AuditConfig(checkpoint=str(NANOGPT / "ckpt.pt"), seq_len=64, tokens=8192)
     with prepared(config) as audit:

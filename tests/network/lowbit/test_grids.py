@@ -60,7 +60,7 @@ def test_a_matrix_that_is_kept_the_other_way_round_is_read_by_its_outputs(tmp_pa
 
 def audit(checkpoint: Path, tokens: Path, **settings: object) -> AuditReport:
     np.save(tokens, np.random.default_rng(0).integers(0, 64, 4000).astype(np.uint16))
-    return peelaudit.audit(checkpoint, tokens, tokens=1024, seq_len=16, resamples=100, **settings)
+    return peelaudit.audit(checkpoint, tokens, tokens=1024, seq_len=16, resamples=100, effort="quick", **settings)
 
 
 def test_a_report_says_what_its_references_are(ternary: Path, tmp_path: Path) -> None:
