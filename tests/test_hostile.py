@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import logging
 import os
 import resource
 import struct
@@ -228,6 +229,17 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.usefixtures("_bounded")
+def test_row_82_an_index_that_names_what_no_file_is_called(
+    sharded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edit(
+        sharded / "model.safetensors.index.json",
+        lambda values: values["weight_map"].update({"lm_head.weight": "\ud800.safetensors"}),
+    )
+    assert "names no file" in refused(["run", str(sharded)], tmp_path, capfd)
+
+
+@pytest.mark.usefixtures("_bounded")
 @pytest.mark.parametrize("shard", ["../outside.safetensors", "/etc/hostname"])
 def test_row_40_an_index_that_leaves_its_directory(
     shard: str, sharded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -260,6 +272,40 @@ def test_row_45_a_configuration_of_another_model(
     edit(llama / "config.json", lambda values: values.update(changes))
     for command in ("run", "inspect"):
         assert "llama" in refused([command, str(llama)], tmp_path, capfd)
+
+
+@pytest.mark.usefixtures("_bounded")
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_row_81_what_transformers_says_of_a_configuration_is_not_printed(
+    key: str, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rope = {"rope_type": "x\x1b[31m\n::error::pwned", "factor": 2.0, "rope_theta": 10000.0}
+    edit(llama / "config.json", lambda values: values.update({key: rope}))
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        for command in ("run", "inspect"):
+            assert "config.json" in refused([command, str(llama)], tmp_path, capfd)
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert told == []
+
+
+@pytest.mark.usefixtures("_bounded")
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ("row 75", "{" + ",".join(f'"k{number}": 1' for number in range(60_000)) + ', "k59999": 2}'),
+        ("row 76", "[" + ",".join(["[[]]"] * 3_000_000) + "]"),
+    ],
+)
+def test_rows_75_and_76_json_that_takes_long(
+    row: str, text: str, llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (llama / "config.json").write_text(text)
+    assert {"row 75": "'k59999' occurs twice", "row 76": "values"}[row] in refused(["run", str(llama)], tmp_path, capfd)
 
 
 # --- calibration data -------------------------------------------------------------------------------------------------

@@ -6,9 +6,12 @@ made. Code that a checkpoint brings along is never run.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -226,6 +229,21 @@ def _layers(count: int) -> str:
     return f"{count} layer" if count == 1 else f"{count} layers"
 
 
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Transformers' warnings are not for a user's terminal: they hold the file's own strings as they are, of which one
+    may be an escape code or a command to a build server.
+    """
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def build_config(description: Description) -> Any:
     """The configuration object of transformers.
 
@@ -234,7 +252,8 @@ def build_config(description: Description) -> Any:
     """
     values = {key: value for key, value in description.values.items() if key not in _UNUSED}
     try:
-        config = description.config_class.from_dict(values)
+        with _unheard():
+            config = description.config_class.from_dict(values)
     except Exception as error:
         raise MalformedCheckpoint(
             f"{description.subject}: the values contradict each other or the family's types ({type(error).__name__})"
@@ -256,7 +275,7 @@ def build_skeleton(config: Any, subject: str) -> torch.nn.Module:
 
     attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa else "eager"
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _unheard():
             module = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     except Exception as error:
         raise MalformedCheckpoint(

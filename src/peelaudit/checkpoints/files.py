@@ -158,7 +158,11 @@ def within(directory: Path, name: str) -> Path:
     root = directory.resolve()
     if root.parent.name == "snapshots":
         root = root.parent.parent  # the hub's cache: snapshots/<revision>/* link to blobs/*
-    if not (directory / name).resolve().is_relative_to(root):
+    try:
+        inside = (directory / name).resolve().is_relative_to(root)
+    except (OSError, ValueError) as error:  # a loop of links, a name that the system can't have
+        raise MalformedCheckpoint(f"{quoted(directory)}: {quoted(name)} names no file ({_reason(error)})") from None
+    if not inside:
         raise MalformedCheckpoint(f"{quoted(directory / name)}: is a symbolic link that leaves the directory")
     return directory / name
 
