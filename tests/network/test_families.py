@@ -45,9 +45,12 @@ TRAITS = (
 """ALiBi, parallel halves, factors, soft caps, norms behind writers, tuples returned, latent keys, no positions, …"""
 
 MIXTURES = (
+    *("afmoe", "flex_olmo", "llama4_text"),
     *("deepseek_v3", "gpt_oss", "granitemoe", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"),
 )
-"""Experts with biases, with their matrices the other way round, beside an MLP with a gate; routers of some kinds."""
+"""A norm behind all experts, experts that are given all tokens, that have biases, whose matrices are kept the other way
+round, beside an MLP with a gate; routers of some kinds.
+"""
 
 NORMED = ("exaone4", "gemma2", "gemma4_text", "glm4")
 """Those of them whose writers' products pass a norm."""
@@ -60,7 +63,8 @@ REASONS = (
     r"is an encoder; only decoder-only models are audited",
     r"isn't a decoder-only language model",
     r"can't be audited: its experts are computed in a way that isn't known",
-    r"can't be audited: a norm stands behind (each of )?its experts",
+    r"can't be audited: a norm stands behind each of its experts",
+    r"can't be audited: its blocks don't add to a residual stream",
     r"can't be audited: its blocks are recurrent or convolutions, not attention alone",
     r"can't be audited: its blocks are recurrent, or some of them are",
     r"can't be audited: its layers are not modules that are called one after another",
