@@ -80,6 +80,7 @@ EXAMINED = Examination(
     slopes=(None,) * N,
     influences=tuple(np.full(5, turned) for turned in (0.1, 0.2, 0.3)),
     loads=(None, np.array([[0.5, 0.25, 0.25, 1.0]] * 5), None),
+    routings=(None, everywhere(0.25), None),
     gains=None,
 )
 
@@ -344,3 +345,10 @@ def test_the_loads_of_the_most_and_the_least_used_expert_are_shares_of_tokens() 
     assert second.most_load is not None
     assert second.least_load is not None
     assert (second.most_load.value, second.least_load.value) == (1.0, 0.25)
+
+
+def test_what_a_router_saves_is_told_of_blocks_with_experts() -> None:
+    first, second, _ = concluded().layers
+    assert first.routing_gain is None
+    assert second.routing_gain is not None
+    assert second.routing_gain.value == pytest.approx(0.25)

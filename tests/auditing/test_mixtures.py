@@ -63,7 +63,7 @@ def test_experts_of_few_bits_are_audited_as_floats_alone(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_faults_in_an_expert_and_a_block_are_named_and_none_without() -> None:
-    """By looks and slopes alone. They don't name a router that was redrawn."""
+    """By looks, slopes and routing alone."""
     config = AuditConfig(checkpoint=str(MIXTRAL), tokens=32768, seq_len=256, effort="quick")
     result = selftest(config, Plan(PLANTED, Selector(((2, 3),)), redraws=2, references=False))
     assert result.undamaged == ((), (), ())

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 Write = Callable[[gguf.GGUFWriter], None]
+_GRANITES = ("granitemoe", "granitemoeshared")
 ARCHITECTURES = {
     "gemma3_text": "gemma3",
     "mistral": "mistral3",
@@ -26,6 +27,10 @@ ARCHITECTURES = {
     "phi": "phi2",
     "gpt_neox": "gptneox",
     "gpt_bigcode": "starcoder",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "granitemoeshared": "granitemoe",
 }
 """GGUF's name of the families that have another one there."""
 
@@ -91,11 +96,28 @@ def _tensors(made: transformers.PreTrainedModel, architecture: str) -> dict[str,
     for name, tensor in made.state_dict().items():
         if ".act_fn." in name or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
+        if parts := _experts(name, tensor):
+            found |= parts
+            continue
         known = name.removeprefix("transformer.") if config.model_type == "bloom" else name
+        known = known.replace("moe.router.", "moe.router.layer.")  # as Granite's files have it
         stored = table.get_name(known, try_suffixes=(".weight", ".bias"))
         assert stored is not None, name
         found[stored] = _written(tensor, name, config)
     return found
+
+
+def _experts(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is written of the experts' tensors, and of two matrices that Granite has as one."""
+    layer = name.split(".")[2] if name.startswith("model.layers.") else ""
+    if name.endswith("experts.down_proj"):
+        return {f"blk.{layer}.ffn_down_exps.weight": tensor}
+    kind = {"experts.gate_up_proj": "exps", "shared_mlp.input_linear.weight": "shexp"}
+    end = next((end for end in kind if name.endswith(end)), None)
+    if end is None:
+        return {}
+    gate, up = tensor.chunk(2, dim=-2)
+    return {f"blk.{layer}.ffn_gate_{kind[end]}.weight": gate, f"blk.{layer}.ffn_up_{kind[end]}.weight": up}
 
 
 # --- what becomes of a tensor -----------------------------------------------------------------------------------------
@@ -103,7 +125,7 @@ def _tensors(made: transformers.PreTrainedModel, architecture: str) -> dict[str,
 
 def _written(tensor: torch.Tensor, name: str, config: transformers.PreTrainedConfig) -> torch.Tensor:
     family, heads = config.model_type, config.num_attention_heads
-    if family in ("llama", "mistral", "ministral3", "granite", "smollm3", "arcee"):
+    if family in ("llama", "mistral", "ministral3", "granite", "smollm3", "arcee", "mixtral", *_GRANITES):
         if name.endswith(("q_proj.weight", "q_proj.bias")):
             return _permuted(tensor, heads)
         if name.endswith(("k_proj.weight", "k_proj.bias")):
@@ -243,6 +265,24 @@ def _ministral3(config: Any) -> dict[str, Any]:
     }
 
 
+def _mixture(config: Any, width: str | None = None) -> dict[str, Any]:
+    """TextModel's of experts; `width` is the name of a width of theirs."""
+    found = {"expert_count": config.num_experts if hasattr(config, "num_experts") else config.num_local_experts}
+    found["expert_used_count"] = config.num_experts_per_tok
+    return found | ({"expert_feed_forward_length": getattr(config, width)} if width else {})
+
+
+def _qwen_mixture(config: Any) -> dict[str, Any]:
+    found = _usual(config) | _mixture(config, "moe_intermediate_size")
+    beside = getattr(config, "shared_expert_intermediate_size", None)
+    return found | ({"expert_shared_feed_forward_length": beside} if beside else {})
+
+
+def _granite_mixture(config: Any) -> dict[str, Any]:
+    beside = getattr(config, "shared_intermediate_size", 0)
+    return _granite(config) | _mixture(config) | ({"expert_shared_feed_forward_length": beside} if beside else {})
+
+
 def _granite(config: Any) -> dict[str, Any]:
     return _like_llama(config, head_dim=False) | {
         "attention.scale": config.attention_multiplier,
@@ -350,6 +390,12 @@ _OWN: dict[str, Callable[[Any], dict[str, Any]]] = {
     "gemma": _gemma,
     "mistral": _like_llama,
     "ministral3": _ministral3,
+    "mixtral": lambda config: _like_llama(config) | _mixture(config),
+    "qwen2_moe": _qwen_mixture,
+    "qwen3_moe": _qwen_mixture,
+    "olmoe": lambda config: _usual(config) | _mixture(config),
+    "granitemoe": _granite_mixture,
+    "granitemoeshared": _granite_mixture,
     "granite": _granite,
     "smollm3": _like_llama,
     "arcee": _like_llama,

@@ -82,9 +82,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("bloom", {}),
     "mpt": ("mpt", {"attn_config": {"alibi": True, "alibi_bias_max": 8, "clip_qkv": 0.5}}),
     "starcoder": ("gpt_bigcode", {"n_inner": 128, "num_key_value_heads": 1}),
+    "llama mixture": ("mixtral", {"sliding_window": None}),
+    "qwen2moe": ("qwen2_moe", {"shared_expert_intermediate_size": 40}),
+    "qwen3moe": ("qwen3_moe", {"norm_topk_prob": True, "head_dim": 16}),
+    "olmoe": ("olmoe", {}),
+    "granitemoe": ("granitemoe", {"attention_multiplier": 0.7}),
+    "granitemoe shared": ("granitemoeshared", {"shared_intermediate_size": 40, "logits_scaling": 4.0}),
 }
 OLDER = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2"}
 """Those of `test_gguf_config.py`."""
+
+SOME_MIXTURES = ("llama mixture", "qwen2moe", "granitemoe shared")
 
 NEEDED = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count")
 LAYER_NORM = {"command-r", "cohere2", "nemotron", "starcoder2", "stablelm", "phi2", "gptneox", "falcon", "bloom", "mpt"}
@@ -97,6 +105,8 @@ OWN_NEEDED = {
     "falcon": ("tensor_data_layout",),
     "mpt": ("attention.max_alibi_bias",),
     "phi3 long": ("rope.scaling.original_context_length",),
+    **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), ("expert_count", "expert_used_count")),
+    "granitemoe": ("expert_count", "expert_used_count", "logit_scale"),
 }
 """What llama.cpp doesn't open a file without, and what tells how it was converted."""
 
@@ -198,7 +208,10 @@ def test_a_needed_key_left_out_is_an_error(name: str, tmp_path: Path) -> None:
             open_checkpoint(path)
 
 
-@pytest.mark.parametrize("name", ["granite", "phi3 long", "olmo2 windowed", "falcon two norms", "bloom", "mpt", "glm4"])
+@pytest.mark.parametrize(
+    "name",
+    ["granite", "phi3 long", "olmo2 windowed", "falcon two norms", "bloom", "mpt", "glm4", *SOME_MIXTURES],
+)
 def test_a_tensor_left_out_or_added_is_an_error(name: str, tmp_path: Path) -> None:
     made = lively(name)
     names = gguf_models.names_of(made)
@@ -238,6 +251,13 @@ def test_a_tensor_left_out_or_added_is_an_error(name: str, tmp_path: Path) -> No
         ("starcoder", {"attention.head_count_kv": 4}),
         ("bloom", {"feed_forward_length": 64}),
         ("gptneox", {"attention.head_count_kv": 2}),
+        ("llama mixture", {"expert_used_count": 9}),
+        ("llama mixture", {"expert_group_count": 2}),
+        ("qwen3moe", {"expert_gating_func": 2}),
+        ("qwen3moe", {"leading_dense_block_count": 1}),
+        ("qwen2moe", {"expert_weights_norm": True}),
+        ("olmoe", {"expert_feed_forward_length": 24}),
+        ("olmoe", {"expert_weights_scale": 2.5}),
     ],
 )
 def test_what_cannot_be_taken_over_is_refused_by_name(name: str, changed: dict[str, Any], tmp_path: Path) -> None:

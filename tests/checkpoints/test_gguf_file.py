@@ -258,7 +258,13 @@ def aligned(number: int, kind: int = 4) -> bytes:
         (header(ARCHITECTURE, tensors=(tensor(dims=(33,), kind=2),)) + bytes(200), "rows of 33"),
         (header(tensors=(tensor(),)) + bytes(200), "doesn't name its architecture"),
         (header(value(b"general.architecture", 8, text(b"bert"))), "the architecture 'bert' can't be audited"),
-        (header(ARCHITECTURE, value(b"llama.expert_count", 4, struct.pack("<I", 8))), "mixtures of experts"),
+        (
+            header(
+                value(b"general.architecture", 8, text(b"qwen2")),
+                value(b"qwen2.expert_count", 4, struct.pack("<I", 8)),
+            ),
+            "mixtures of experts of the architecture 'qwen2'",
+        ),
         (header(*SIZED, value(b"llama.rope.scaling.type", 8, text(b"longrope"))), "rope.scaling.type' is 'longrope'"),
         (header(*SIZED, tensors=(tensor(b"rope_freqs.weight"),)) + bytes(200), "scales its rotary"),
         (header(ARCHITECTURE, value(b"llama.block_count", 8, text(b"two"))), "llama.block_count' is 'two'"),

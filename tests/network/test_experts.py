@@ -15,6 +15,7 @@ from peelaudit.network.experts import Routes, are_experts, separate
 from peelaudit.network.linear import tapped
 from peelaudit.network.parts import Unclear
 from tests.checkpoints import models
+from tests.network.registry import tiny_model
 from tests.networks import Network
 
 Opener = Callable[..., Network]
@@ -62,6 +63,28 @@ def test_an_expert_sees_the_tokens_that_are_given_to_it_alone() -> None:
         assert torch.equal(shares[:, 0], weights[experts == number])
         if number in seen:
             assert torch.equal(seen[number], hidden[tokens])
+
+
+def test_experts_that_are_given_all_tokens_compute_apart_what_they_do_together() -> None:
+    layer = tiny_model("llama4_text").model.layers[1]
+    hidden = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = layer.feed_forward(hidden)[0]
+        logits = hidden @ layer.feed_forward.router.weight.T
+    separate(layer)
+    routes = Routes()
+    seen: list[Tensor] = []
+    taps = [
+        (layer.feed_forward.experts.routing, routes.keep),
+        (layer.feed_forward.router, lambda _, product: seen.append(product)),
+    ]
+    with tapped(taps), torch.no_grad():
+        found = layer.feed_forward(hidden)[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(seen[0], logits)
+    chosen = logits.topk(2, dim=1).indices
+    for number in range(4):
+        assert torch.equal(routes.of(number)[0], (chosen == number).any(dim=1).nonzero()[:, 0])
 
 
 def test_experts_that_compute_something_else_are_refused() -> None:

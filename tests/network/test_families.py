@@ -47,9 +47,12 @@ TRAITS = (
 """ALiBi, parallel halves, factors, soft caps, norms behind writers, tuples returned, latent keys, no positions, …"""
 
 MIXTURES = (
+    *("afmoe", "flex_olmo", "llama4_text"),
     *("deepseek_v3", "gpt_oss", "granitemoe", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"),
 )
-"""Experts with biases, with their matrices the other way round, beside an MLP with a gate; routers of some kinds."""
+"""A norm behind all experts, experts that are given all tokens, that have biases, whose matrices are kept the other way
+round, beside an MLP with a gate; routers of some kinds.
+"""
 
 NORMED = ("exaone4", "gemma2", "gemma4_text", "glm4")
 """Those of them whose writers' products pass a norm."""
@@ -61,9 +64,9 @@ REASONS = {
     "experts that are computed in a way that isn't known": (
         r"can't be audited: its experts are computed in a way that isn't known",
     ),
-    "a norm behind the experts": (r"can't be audited: a norm stands behind (each of )?its experts",),
     "other things added to the residual stream than a linear map's products": (
         r"can't be audited: what its blocks add to the residual stream isn't a linear map's product( \(\w+\))?",
+        r"can't be audited: its blocks don't add to a residual stream",
     ),
     "recurrent, state-space or linear-attention blocks, or a hybrid with them": (
         r"can't be audited: its blocks are recurrent or convolutions, not attention alone",

@@ -43,6 +43,7 @@ _MOST_LISTED = 5
 
 _SYMPTOMS = {
     Symptom.UNTRAINED: "matrices that can't be told from random ones, as if never trained or overwritten",
+    Symptom.ROUTER_AT_CHANCE: "its router does no better than with its experts exchanged, as if drawn anew",
     Symptom.EXPERT_UNTRAINED: "an expert whose matrices can't be told from random ones, as if never trained",
     Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream",
     Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream",

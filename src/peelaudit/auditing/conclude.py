@@ -216,6 +216,7 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
         ),
         most_load=most,
         least_load=least,
+        routing_gain=_routing(measured, depth),
         signs=signs,
         symptoms=looks,
     )
@@ -230,6 +231,12 @@ def _loads(measured: Measurements, depth: int) -> tuple[Estimate | None, Estimat
     order, ones = found.sum(axis=0).argsort(), np.ones(len(found))
     most, least = (_ratio(trained, found[:, index], ones, doubt) for index in (order[-1], order[0]))
     return most, least
+
+
+def _routing(measured: Measurements, depth: int) -> Estimate | None:
+    """What a block's router saves, nats/token."""
+    found = measured.examined.routings[depth - 1]
+    return None if found is None else measured.examined.panel.estimate(found, "held_out")
 
 
 def _projection(measured: Measurements, depth: int) -> tuple[Estimate, ...]:

@@ -212,7 +212,8 @@ class Measurer:
 
     def examiner(self) -> Examiner:
         """What looks at every block, in the network under the readout."""
-        return Examiner(self._down, self._states, self._panel, self._base, self._progress)
+        plain = Downstream(self._decoder, self._data, self._readouts.own, self._store)
+        return Examiner(self._down, self._states, self._panel, self._base, self._progress, plain=plain)
 
     def _at(self, depth: int) -> tuple[ReadoutKind, Panel]:
         if depth == self._decoder.n_layers:

@@ -281,5 +281,9 @@ def build_skeleton(config: Any, subject: str) -> torch.nn.Module:
         raise MalformedCheckpoint(
             f"{subject}: transformers can't build this model ({type(error).__name__}); check the configuration's values"
         ) from None
+    if not hasattr(module, module.base_model_prefix):  # Llama 4's is what the multimodal model calls the whole
+        embedding = module.get_input_embeddings()
+        holds = (name for name, one in module.named_children() if any(part is embedding for part in one.modules()))
+        module.base_model_prefix = next(holds, module.base_model_prefix)
     skeleton: torch.nn.Module = module.eval()
     return skeleton

@@ -45,6 +45,11 @@ class Architecture:
         odd: what else it has of its own.
         undo: by what a stored name ends in, what undoes the conversion.
         listed: parameters that are stored as values, one for each layer: the key, the name within a layer, the rank.
+        experts: the family's names of how many a mixture has, how many a token is given to, and their width; None where
+            it has no name of its own, for then the MLP's width is theirs. Empty for what is no mixture.
+        joined: tensors within a layer that the family has as one: the first, the second behind it, and the name of
+            both, the last but one dimension of each being the outputs.
+        mixture: what it is with experts, where it may be both.
     """
 
     family: str
@@ -58,6 +63,9 @@ class Architecture:
     odd: Odd = odd.nothing
     undo: tuple[tuple[str, Undo], ...] = ()
     listed: tuple[tuple[str, str, int], ...] = ()
+    experts: tuple[str, str, str | None] | tuple[()] = ()
+    joined: tuple[tuple[str, str, str], ...] = ()
+    mixture: Architecture | None = None
 
     def name_of(self, size: str) -> str | None:
         """The family's name of a size, None where it has none."""
@@ -75,9 +83,49 @@ _TRANSPOSED = tuple(
     (f".{name}.weight", transposed) for name in ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 )  # not `output.weight`, the head
 _ALL_HEADS: Mapping[str, str | None] = {"num_key_value_heads": None}
+_EXPERTS = (("ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_gate_up_exps.weight"),)
+_SHARED = (("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_gate_up_shexp.weight"),)
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture(family="llama", head=True, biases=_ATTENTION | _MLP, undo=_PAIRED),
+    "llama": Architecture(
+        family="llama",
+        head=True,
+        biases=_ATTENTION | _MLP,
+        undo=_PAIRED,
+        mixture=Architecture(
+            family="mixtral",
+            head=True,
+            odd=odd.mixtral,
+            undo=_PAIRED,
+            experts=("num_local_experts", "num_experts_per_tok", None),
+            joined=_EXPERTS,
+        ),
+    ),
+    "qwen2moe": Architecture(
+        family="qwen2_moe",
+        odd=odd.qwen2moe,
+        experts=("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
+        joined=_EXPERTS,
+    ),
+    "qwen3moe": Architecture(
+        family="qwen3_moe",
+        head=True,
+        biases=_ATTENTION,
+        odd=odd.qwen3moe,
+        experts=("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
+        joined=_EXPERTS,
+    ),
+    "olmoe": Architecture(
+        family="olmoe", odd=odd.olmoe, experts=("num_experts", "num_experts_per_tok", None), joined=_EXPERTS
+    ),
+    "granitemoe": Architecture(
+        family="granitemoe",
+        biases=_ATTENTION,
+        odd=odd.granitemoe,
+        undo=_PAIRED,
+        experts=("num_local_experts", "num_experts_per_tok", None),
+        joined=(*_EXPERTS, *_SHARED),
+    ),
     "qwen2": Architecture(family="qwen2", head=True),
     "qwen3": Architecture(family="qwen3", head=True, biases=_ATTENTION),
     "gemma": Architecture(family="gemma", head=True, undo=_PLUS_ONE),

@@ -43,15 +43,14 @@ def read_config(header: GgufHeader, stored: Stored, subject: str) -> GgufConfig:
         subject: the file, which begins the messages.
 
     Raises:
-        UnsupportedCheckpoint: the architecture isn't known or isn't dense, the file is no model, or a value changes
+        UnsupportedCheckpoint: the architecture isn't known, the file is no model, or a value changes
             what the network computes and can't be taken over.
         MalformedCheckpoint: a value is missing or impossible.
         MismatchedWeights: the tensors are those of another number of layers.
     """
     name = _name(header, subject)
-    architecture, own = ARCHITECTURES[name], OwnValues(header, name, subject)
-    if own.take("expert_count"):
-        raise UnsupportedCheckpoint(f"{subject}: mixtures of experts can't be audited")
+    own = OwnValues(header, name, subject)
+    architecture = _with_or_without_experts(own, ARCHITECTURES[name])
     sizes = _sizes(own, architecture)
     found = _values(own, architecture, sizes, stored)
     if 0 < (window := own.number("attention.sliding_window")) < sizes.context:
@@ -64,6 +63,37 @@ def read_config(header: GgufHeader, stored: Stored, subject: str) -> GgufConfig:
     found |= {**special, "pad_token_id": None}  # the families' usual ones may be beyond the vocabulary
     heads = Heads(sizes.heads, sizes.keys)
     return GgufConfig(name, architecture, heads, found, frozenset(stored.used))
+
+
+def _with_or_without_experts(own: OwnValues, architecture: Architecture) -> Architecture:
+    """The architecture that the number of experts, which is left to be taken, says."""
+    several = bool(own.peek("expert_count"))
+    if several and architecture.mixture is not None:
+        return architecture.mixture
+    if several and not architecture.experts:
+        raise UnsupportedCheckpoint(
+            f"{own.subject}: mixtures of experts of the architecture {quoted(own.name, 40)} can't be audited; use the"
+            " Hugging Face directory of this model"
+        )
+    if not several and not architecture.experts:
+        own.take("expert_count")
+    return architecture
+
+
+def _experts(own: OwnValues, architecture: Architecture, sizes: Sizes) -> dict[str, Any]:
+    """How many experts there are, how many a token is given to, and their width where that is one of its own."""
+    if not architecture.experts:
+        return {}
+    count, used, width = architecture.experts
+    found = {count: own.need_count("expert_count"), used: own.need_count("expert_used_count")}
+    if not 0 < found[used] <= found[count]:
+        raise own.unused("expert_used_count", found[used])
+    inner = own.count("expert_feed_forward_length", 0)
+    if width is not None:
+        return {**found, width: inner or sizes.inner // found[used]}
+    if inner not in (0, sizes.inner):
+        raise own.unused("expert_feed_forward_length", inner)
+    return found
 
 
 def _name(header: GgufHeader, subject: str) -> str:
@@ -117,6 +147,7 @@ def _values(own: OwnValues, architecture: Architecture, sizes: Sizes, stored: St
     }
     found |= {"head_dim": sizes.head} if architecture.head else {}
     found |= {"model_type": architecture.family, "tie_word_embeddings": "output.weight" not in stored.shapes}
+    found |= _experts(own, architecture, sizes)
     found |= {switch: tensor in stored.shapes for switch, tensor in architecture.biases.items()}
     if architecture.epsilon:
         found[architecture.epsilon] = _epsilon(own, architecture)

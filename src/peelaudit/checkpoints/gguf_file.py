@@ -16,6 +16,7 @@ import torch
 from peelaudit.checkpoints.configuration import Description
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.gguf_config import GgufConfig, read_config
+from peelaudit.checkpoints.gguf_joined import joined_pairs
 from peelaudit.checkpoints.gguf_listed import listed_parameters
 from peelaudit.checkpoints.gguf_part import library
 from peelaudit.checkpoints.gguf_rotary import Stored
@@ -27,6 +28,16 @@ from peelaudit.errors import MalformedCheckpoint
 from peelaudit.records import TensorInfo
 
 __all__ = ["GgufFile"]
+
+_ENDS = (".weight", ".bias")
+_RENAMED = {
+    "mlp.experts.gate_up_proj": "mlp.experts.gate_proj",
+    "block_sparse_moe.experts.gate_up_proj": "mlp.experts.gate_proj",
+    "block_sparse_moe.experts.down_proj": "mlp.experts.down_proj",
+    "block_sparse_moe.router.": "block_sparse_moe.router.layer.",
+    "shared_mlp.input_linear.": "mlp.shared_expert.gate_proj.",
+}
+"""Transformers' names that gguf's table hasn't, and others that it has instead: of what is joined the first part's."""
 
 
 class GgufFile(Joined):
@@ -48,13 +59,28 @@ class GgufFile(Joined):
             close_all(parts)
             raise
         listed = {name: TensorInfo(name, tuple(one.shape), "float32", 4) for name, one in self._listed.items()}
-        self.tensors = {**self.tensors, **listed}
-        self.floats = frozenset((*self.floats, "float32"))
+        self._pairs = joined_pairs(self._header, self.tensors)
+        apart = {name for pair in self._pairs.values() for name in pair}
+        self.tensors = {
+            **{name: info for name, info in self.tensors.items() if name not in apart},
+            **{name: self._joined(name) for name in self._pairs},
+            **listed,
+        }
+        self.floats = frozenset((*self.floats, *(info.dtype for info in self.tensors.values())))
         self._gguf = library(self._subject)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor of that stored name, on the CPU; what is stored as values has transformers' names."""
+        if name in self._pairs:
+            return torch.cat([super(GgufFile, self).read(part) for part in self._pairs[name]], dim=-2)
         return self._listed[name].clone() if name in self._listed else super().read(name)
+
+    def _joined(self, name: str) -> TensorInfo:
+        """A tensor of two."""
+        first, second = (self.tensors[part] for part in self._pairs[name])
+        *outer, outputs, inputs = first.shape
+        dtype = first.dtype if first.dtype == second.dtype else f"{first.dtype} and {second.dtype}"
+        return TensorInfo(name, (*outer, 2 * outputs, inputs), dtype, first.bytes + second.bytes)
 
     @property
     def tokenizer(self) -> str | None:
@@ -104,6 +130,17 @@ class GgufFile(Joined):
         found: dict[str, str] = {}
         for name in skeleton.state_dict():
             for known in (name, name.removeprefix(base)):
-                if (there := table.get_name(known, try_suffixes=(".weight", ".bias"))) is not None:
+                if (there := self._stored_name(table, known)) is not None:
                     found.setdefault(there, name)
         return found
+
+    def _stored_name(self, table: Any, name: str) -> str | None:
+        """GGUF's name of a parameter."""
+        if (there := table.get_name(name, try_suffixes=_ENDS)) is not None:
+            return str(there) if there.endswith(_ENDS) else f"{there}.weight"
+        for own, known in _RENAMED.items():
+            there = table.get_name(name.replace(own, known), try_suffixes=_ENDS) if own in name else None
+            if there is not None:
+                first = str(there).removesuffix(".weight")
+                return f"{first.replace('_gate_', '_gate_up_') if 'gate_proj' in known else first}.weight"
+        return None

@@ -10,7 +10,8 @@ from peelaudit.checkpoints.gguf_values import OwnValues
 
 __all__ = [
     *("cohere", "cohere2", "exaone4", "falcon", "gemma2", "gemma3", "gptneox", "granite", "mistral3", "mpt"),
-    *("nothing", "olmo", "olmo2", "phi3", "smollm3", "stablelm", "starcoder"),
+    *("granitemoe", "mixtral", "nothing", "olmo", "olmo2", "olmoe", "phi3", "qwen2moe", "qwen3moe", "smollm3"),
+    *("stablelm", "starcoder"),
 ]
 
 Found = Mapping[str, Any]
@@ -114,6 +115,34 @@ def granite(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found
         "residual_multiplier": own.number("residual_scale") or 1.0,
         "attention_multiplier": own.number("attention.scale") or sizes.head**-0.5,
     }
+
+
+def granitemoe(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found:
+    """Granite's scales, and an MLP beside the experts where the file has its width."""
+    beside = own.count("expert_shared_feed_forward_length", 0)
+    shared = {"model_type": "granitemoeshared", "shared_intermediate_size": beside} if beside else {}
+    return {**granite(own, sizes, stored, found), **shared}
+
+
+def mixtral(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found:
+    """Its windows, if it had any, are in no file."""
+    return {"sliding_window": None}
+
+
+def qwen2moe(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found:
+    """llama.cpp takes for granted that every layer has experts, and the weights of a token's are left as they are."""
+    beside = own.count("expert_shared_feed_forward_length", 0) or sizes.inner
+    return {"norm_topk_prob": False, "shared_expert_intermediate_size": beside, "use_sliding_window": False}
+
+
+def qwen3moe(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found:
+    """llama.cpp takes for granted that the weights of a token's experts add up to one."""
+    return {"norm_topk_prob": True, "use_sliding_window": False}
+
+
+def olmoe(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found:
+    """llama.cpp takes for granted that nothing is clipped; the weights of a token's experts are left as they are."""
+    return {"norm_topk_prob": False, "clip_qkv": None}
 
 
 def smollm3(own: OwnValues, sizes: Sizes, stored: Stored, found: Found) -> Found:

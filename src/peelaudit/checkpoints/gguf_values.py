@@ -23,7 +23,10 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "attention.temperature_scale": (0,),
     "attn_logit_softcapping": (0,),
     "embedding_scale": (0, 1),
+    "expert_gating_func": (1,),
+    "expert_shared_count": (0,),
     "expert_used_count": (0,),
+    "expert_weights_scale": (0, 1),
     "final_logit_softcapping": (0,),
     "leading_dense_block_count": (0,),
     "logit_scale": (0, 1),
@@ -59,6 +62,10 @@ class OwnValues:
     def take(self, key: str, default: Any = None) -> Any:
         """The value, of any type, or what llama.cpp takes a missing one for."""
         return self._left.pop(key, default)
+
+    def peek(self, key: str) -> Any:
+        """The value, of any type, which is left to be taken; None where it is missing."""
+        return self._left.get(key)
 
     def need(self, key: str) -> Any:
         """The value, of any type.

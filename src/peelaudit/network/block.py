@@ -6,7 +6,7 @@ import contextlib
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,7 @@ from peelaudit.network.experts import (
     Routes,
     are_experts,
     down_maps,
+    exchange,
     expert_maps,
     routing_of,
     stacked,
@@ -151,14 +152,15 @@ class Block:
     @property
     def additions(self) -> tuple[tuple[Addition, ...], tuple[Addition, ...]]:
         """What the attention, and what the MLP adds to the residual stream."""
-        attention, *mlp = (
-            Addition(
+        added = {  # one for the writers that share a norm
+            writer.norm or writer.path: Addition(
                 self.module.get_submodule(writer.norm or writer.path),
                 self._factor(writer),
                 self._submodule(writer.gate),
             )
             for writer in self._named
-        )
+        }
+        attention, *mlp = added.values()
         return (attention,), tuple(mlp)
 
     def take(self, states: Tensor) -> Tensor:
@@ -212,6 +214,13 @@ class Block:
             new = weight.to(old)
             setattr(module, own, nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new)
         block.module.requires_grad_(requires_grad=False)
+        return block
+
+    def exchanged(self, order: Sequence[int]) -> Block:
+        """The block with its weights shared, and in each expert's place the one that `order` names there."""
+        block = self.replaced({})
+        for path in self._experts:
+            exchange(block.module.get_submodule(path), order)
         return block
 
     @torch.no_grad()

@@ -4,12 +4,14 @@ Here each expert's matrices become modules like any other of a block, so that wh
 it or fits it does so with an expert's: only the tokens that are routed to an expert go through it. What is computed
 around the matrices (the gate's activation, a limit) is transformers' own code, called as its other implementations of
 experts call it; `separate` holds the result to transformers' plain one.
+
+Llama 4's are given all tokens once for each expert, times the router's score: 0 but for the experts of a token.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,6 +26,7 @@ __all__ = [
     "are_experts",
     "check_experts",
     "down_maps",
+    "exchange",
     "expert_maps",
     "routing_of",
     "separate",
@@ -38,6 +41,9 @@ _PROBED = 16
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 _WAYS = ("num_experts", "has_gate", "has_bias", "is_transposed", "has_post_expert_norm")
 """What transformers says of experts whose implementation it lets one choose."""
+
+_ALL_TOKENS = frozenset({"Llama4TextExperts"})
+"""Classes of experts that are called so, and with nothing else. Their `forward` is all that is known of them."""
 
 NOT_OURS = "its experts are computed in a way that isn't known"
 
@@ -54,7 +60,12 @@ class _Routing(nn.Module):
 
 def are_experts(module: nn.Module) -> bool:
     """Whether a module is the routed experts of a mixture, as transformers keeps them or made separate."""
-    return all(hasattr(module, name) for name in _WAYS) and _first(module) is not None
+    known = _sees_all_tokens(module) or all(hasattr(module, name) for name in _WAYS)
+    return known and _first(module) is not None
+
+
+def _sees_all_tokens(module: nn.Module) -> bool:
+    return type(module).__name__ in _ALL_TOKENS
 
 
 def _first(module: nn.Module) -> str | None:
@@ -83,14 +94,14 @@ def check_experts(skeleton: nn.Module) -> None:
         biases = {f"{name}_bias" for name in stacks} if getattr(module, "has_bias", False) else set()
         if not are_experts(module) or stacks != set(_maps(module)) or own != stacks | biases:
             raise Unclear(NOT_OURS)
-        if cast("Any", module).has_post_expert_norm:
+        if getattr(module, "has_post_expert_norm", False):
             raise Unclear("a norm stands behind each of its experts")
 
 
 def trace_experts(skeleton: nn.Module) -> None:
     """Let experts be computed without a look at values: all of their operations depend on shapes alone."""
     for module in skeleton.modules():
-        if are_experts(module):
+        if are_experts(module) and not _sees_all_tokens(module):
             cast("Any", module).config._experts_implementation = "batched_mm"
 
 
@@ -122,6 +133,40 @@ def _one_by_one(module: Any, hidden: Tensor, experts: Tensor, weights: Tensor) -
     return weighted[order.argsort()].view(tokens, each, -1).sum(dim=1).to(hidden.dtype)
 
 
+class _GivenAll(nn.Module):
+    """Llama 4's experts, of which each is given the rows of its part that aren't 0."""
+
+    has_gate, has_bias, is_transposed, has_post_expert_norm = True, False, True, False
+    gate_up_proj: Any
+    down_proj: Any
+    routing: _Routing
+
+    def __init__(self, experts: Any, each: int) -> None:
+        """`experts` are transformers', of which a token is given to `each`; their tensors are shared."""
+        super().__init__()
+        self.num_experts, self.each, self.act_fn = experts.num_experts, each, experts.act_fn
+        self.gate_up_proj, self.down_proj = experts.gate_up_proj, experts.down_proj
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[experts × tokens, d_model] of the tokens once for each expert, times the router's score, of that shape."""
+        rows = hidden.view(self.num_experts, -1, hidden.shape[-1])
+        experts = rows.detach().abs().amax(dim=-1).topk(self.each, dim=0).indices.T
+        self.routing(experts, rows.new_ones(experts.shape))
+        order, counts = _assigned(experts, self.num_experts)
+        first = torch.arange(self.num_experts, device=hidden.device) * rows.shape[1]
+        chosen = torch.repeat_interleave(first, torch.tensor(counts, device=hidden.device)) + order // self.each
+        products = [
+            self.down_proj[expert](self._apply_gate(self.gate_up_proj[expert](given)))
+            for expert, given in enumerate(torch.split(hidden[chosen], counts))
+            if len(given)
+        ]
+        return torch.zeros_like(hidden).index_copy(0, chosen, torch.cat(products))
+
+    def _apply_gate(self, inner: Tensor) -> Tensor:
+        gate, up = inner.chunk(2, dim=-1)
+        return cast("Tensor", up * self.act_fn(gate))
+
+
 @torch.no_grad()
 def separate(block: nn.Module) -> None:
     """Make the experts of a block, weights and all, maps of their own, which share the stacked tensors' memory.
@@ -137,13 +182,36 @@ def separate(block: nn.Module) -> None:
     if found:
         _check_routers(block)
     for path, module in found:
-        probe = _probe(module)
-        _implement(module, "eager")
-        wanted = module(*probe)
-        _split(module)
-        _implement(module, _IMPLEMENTATION)
-        if not _agree(module(*probe), wanted):
+        made, probe, wanted = _one_given_all(block, path) if _sees_all_tokens(module) else _one_given_its_own(module)
+        if not _agree(made(*probe), wanted):
             raise Unclear(f"{NOT_OURS} ({path})")
+
+
+_Separated = tuple[nn.Module, tuple[Tensor, ...], Tensor]
+"""Experts made separate, arguments to call them with, and what transformers made of these."""
+
+
+def _one_given_its_own(module: nn.Module) -> _Separated:
+    """Experts that are told of their tokens, changed in place."""
+    probe = _probe(module)
+    _implement(module, "eager")
+    wanted = module(*probe)
+    _split(module)
+    _implement(module, _IMPLEMENTATION)
+    return module, probe, wanted
+
+
+def _one_given_all(block: nn.Module, path: str) -> _Separated:
+    """Experts that see all tokens, replaced in the block."""
+    whole = block.get_submodule(path)
+    made = _GivenAll(whole, cast("Any", block.get_submodule(path.rpartition(".")[0])).top_k)
+    hidden, experts, weights = _probe(made)
+    scores = hidden.new_zeros(len(hidden), made.num_experts).scatter(1, experts[:, : made.each], weights)
+    rows = (hidden * scores.T[..., None]).flatten(0, 1)
+    wanted = whole(rows)
+    _split(made)
+    block.set_submodule(path, made)
+    return made, (rows,), wanted
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:
@@ -153,9 +221,9 @@ def _agree(one: Tensor, other: Tensor) -> bool:
 
 
 def _check_routers(block: nn.Module) -> None:
-    """Hold what routers return first to the product with their weights, which they are taken for."""
+    """Find the product with its weights, which a router is taken for, among what it returns: its `product`th value."""
     for path, module in block.named_modules():
-        if not is_linear(module) or isinstance(module, nn.Linear):
+        if not is_linear(module) or type(module).forward is nn.Linear.forward:
             continue
         router = cast("Any", module)
         hidden = torch.randn(_PROBED, router.weight.shape[1], generator=torch.Generator().manual_seed(0))
@@ -164,8 +232,13 @@ def _check_routers(block: nn.Module) -> None:
         zeros = router.weight.new_zeros(len(router.weight))  # for a correction of each expert's score
         returned = router(hidden.to(router.weight), **dict.fromkeys(missing, zeros))
         product = F.linear(hidden.to(router.weight), router.weight, getattr(router, "bias", None))
-        if not isinstance(returned, tuple) or not _agree(returned[0].to(product.dtype), product):
+        alike = [
+            isinstance(one, Tensor) and _agree(one.to(product.dtype), product)
+            for one in (returned if isinstance(returned, tuple) else ())
+        ]
+        if True not in alike:
             raise Unclear(f"its router returns something else than its weights' product ({path})")
+        router.product = alike.index(True)
 
 
 def _implement(module: Any, name: str) -> None:
@@ -237,6 +310,13 @@ class Routes:
 def routing_of(module: nn.Module) -> nn.Module:
     """What experts that `separate` made are told of their tokens by: to be tapped by `Routes.keep`."""
     return cast("nn.Module", module.routing)
+
+
+def exchange(module: nn.Module, order: Sequence[int]) -> None:
+    """Put in each expert's place the one that `order` names there, of experts that `separate` made."""
+    for name in _maps(module):
+        maps = cast("nn.ModuleList", getattr(module, name))
+        setattr(module, name, nn.ModuleList([maps[number] for number in order]))
 
 
 def expert_maps(module: nn.Module, path: str) -> Iterator[tuple[str, int]]:

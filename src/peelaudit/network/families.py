@@ -24,7 +24,7 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
         *("dory", "hrm_text", "inkling2_loop_text", "reformer", "xlm", "xlnet"),
     ),
     "its blocks are given the tokens besides, or other blocks' keys and values": ("gemma3n_text",),
-    "its experts are computed in a way that isn't known": ("dbrx", "llama4_text", "longcat_flash"),
+    "its experts are computed in a way that isn't known": ("dbrx", "longcat_flash"),
     "what its blocks add to the residual stream isn't a linear map's product": ("deepseek_v4", "inkling2_text"),
     "it is the decoder of an encoder-decoder": ("trocr",),
     "it is a part of a model of more than text": ("blt", "git", "musicgen", "musicgen_melody", "phi4_multimodal"),

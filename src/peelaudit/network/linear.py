@@ -12,8 +12,8 @@ from torch import Tensor, nn
 __all__ = ["InputsFirst", "LinearMap", "Tap", "is_linear", "keeps_inputs_first", "tapped"]
 
 Tap = Callable[[Tensor, Tensor], Tensor | None]
-"""Is shown a call's first argument and its output, of several values the first; what it returns, if anything, stands in
-for the output."""
+"""Is shown a call's first argument and its output, of several values the first or the module's `product`th; what it
+returns, if anything, stands in for the output."""
 
 
 class InputsFirst(nn.Module):
@@ -92,7 +92,7 @@ def tapped(taps: Iterable[tuple[nn.Module, Tap]]) -> Iterator[None]:
     """Show every call of these modules to their taps, as long as it lasts."""
 
     def hook(tap: Tap) -> Callable[[nn.Module, tuple[Any, ...], Any], Tensor | None]:
-        return lambda _module, args, output: tap(args[0], output[0] if isinstance(output, tuple) else output)
+        return lambda module, args, output: tap(args[0], _product(module, output))
 
     handles = [module.register_forward_hook(hook(tap)) for module, tap in taps]
     try:
@@ -100,3 +100,7 @@ def tapped(taps: Iterable[tuple[nn.Module, Tap]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _product(module: nn.Module, output: Any) -> Tensor:
+    return cast("Tensor", output[getattr(module, "product", 0)] if isinstance(output, tuple) else output)

@@ -27,7 +27,6 @@ _MIXING = ("softmax", "scaled_dot_product")
 _RECURRENT = ("conv", "cumsum", "scan")
 
 NO_PRODUCT = "what its blocks add to the residual stream isn't a linear map's product"
-NORMED_EXPERTS = "a norm stands behind its experts"
 POST_NORM = "its blocks end in a norm of the residual stream, and can't be peeled"
 
 
@@ -96,46 +95,50 @@ def _branches(output: Node | None, source: Node, unscaled: _Scale) -> Iterator[_
             raise Unclear("its blocks' output doesn't follow from their input")
         if node is source:
             residual = True
-        elif node.made is not None and (is_linear(node.made.module) or are_experts(node.made.module)):
+        elif node.made is not None and _writes(node.made):
             yield _Branch(scale.writer(node.made.path, None), node.made.given, node)
         elif node.made is not None:
-            yield _normed(node, scale)
+            yield from _normed(node, source, scale)
         else:
             pending += [(parent, scale.times(factor)) for parent, factor in _step(node)]
     if not residual:
         raise Unclear("its blocks don't add to a residual stream")
 
 
-def _normed(node: Node, scale: _Scale) -> _Branch:
-    """A writer whose product passes a norm, or some other module, before it is added."""
+def _normed(node: Node, source: Node, scale: _Scale) -> Iterator[_Branch]:
+    """Writers whose products pass a norm before they are added: one, or a mixture's experts and those beside them."""
     norm = node.made
     if norm is None or node.shape != norm.given.shape or not _operations(node, {norm.given}, _NORMALISING):
         raise Unclear(f"{NO_PRODUCT} ({_kind(node)})")
-    inner = norm.given
-    while inner.made is None:
-        terms = _step(inner)
-        if len(terms) != 1:
-            raise Unclear(NORMED_EXPERTS if _has_experts(terms) else POST_NORM)
-        inner, scale = terms[0][0], scale.times(terms[0][1])
-    if not is_linear(inner.made.module):
-        raise Unclear(NORMED_EXPERTS if _has_experts([(inner, 1.0)]) else POST_NORM)
-    if scale.gate is not None:
-        raise Unclear(f"{NO_PRODUCT} (gated)")
+    found: list[_Branch] = []
+    pending = [(norm.given, scale)]
+    while pending:
+        inner, within = pending.pop()
+        if inner is source or (inner.made is not None and not _writes(inner.made)):
+            raise Unclear(POST_NORM)
+        if inner.made is None:
+            pending += [(parent, within.times(factor)) for parent, factor in _step(inner)]
+        elif within.gate is not None:
+            raise Unclear(f"{NO_PRODUCT} (gated)")
+        else:
+            found.append(_Branch(within.writer(inner.made.path, norm.path), inner.made.given, inner))
+    if len(found) > 1 and not any(are_experts(one.product.made.module) for one in found if one.product.made):
+        raise Unclear(POST_NORM)
     if isinstance(norm.module, nn.LayerNorm):
         raise Unclear("the products that its blocks add are centred by a norm first")
-    return _Branch(scale.writer(inner.made.path, norm.path), inner.made.given, inner)
+    yield from found
 
 
-def _has_experts(terms: Sequence[tuple[Node, float | Tensor | Made]]) -> bool:
-    """Whether experts made one of these values, copies aside."""
-    pending = [node for node, _ in terms]
-    while pending:
-        node = pending.pop()
-        if node.made is not None and are_experts(node.made.module):
-            return True
-        if node.made is None and node.operation in _UNCHANGED:
-            pending += node.parents
-    return False
+def _writes(made: Made) -> bool:
+    """Whether a module is one whose products may be added to the residual stream."""
+    return is_linear(made.module) or are_experts(made.module)
+
+
+def _of_experts(node: Node) -> bool:
+    """Whether a value is what experts made, copies aside."""
+    while node.made is None and node.operation in _UNCHANGED and len(node.parents) == 1:
+        node = node.parents[0]
+    return node.made is not None and are_experts(node.made.module)
 
 
 def _step(node: Node) -> list[tuple[Node, float | Tensor | Made]]:
@@ -156,6 +159,8 @@ def _step(node: Node) -> list[tuple[Node, float | Tensor | Made]]:
         return [(parents[0], 1 / by[0])]
     if operation in _UNCHANGED and len(parents) == 1 and _keeps(node, parents[0]):
         return [(parents[0], 1.0)]
+    if operation == "sum" and parents[0].shape[1:] == node.shape and others == (0,) and _of_experts(parents[0]):
+        return [(parents[0], 1.0)]  # over experts, each of which has rows of its own
     raise Unclear(f"{NO_PRODUCT} ({_kind(node)})")
 
 

@@ -19,6 +19,8 @@ class Symptom(StrEnum):
     """None of its matrices can be told from random ones."""
     EXPERT_UNTRAINED = "expert untrained"
     """Of its experts one or more, none of whose matrices can be told from random ones."""
+    ROUTER_AT_CHANCE = "router at chance"
+    """Its router does no better than with its experts exchanged."""
     ATTENTION_SILENT = "attention silent"
     """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
     MLP_SILENT = "MLP silent"
@@ -168,5 +170,18 @@ class LayerRow:
             needs="a mixture of experts",
         ),
     ] = None
+    routing_gain: Annotated[
+        Estimate | None,
+        Quantity(
+            "routing gain",
+            "by how much more is lost with the experts exchanged, each token's weights as they are; near 0 where the "
+            "router doesn't know them",
+            Form.GAP,
+            column="routing",
+            gated=True,
+            needs="a mixture of four experts or more",
+        ),
+    ] = None
+    """None in blocks without experts, and in reports of before it was taken."""
     signs: LayerSigns | None = None
     symptoms: tuple[Symptom, ...] = ()

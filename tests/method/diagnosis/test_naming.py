@@ -31,7 +31,7 @@ def examined(bulk: dict[int, float], scale: dict[int, float], n_layers: int = N)
         BlockSlopes(losses(scale.get(layer, 0.0), layer), losses(bulk.get(layer, 0.0), 100 + layer))
         for layer in range(1, n_layers + 1)
     )
-    return Examination(PANEL, losses(2.0, 0), ("",) * n_layers, (HEALTHY,) * n_layers, slopes, (), (), None)
+    return Examination(PANEL, losses(2.0, 0), ("",) * n_layers, (HEALTHY,) * n_layers, slopes, (), (), (), None)
 
 
 def sick(found: tuple[tuple[Symptom, ...], ...]) -> dict[int, tuple[Symptom, ...]]:

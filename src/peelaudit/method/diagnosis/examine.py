@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.loads import loads
+from peelaudit.method.diagnosis.routing import routing_gains
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
@@ -61,6 +63,8 @@ class Examination:
         influences: of each *held-out* sequence.
         loads: [sequences, experts] the share of each *held-out* sequence's tokens that every expert is given; None for
             a block without experts.
+        routings: on `panel`, the nats that each router's own choice saves each *held-out* sequence against experts
+            exchanged, zero on the other splits; None for a block without, or with too few to tell.
         gains: None where no block was refined.
     """
 
@@ -71,6 +75,7 @@ class Examination:
     slopes: tuple[BlockSlopes | None, ...]
     influences: tuple[Losses, ...]
     loads: tuple[Losses | None, ...]
+    routings: tuple[Losses | None, ...]
     gains: LayerGains | None
 
 
@@ -83,6 +88,8 @@ class Examiner:
         panel: the sequences of `losses`: all.
         losses: on `panel`, the network's under that readout.
         progress: told of each stage.
+        plain: the network under its own head, where that isn't the readout: one that was fitted to the states knows
+            where a router sends tokens, however wrong that is.
     """
 
     def __init__(
@@ -92,6 +99,8 @@ class Examiner:
         panel: Panel,
         losses: Losses,
         progress: Progress = SILENT,
+        *,
+        plain: Downstream | None = None,
     ) -> None:
         self._down, self._states, self._panel, self._losses, self._progress = (
             downstream,
@@ -101,6 +110,7 @@ class Examiner:
             progress,
         )
         self._rows = downstream.data.rows.held_out
+        self._plain = downstream if plain is None else plain
         self._gains: LayerGains | None = None
 
     def gaps(self, refiner: Refiner, reach: Reach) -> Iterator[tuple[Refined, float]]:
@@ -146,18 +156,27 @@ class Examiner:
     def examination(self) -> Examination:
         """What every block shows, and what refining it gained, where that was done."""
         looked = [self._look(layer) for layer in range(1, self._down.decoder.n_layers + 1)]
-        digests, found, given = zip(*looked, strict=True)
+        digests, found, given, routings = zip(*looked, strict=True)
         influences = tuple(influence(z[self._rows], h[self._rows]) for z, h in pairwise(self._states))
-        return Examination(self._panel, self._losses, digests, found, self._slopes(), influences, given, self._gains)
+        return Examination(
+            self._panel, self._losses, digests, found, self._slopes(), influences, given, routings, self._gains
+        )
 
-    def _look(self, layer: int) -> tuple[str, LayerSigns, Losses | None]:
-        """A block's digest, its signs and its experts' loads: it is read once for all."""
+    def _look(self, layer: int) -> tuple[str, LayerSigns, Losses | None, Losses | None]:
+        """A block's digest, its signs, its experts' loads and its router's gain: it is read once for all."""
         block, inputs = self._down.decoder.block(layer), self._states[layer - 1]
         found, given = signs(block, inputs, self._rows), loads(block, inputs)
         if given is None:
-            return block.digest(), found, None
+            return block.digest(), found, None, None
+        routing = routing_gains(self._plain, block, inputs, self._own, self._rows)
         dead = tuple(int(number) for number in np.flatnonzero(given.sum(axis=0) == 0))
-        return block.digest(), dataclasses.replace(found, dead=dead), given[self._rows]
+        spread = None if routing is None else self._spread(routing)
+        return block.digest(), dataclasses.replace(found, dead=dead), given[self._rows], spread
+
+    @cached_property
+    def _own(self) -> Losses:
+        """[sequences] nats of *held-out* under the network's own head."""
+        return self._plain.losses(len(self._states) - 1, self._states[-1][self._rows], self._rows, "the network")
 
     def _slopes(self) -> tuple[BlockSlopes | None, ...]:
         found = block_slopes(self._down, self._states, self._rows, progress=self._progress)

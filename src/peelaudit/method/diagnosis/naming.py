@@ -10,6 +10,7 @@ import numpy as np
 
 from peelaudit.method.diagnosis.examine import Examination
 from peelaudit.method.diagnosis.outliers import FEWEST_CLUSTERS, BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
+from peelaudit.method.diagnosis.routing import at_chance
 from peelaudit.method.diagnosis.symptoms import symptoms
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.records import DataInfo, Estimate, LayerRefinement, Symptom, named_layers
@@ -54,7 +55,7 @@ def name_layers(examined: Examination) -> Naming:
     Raises:
         NonFiniteResult: a figure is NaN or Inf.
     """
-    looks = symptoms(examined.signs)
+    looks = _with_routers(symptoms(examined.signs), examined)
     suspects = tuple(layer for layer, found in enumerate(looks, 1) if found)
     slopes = _yardsticks(examined)
     if slopes is not None and not suspects:
@@ -82,6 +83,15 @@ def name_layers(examined: Examination) -> Naming:
         suspicion=_suspects_first(np.max(suspicions, axis=0) if suspicions else np.zeros(len(looks)), suspects),
         strongest=strongest,
     )
+
+
+def _with_routers(looks: tuple[tuple[Symptom, ...], ...], examined: Examination) -> tuple[tuple[Symptom, ...], ...]:
+    """The looks, and that of a router that does no better than chance in a block that looks well otherwise."""
+    if len(examined.panel.cluster_predictions("held_out")) < FEWEST_CLUSTERS:
+        return looks
+    barred = [layer for layer, some in enumerate(looks, 1) if some]
+    found = at_chance(examined.panel, examined.routings, barred)
+    return tuple((*some, Symptom.ROUTER_AT_CHANCE) if layer in found else some for layer, some in enumerate(looks, 1))
 
 
 def naming_warnings(data: DataInfo) -> tuple[str, ...]:

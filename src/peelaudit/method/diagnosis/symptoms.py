@@ -101,16 +101,17 @@ def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
         for part in batches(rows, inputs.shape[1]):
             block(block.take(inputs[part]))
             for index, half in enumerate(halves):
-                added = sum(_added(one, made) for one in half)
+                added = sum(_added(one, made, (part.stop - part.start) * inputs.shape[1]) for one in half)
                 sums[index] += float(added.square().mean(dim=-1).sum())  # type: ignore[union-attr]
     tokens = (rows.stop - rows.start) * inputs.shape[1]
     attention, mlp = (math.sqrt(total / tokens) for total in sums)
     return attention, mlp
 
 
-def _added(addition: Addition, made: Mapping[nn.Module, Tensor]) -> Tensor:
-    """[tokens, d_model] of what modules made."""
+def _added(addition: Addition, made: Mapping[nn.Module, Tensor], tokens: int) -> Tensor:
+    """[tokens, d_model] of what modules made: some experts return the tokens once for each of them."""
     product = made[addition.module]
+    product = product.view(-1, tokens, product.shape[-1]).sum(dim=0)
     product = addition.factor * product.to(accumulation_dtype(product.device))
     return product if addition.gate is None else product * made[addition.gate].to(product).sigmoid()
 

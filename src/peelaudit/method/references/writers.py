@@ -8,8 +8,9 @@ normalised error 0.60 against 0.42 for the schedule `final` on a 5-layer Llama),
 A mixture's writers are its experts' down projections and those of an MLP beside them. Each sees the tokens that the
 trained router gives to it, times the router's weight; the router stays as it is.
 
-A norm between the writer and the residual stream (Gemma 3, OLMo 2) is linearised: its scale per token is frozen, its
-gain per channel divided out. The solution is then a step in the right direction, and is judged by the real block.
+A norm between the writer and the residual stream (Gemma 3, OLMo 2; behind all experts in AFMoE) is linearised: its
+scale per token is frozen, its gain per channel divided out. The solution is then a step in the right direction, and is
+judged by the real block.
 """
 
 from __future__ import annotations
@@ -94,17 +95,19 @@ class _Seen:
     def _keep_gate(self, _: Tensor, made: Tensor) -> None:
         self._opened = made.reshape(-1, 1).sigmoid()
 
-    def features(self, weights: Tensor) -> Tensor:
+    def features(self, weights: Tensor, tokens: Tensor | None = None) -> Tensor:
         """The writer's input, times the norm's frozen scale of each token, and what its product is multiplied by; a
         column of that alone stands last for a bias.
 
         Args:
             weights: of the rows in a mixture, [rows, 1]; a one elsewhere.
+            tokens: which the rows are, None for all.
         """
         given = weights.new_empty(0, self._inputs) if self._input is None else self._input
         opened = weights if self._opened is None else weights * self._opened
         multiple = (opened if self._factor == 1 else self._factor * opened).to(given).expand(len(given), 1)
-        features = given * multiple * self._norm_scale()
+        scale = self._norm_scale()
+        features = given * multiple * (scale if tokens is None or isinstance(scale, float) else scale[tokens])
         return torch.cat([features, multiple], dim=-1) if self.biased else features
 
     def _norm_scale(self) -> Tensor | float:
@@ -141,7 +144,7 @@ def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observati
     for index in writers:
         if (number := block.numbers[index]) is not None:
             tokens, weights = routes.of(number)
-            groups.append(Features(seen[index].features(weights), tokens))
+            groups.append(Features(seen[index].features(weights, tokens), tokens))
     return Observation(output.reshape(-1, output.shape[-1]), tuple(groups))
 
 
