@@ -11,6 +11,7 @@ from typing import Any
 from peelaudit import json_text
 from peelaudit.errors import CalibrationError
 from peelaudit.escape import printable
+from peelaudit.plain_files import read_plain
 
 __all__ = ["is_character_table", "read_character_table"]
 
@@ -57,8 +58,7 @@ def is_character_table(path: Path) -> bool:
 
 def _json(path: Path) -> object:
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_plain(path, MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES} bytes are more than a character table has")
         return json_text.parse(raw.decode("utf-8"))
@@ -85,9 +85,9 @@ def _plain_pickle(path: Path) -> object:
     """The opcodes are vetted before the unpickler sees them: a few bytes can ask it for gigabytes."""
     name = printable(str(path))
     try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise pickle.UnpicklingError(f"{size} bytes are more than a character table has")
-        raw = path.read_bytes()
+        raw = read_plain(path, MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise pickle.UnpicklingError(f"over {MAX_BYTES} bytes are more than a character table has")
         _vet(raw)
         return _PlainUnpickler(io.BytesIO(raw)).load()
     except Exception as error:  # a damaged pickle raises nearly anything

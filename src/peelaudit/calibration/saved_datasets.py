@@ -9,13 +9,14 @@ Beside the cache's files lie those of finished `map` and `filter` calls, cache-â
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from peelaudit import json_text
 from peelaudit.errors import CalibrationError
 from peelaudit.escape import printable
+from peelaudit.plain_files import read_plain
 
 __all__ = ["saved_files"]
 
@@ -98,12 +99,11 @@ def _is_name(name: object) -> bool:
 
 def _read(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
+        raw = read_plain(path, _MOST_BYTES + 1)
         if len(raw) > _MOST_BYTES:
             raise ValueError(f"it has over {_MOST_BYTES} bytes")
-        return json.loads(raw)
-    except (OSError, ValueError, RecursionError) as error:
+        return json_text.parse(raw.decode("utf-8"))
+    except (OSError, ValueError) as error:
         reason = printable(str(error))[:120]
         raise CalibrationError(f"{_shown(path)}: the dataset's description can't be read: {reason}") from error
 

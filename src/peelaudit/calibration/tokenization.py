@@ -15,6 +15,7 @@ from peelaudit.calibration.vocabulary_files import check_convertible, read_vocab
 from peelaudit.errors import CalibrationError
 from peelaudit.escape import printable
 from peelaudit.filenames import TOKENIZER_FILES, gguf_parts
+from peelaudit.plain_files import read_plain
 
 __all__ = ["check_tokenizer", "find_tokenizer"]
 
@@ -167,8 +168,7 @@ def _hints(folder: Path) -> Any:
 
     values: object = {}
     if (path := folder / "config.json").is_file():
-        with path.open("rb") as file:
-            values = json_text.parse(file.read(_MOST_BYTES).decode("utf-8"))
+        values = json_text.parse(read_plain(path, _MOST_BYTES).decode("utf-8"))
     found = values if isinstance(values, dict) else {}
     family = found.get("model_type")
     config = CONFIG_MAPPING[family]() if isinstance(family, str) and family in CONFIG_MAPPING else PretrainedConfig()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from peelaudit.errors import PeelauditError, ReportError
 from peelaudit.fleet.identity import key_of_report
+from peelaudit.plain_files import read_plain
 from peelaudit.records import AuditReport
 from peelaudit.records.json import dump, load, parse_report
 
@@ -73,7 +74,7 @@ def read_marker(path: Path) -> Marker:
         ReportError: it is damaged.
     """
     try:
-        found: Marker = load(path.read_text("utf-8"), Marker)
+        found: Marker = load(read_plain(path).decode("utf-8"), Marker)
     except UnicodeDecodeError as error:
         raise ReportError(str(error)) from error
     return found
@@ -89,7 +90,7 @@ def read_entry(marker: Path, root: Path, key: str) -> Entry:
     told = read_marker(marker)
     try:
         path = root / told.report
-        data = path.read_bytes() if path.is_file() else b""
+        data = read_plain(path) if path.is_file() else b""
         if told.key != key or hashlib.sha256(data).hexdigest() != told.report_sha256:
             raise ReportError("the report isn't the one that its marker names")
         found = parse_report(data.decode("utf-8"))

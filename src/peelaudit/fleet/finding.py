@@ -9,10 +9,10 @@ further such directories count: a trainer's `checkpoint-500` beside the final we
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from peelaudit.errors import ConfigError, UnreadableCheckpoint
 from peelaudit.filenames import CHECKPOINT_SUFFIXES, DEEPSPEED, DEEPSPEED_STAGE_3, DISTRIBUTED, WEIGHT_FILES
+from peelaudit.plain_files import read_plain
 
 __all__ = ["RESULTS_FILE", "Found", "find_checkpoints", "natural", "suggesting_batch"]
 
@@ -96,7 +97,7 @@ _Named = Sequence[tuple[str, Sequence[str]]]
 
 def _expand(argument: str, stdin: BinaryIO) -> _Named:
     if argument == "-":
-        return _listed(stdin, "stdin")
+        return _listed(stdin.read(_MAX_LIST_BYTES + 1), "stdin")
     if "\0" in argument or not argument:
         raise ConfigError(f"{argument!r} is no path")
     if glob.has_magic(argument) and not os.path.lexists(argument):
@@ -106,15 +107,13 @@ def _expand(argument: str, stdin: BinaryIO) -> _Named:
         return [(argument, _below(argument))]
     if Path(argument).is_file() and not argument.lower().endswith(CHECKPOINT_SUFFIXES):
         try:
-            with Path(argument).open("rb") as file:
-                return _listed(file, argument)
+            return _listed(read_plain(Path(argument), _MAX_LIST_BYTES + 1), argument)
         except OSError as error:
             raise ConfigError(f"{argument} can't be read: {error.strerror or error}") from error
     return [(argument, [argument])]
 
 
-def _listed(file: BinaryIO, name: str) -> _Named:
-    data = file.read(_MAX_LIST_BYTES + 1)
+def _listed(data: bytes, name: str) -> _Named:
     if len(data) > _MAX_LIST_BYTES or b"\0" in data:
         raise ConfigError(f"{name} is neither a checkpoint nor a list of paths")
     lines = (os.fsdecode(line).strip() for line in data.splitlines())
@@ -170,9 +169,6 @@ def _is_checkpoint_file(path: str) -> bool:
 def _starts_as_torch(path: str) -> bool:
     """Whether a .bin is a torch file, not a file of token ids. Never opens a FIFO."""
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            return False
-        with Path(path).open("rb") as file:
-            return file.read(4).startswith(_TORCH_STARTS)
-    except OSError:
-        return True  # its audit says why it can't be read
+        return read_plain(Path(path), 4).startswith(_TORCH_STARTS)
+    except OSError as error:
+        return bool(error.errno != errno.EINVAL)  # its audit says why it can't be read; a pipe is none

@@ -31,6 +31,7 @@ from pathlib import Path
 from peelaudit.errors import ConfigError, OutputError, ReportError
 from peelaudit.fleet.entries import REPORTS, Entry, Marker, key_suffix, read_entry, read_marker, report_file
 from peelaudit.fleet.finding import RESULTS_FILE, natural
+from peelaudit.plain_files import read_plain
 from peelaudit.records import AuditReport, TaskRow
 from peelaudit.records.json import dump, export, load
 from peelaudit.reports.writing import write_whole
@@ -97,7 +98,7 @@ class Results:
     def check(self) -> None:
         """Raise ConfigError unless it is a directory of results of this layout."""
         try:
-            found: _Description = load((self.root / RESULTS_FILE).read_text("utf-8"), _Description)
+            found: _Description = load(read_plain(self.root / RESULTS_FILE).decode("utf-8"), _Description)
         except (OSError, ValueError, ReportError) as error:
             raise ConfigError(f"{self.root} holds no results of peelaudit batch") from error
         if found.layout != _LAYOUT:
@@ -179,10 +180,10 @@ class Results:
         """Who is at work."""
         for path in sorted((self.root / "tasks").glob("*/claim")):
             with contextlib.suppress(OSError, ReportError, UnicodeDecodeError):
-                handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 try:
                     if not _lock(handle, wait=False, shared=True):
-                        yield load(path.read_text("utf-8"), Claim)
+                        yield load(read_plain(path).decode("utf-8"), Claim)
                 finally:
                     os.close(handle)
 
@@ -223,7 +224,7 @@ class Results:
         found: list[TaskRow] = []
         for path in (self.root / "rows").glob("[!.]*.json"):
             with contextlib.suppress(OSError, ReportError, UnicodeDecodeError):
-                found.append(load(path.read_text("utf-8"), TaskRow))
+                found.append(load(read_plain(path).decode("utf-8"), TaskRow))
         return tuple(found)
 
     def plan(self, shard: str, checkpoints: Sequence[str]) -> None:
@@ -237,7 +238,7 @@ class Results:
         plans: list[tuple[str, ...]] = []
         for path in sorted((self.root / "plans").glob("[!.]*.json"), key=lambda path: natural(str(path))):
             with contextlib.suppress(OSError, ReportError, UnicodeDecodeError):
-                plans.append(load(path.read_text("utf-8"), tuple[str, ...]))
+                plans.append(load(read_plain(path).decode("utf-8"), tuple[str, ...]))
         # Each shard has every N-th: taken in turns, they are in the order in which they were found.
         turns = (path for turn in zip_longest(*plans) for path in turn if path is not None)
         return tuple(dict.fromkeys(turns))

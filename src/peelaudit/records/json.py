@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from peelaudit import json_text
 from peelaudit.errors import ReportError, about
+from peelaudit.plain_files import read_plain
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
 from peelaudit.records.shapes import Definitions, shape_of
 
@@ -99,8 +100,7 @@ def read_report(path: str | Path) -> AuditReport:
         ReportError: the file can't be read, isn't JSON, has another schema version, or isn't what the schema says.
     """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        data = read_plain(Path(path), _MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ReportError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > _MAX_BYTES:

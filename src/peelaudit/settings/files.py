@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.errors import ConfigError
+from peelaudit.plain_files import read_plain
 
 __all__ = ["Found", "find_table", "shown"]
 
@@ -68,8 +69,7 @@ def _load(path: Path) -> dict[str, object] | None:
     import tomllib  # here, for `--help` needs none of it
 
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        data = read_plain(path, _MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise ConfigError(f"{path} is over {_MAX_BYTES} bytes: no file of settings")
         return tomllib.loads(data.decode("utf-8-sig"))
