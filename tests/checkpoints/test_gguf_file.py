@@ -237,6 +237,7 @@ def aligned(number: int, kind: int = 4) -> bytes:
         (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "big-endian"),
         *((header(array(0, length)), "promises more") for length in (10**8, 2**40, 2**63)),
         (header(array(8, 2**63)), "promises more"),
+        (header(array(8, 4_000_001, bytes(8 * 4_000_001))), "has 4000001 strings, more than any vocabulary"),
         (header(counts=(0, 2**63)), "more than any model"),
         (header(counts=(2**63, 0)), "more than any model"),
         (header(value(b"x", 8, text(b"", 2**63))), "promises more"),

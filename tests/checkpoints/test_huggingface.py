@@ -334,9 +334,10 @@ def test_an_index_stays_in_its_directory(sharded: Path, shard: str) -> None:
         open_checkpoint(sharded)
 
 
-def test_a_link_out_of_the_directory_is_refused(llama: Path, tmp_path: Path) -> None:
-    (llama / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
-    (llama / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_rows_41_and_88_a_link_out_of_the_directory_is_refused(name: str, llama: Path, tmp_path: Path) -> None:
+    (llama / name).rename(tmp_path / f"elsewhere-{name}")
+    (llama / name).symlink_to(tmp_path / f"elsewhere-{name}")
     with pytest.raises(MalformedCheckpoint, match="symbolic link"):
         open_checkpoint(llama)
 

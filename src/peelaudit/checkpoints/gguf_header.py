@@ -25,6 +25,7 @@ Value = int | float | bool | str | list[int | float | bool] | None
 
 _MAX_HEADER = 128 << 20
 _MAX_VALUES = 10_000
+_MAX_STRINGS = 4_000_000
 _MAX_RANK = 4
 _MAX_DIMENSION = 1 << 40
 _MAX_ALIGNMENT = 1 << 20
@@ -64,6 +65,11 @@ class _Cursor:
 
     def damage(self, what: str) -> MalformedCheckpoint:
         return MalformedCheckpoint(f"{self._subject}: {what}")
+
+    @property
+    def left(self) -> int:
+        """How many bytes follow the current position."""
+        return len(self._data) - self.position
 
     def room(self, count: int) -> int:
         """The current position, after moving `count` bytes on."""
@@ -157,6 +163,8 @@ def _read_value(cursor: _Cursor, key: str, values: dict[str, Value], lengths: di
         elif item in _SCALARS:
             cursor.room(length * struct.calcsize(f"<{_SCALARS[item]}"))
         elif item == _STRING:
+            if length > _MAX_STRINGS and length * 8 <= cursor.left:
+                raise cursor.damage(f"the array {quoted(key)} has {length} strings, more than any vocabulary")
             for _ in range(length):  # ends with the file: every string takes eight bytes or more
                 cursor.text()
         else:

@@ -19,7 +19,7 @@ from peelaudit.checkpoints.configuration import Description, build_config, build
 from peelaudit.checkpoints.conversion import Converted
 from peelaudit.checkpoints.deepspeed import DEEPSPEED_FORMAT
 from peelaudit.checkpoints.distributed import DISTRIBUTED_FORMAT
-from peelaudit.checkpoints.files import quoted, read_json, take_snapshot
+from peelaudit.checkpoints.files import quoted, read_json, take_snapshot, within
 from peelaudit.checkpoints.folding import folded
 from peelaudit.checkpoints.foreign import check_names
 from peelaudit.checkpoints.huggingface import find_beside, find_tokenizer, find_training_step, open_weights
@@ -196,7 +196,7 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
         check_names(store.tensors, store.paths[0])
         chosen = config or path.parent
         if not config or chosen.is_dir():
-            chosen /= "config.json"
+            chosen = within(chosen, "config.json")
         if not config and not chosen.exists():
             raise UnreadableCheckpoint(f"{quoted(path.parent)}: has no config.json; say where it is with --config")
         values, beside = read_json(chosen), find_beside(chosen.parent, SETTINGS_FILES)
