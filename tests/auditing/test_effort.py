@@ -33,7 +33,9 @@ def test_the_others_run_refined_with_half_the_text_too_and_refine_each_block(eff
     assert found.map_reach is None
 
 
-def test_by_default_blocks_of_deep_networks_are_refined_by_one_step() -> None:
+def test_by_default_blocks_of_deep_networks_are_refined_by_one_step_and_all_by_few() -> None:
+    whole_few, whole_many = (extent(config("default"), n_layers).whole for n_layers in (FEW_LAYERS, MANY))
+    assert 1 < whole_many.steps < whole_few.steps
     few, many = (extent(config("default"), n_layers).alone for n_layers in (FEW_LAYERS, MANY))
     assert few is not None
     assert many is not None

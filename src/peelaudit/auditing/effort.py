@@ -12,7 +12,8 @@ from peelaudit.settings.audit import DEFAULT_SCHEDULES, AuditConfig, Effort
 __all__ = ["Extent", "extent"]
 
 FEW_LAYERS = 8
-"""Up to so many, each block alone is refined as far as all are; beyond, by one step."""
+"""Up to so many, each block alone is refined as far as all are, and these until they stall; beyond, a block alone by
+one step and all by four, for a step of all costs two passes or more, in low-bit networks the rounding too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
     """What the settings ask for, of a network with so many layers."""
     asked = config.schedules != DEFAULT_SCHEDULES
     few = n_layers <= FEW_LAYERS
-    default = Reach(products=6)
+    default = Reach(products=6) if few else Reach(steps=4, products=3)
     far = Reach(products=24, rounds=3)
     extents: Mapping[Effort, Extent] = MappingProxyType(
         {
