@@ -71,15 +71,22 @@ def make_series(steps: Sequence[int] = (0, 100, 200, 400), n_layers: int = 4) ->
 
 def hostile_report(text: str) -> AuditReport:
     """The report of a network in which every name and every sentence is `text`."""
-    report = make_report(path=text, warnings=(text,), headline=text, advice=text, versions=((text, text),))
-    rows = tuple(dataclasses.replace(row, reading=text, best_schedule=text) for row in report.layers)
+    sound = make_report(warnings=("",), versions=(("", ""),))
+    report: AuditReport = _with_texts(sound, text)
     return dataclasses.replace(
-        report,
-        layers=rows,
-        data=dataclasses.replace(report.data, source=text),
-        settings=(("checkpoint", text), ("data", (text,))),
-        schedules=tuple(dataclasses.replace(schedule, name=text) for schedule in report.schedules),
+        report, settings=(("checkpoint", text), ("data", (text,))), timings=sound.timings, passes=sound.passes
     )
+
+
+def _with_texts(value: Any, text: str) -> Any:
+    if type(value) is str:
+        return text
+    if isinstance(value, tuple):
+        return tuple(_with_texts(item, text) for item in value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    found = {field.name: _with_texts(getattr(value, field.name), text) for field in dataclasses.fields(value)}
+    return dataclasses.replace(value, **found)
 
 
 class Page(HTMLParser):

@@ -50,7 +50,7 @@ def _written(rows: Sequence[dict[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0] if rows else [])
-    writer.writerows(row.values() for row in rows)
+    writer.writerows([_cell(value) for value in row.values()] for row in rows)
     return text.getvalue()
 
 
@@ -62,11 +62,11 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
         del data[name]
     errors = (*row.projection_error[:2], None, None)
     return {
-        "checkpoint": _cell(report.checkpoint.path),
+        "checkpoint": report.checkpoint.path,
         "checkpoint_sha256": report.checkpoint.sha256,
         "training_step": report.checkpoint.training_step,
         "verdict": str(report.verdict),
-        "headline": _cell(report.headline),
+        "headline": report.headline,
         **dict(_flat(data, "")),
         **_error_cells("projection_error.own", errors[0]),
         **_error_cells("projection_error.next", errors[1]),
@@ -83,7 +83,7 @@ def _flat(data: object, name: str) -> Iterator[tuple[str, object]]:
                 value = _NO_ESTIMATE
             yield from _flat(value, f"{name}.{key}" if name else key)
     else:
-        yield name, _cell(data)
+        yield name, data
 
 
 def _error_cells(name: str, error: Estimate | None) -> dict[str, object]:

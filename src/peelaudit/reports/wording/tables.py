@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from peelaudit.escape import printable
 from peelaudit.records import AuditReport, Estimate, LayerRow, SplitFigures
 from peelaudit.records.quantities import Form, Quantity, quantities_of
 from peelaudit.reports.wording.text import interval, number, signed
@@ -37,7 +38,8 @@ def network_lines(report: AuditReport, shorten: Callable[[str], str]) -> Iterato
         shorten: makes a schedule's name fit.
     """
     network, base = report.network, report.baselines
-    names = {"readout": HEAD_WORDS.get(network.readout, network.readout), "best": shorten(network.best_schedule)}
+    head = HEAD_WORDS.get(network.readout, network.readout)
+    names = {"readout": printable(head), "best": printable(shorten(network.best_schedule))}
     for key, quantity in _CUT.items():
         ours, fit = quantity.of(network.held_out), quantity.of(network.fit)
         if ours is None or (key == "trained_readout_loss" and network.readout == "own"):
