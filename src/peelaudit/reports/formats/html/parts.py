@@ -29,6 +29,9 @@ __all__ = [
     "verdict_cell",
 ]
 
+MANY_COLUMNS = 9
+"""Of more a stacked table is set small, so that a window of 1280 pixels shows all."""
+
 _WIDE, _NARROW = 1060, 356
 
 Legend = tuple[tuple[Markup, str], ...]
@@ -93,6 +96,7 @@ def table(
 ) -> Table:
     """A table of cells, or of texts that are sorted as they are."""
     cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+    small = small or (stacked and len(columns) > MANY_COLUMNS)
     return Table(caption, tuple(columns), cells, sortable, small, stacked, tuple(notes))
 
 
