@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from peelaudit.method.refinement.files import load_block, save_block
-from peelaudit.network.experts import Routes, are_experts, separate
+from peelaudit.network.experts import are_experts, separate
 from peelaudit.network.linear import tapped
 from peelaudit.network.parts import Unclear
+from peelaudit.network.routes import Routes
 from tests.checkpoints import models
 from tests.network.registry import tiny_model
 from tests.networks import Network

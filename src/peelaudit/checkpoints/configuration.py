@@ -234,14 +234,15 @@ def _unheard() -> Iterator[None]:
     """Transformers' warnings are not for a user's terminal: they hold the file's own strings as they are, of which one
     may be an escape code or a command to a build server.
     """
-    before = logging.root.manager.disable
-    logging.disable()
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logger.setLevel(before)
 
 
 def build_config(description: Description) -> Any:

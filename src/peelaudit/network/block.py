@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from peelaudit.network.arguments import Arguments
 from peelaudit.network.experts import (
-    Routes,
     are_experts,
     down_maps,
     exchange,
@@ -27,6 +26,7 @@ from peelaudit.network.experts import (
 from peelaudit.network.linear import LinearMap, is_linear, tapped
 from peelaudit.network.lowbit.constraints import Held, Scales
 from peelaudit.network.parts import Family, Writer
+from peelaudit.network.routes import Routes
 
 __all__ = ["NOTHING_HELD", "Addition", "Block", "Work"]
 

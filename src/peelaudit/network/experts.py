@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from peelaudit.network.linear import InputsFirst, is_linear
 from peelaudit.network.parts import Unclear
+from peelaudit.network.routes import Routing, assigned
 
 __all__ = [
-    "Routes",
     "are_experts",
     "check_experts",
     "down_maps",
@@ -46,16 +46,6 @@ _ALL_TOKENS = frozenset({"Llama4TextExperts"})
 """Classes of experts that are called so, and with nothing else. Their `forward` is all that is known of them."""
 
 NOT_OURS = "its experts are computed in a way that isn't known"
-
-
-class _Routing(nn.Module):
-    """Says which experts each token is given to: it is called with their numbers and returns their weights, both
-    [tokens, experts of a token].
-    """
-
-    def forward(self, _experts: Tensor, weights: Tensor) -> Tensor:
-        """The weights, as they are."""
-        return weights
 
 
 def are_experts(module: nn.Module) -> bool:
@@ -105,12 +95,6 @@ def trace_experts(skeleton: nn.Module) -> None:
             cast("Any", module).config._experts_implementation = "batched_mm"
 
 
-def _assigned(experts: Tensor, count: int) -> tuple[Tensor, list[int]]:
-    """The places of [tokens, experts of a token], flattened, by expert, and how many of them each of `count` has."""
-    flat = experts.flatten()
-    return flat.argsort(stable=True), torch.bincount(flat, minlength=count).tolist()
-
-
 def _one_by_one(module: Any, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of each token's experts, [tokens, d_model]: one expert after another, on its tokens.
 
@@ -122,7 +106,7 @@ def _one_by_one(module: Any, hidden: Tensor, experts: Tensor, weights: Tensor) -
     """
     tokens, each = experts.shape
     weights = module.routing(experts, weights)
-    order, counts = _assigned(experts, module.num_experts)
+    order, counts = assigned(experts, module.num_experts)
     first, last = (getattr(module, name) for name in _maps(module))
     products = []
     for expert, given in enumerate(torch.split(hidden[order // each], counts)):
@@ -139,7 +123,7 @@ class _GivenAll(nn.Module):
     has_gate, has_bias, is_transposed, has_post_expert_norm = True, False, True, False
     gate_up_proj: Any
     down_proj: Any
-    routing: _Routing
+    routing: Routing
 
     def __init__(self, experts: Any, each: int) -> None:
         """`experts` are transformers', of which a token is given to `each`; their tensors are shared."""
@@ -152,7 +136,7 @@ class _GivenAll(nn.Module):
         rows = hidden.view(self.num_experts, -1, hidden.shape[-1])
         experts = rows.detach().abs().amax(dim=-1).topk(self.each, dim=0).indices.T
         self.routing(experts, rows.new_ones(experts.shape))
-        order, counts = _assigned(experts, self.num_experts)
+        order, counts = assigned(experts, self.num_experts)
         first = torch.arange(self.num_experts, device=hidden.device) * rows.shape[1]
         chosen = torch.repeat_interleave(first, torch.tensor(counts, device=hidden.device)) + order // self.each
         products = [
@@ -272,7 +256,7 @@ def _split(module: Any) -> None:
         if module.has_bias:
             delattr(module, f"{name}_bias")
         setattr(module, name, nn.ModuleList(maps))
-    module.routing = _Routing()
+    module.routing = Routing()
 
 
 def _map(weight: Tensor, bias: Tensor | None, *, inputs_first: bool) -> nn.Module:
@@ -282,29 +266,6 @@ def _map(weight: Tensor, bias: Tensor | None, *, inputs_first: bool) -> nn.Modul
     if isinstance(made, nn.Linear):
         made.out_features, made.in_features = weight.shape
     return made
-
-
-class Routes:
-    """Which tokens each expert was given in the last call of a block, and with what weights: taps its routing."""
-
-    def __init__(self) -> None:
-        self._experts = torch.empty(0, 1, dtype=torch.long)
-        self._given: list[tuple[Tensor, Tensor]] = []
-
-    def keep(self, experts: Tensor, weights: Tensor) -> None:
-        """A tap for the routing."""
-        order, counts = _assigned(experts, int(experts.max()) + 1)
-        tokens, flat = order // experts.shape[1], weights.detach().flatten()[order, None]
-        self._experts, self._given = (
-            experts,
-            list(zip(torch.split(tokens, counts), torch.split(flat, counts), strict=True)),
-        )
-
-    def of(self, number: int) -> tuple[Tensor, Tensor]:
-        """An expert's tokens, [rows], and their weights, [rows, 1]."""
-        if number < len(self._given):
-            return self._given[number]
-        return self._experts.new_empty(0), torch.empty(0, 1, device=self._experts.device)
 
 
 def routing_of(module: nn.Module) -> nn.Module:
