@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["decoder", "parse"]
+__all__ = ["check_count", "decoder", "parse"]
 
 MOST_VALUES = 4_000_000
 """Of one text: as Python's objects they take some hundred megabytes at most."""
@@ -23,12 +23,17 @@ def parse(text: str, *, constant: Callable[[str], object] | None = None) -> Any:
         ValueError: it isn't JSON (a JSONDecodeError), is nested too deeply, has a key of an object twice, or so many
             values that they would fill the memory. What `constant` raises.
     """
-    if text.count(",") + text.count("[") + text.count("{") > MOST_VALUES:
-        raise ValueError(f"it has more than {MOST_VALUES} values")
+    check_count(text)
     try:
         return decoder(constant).decode(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+
+
+def check_count(text: str) -> None:
+    """Raise ValueError where a text may have more than `MOST_VALUES` values, before any is built."""
+    if text.count(",") + text.count("[") + text.count("{") > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES} values")
 
 
 def decoder(constant: Callable[[str], object] | None = None) -> json.JSONDecoder:

@@ -170,6 +170,8 @@ def test_a_json_file_is_a_list_of_rows_or_json_lines(shape: str, tmp_path: Path)
         ('[{"text": ' + "[" * 100_000, ", row 1: the JSON is nested too deeply"),
         ("[]", ": the file holds no text"),
         ('{"data": [{"text": "a"}],\n "version": 1}', ": one JSON object (keys: data, version), not a list of rows"),
+        ('[{"text": "a", "x": [' + "[]," * 2_100_000 + "[]]}]", ": it has more than 4000000 values, and is no list"),
+        ('{"text": "a",\n"x": [' + "[]," * 2_100_000 + "[]]}", ", line 1: not JSON"),
         (
             '[{"instruction": "a", "input": "", "output": "b"}]',
             ", row 1: there is no key 'text' (keys: instruction, input, output); how a model was told instruction and",

@@ -111,6 +111,10 @@ def read_json(source: SourceFile, field: str, budget: int) -> Texts:
     if not text.startswith("["):
         _refuse_object(source, text)
         return read_jsonl(source, field, budget)
+    try:
+        json_text.check_count(text)
+    except ValueError as error:
+        raise CalibrationError(f"{source}: {error}, and is no list of texts") from None
     places = _items(source, text, complete=complete)
     return Texts(_documents(source, places, lambda item: item, field), divided=True, complete=complete)
 
@@ -174,10 +178,10 @@ def _is_of_the_end(error: Exception, text: str) -> bool:
 def _refuse_object(source: SourceFile, text: str) -> None:
     """Raise CalibrationError for a file that is one JSON object over several lines."""
     try:
-        found, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return
-    if isinstance(found, dict) and not text[end:].strip(_BLANK) and "\n" in text[:end]:
+        found = json_text.parse(text)
+    except ValueError:
+        return  # JSON lines, or what reading these will tell
+    if isinstance(found, dict) and "\n" in text.strip(_BLANK):
         keys = ", ".join(printable(key)[:40] for key in list(found)[:8]) or "none"
         raise CalibrationError(f"{source}: one JSON object (keys: {keys}), not a list of rows; take the rows out of it")
 
