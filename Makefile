@@ -51,6 +51,7 @@ format: setup
 # CKPT=checkpoint DATA=text: that one instead of the fixtures, by the default schedules.
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.solvers $(if $(CKPT),"$(CKPT)" --data "$(DATA)" --schedules default)
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.heads $(if $(CKPT),"$(CKPT)" --data "$(DATA)")
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.refined $(if $(CKPT),"$(CKPT)" --data "$(DATA)")
 
 regression-gate: setup

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.errors import ConfigError, NonFiniteResult
-from peelaudit.method.readout import Readout
+from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.references.adam import Latent
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder

@@ -13,7 +13,7 @@ import torch
 from bench.gpu.networks import FAMILIES, opened, save_model
 from bench.gpu.parts import Case, cases, relative
 from peelaudit.auditing.faults import damaged
-from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.files import load_block, load_head, save_block, save_head
 from peelaudit.records import FaultKind
 from tests.places import NANOGPT

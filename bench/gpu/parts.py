@@ -28,7 +28,7 @@ from bench.gpu.table import Check, Found, Skipped
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
-from peelaudit.method.readout import ReadoutFactory
+from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.references.peel import Peeler, SolverSettings, projection_map, squared_deviation
 from peelaudit.method.references.schedules import prefix_tree, staircase
 from peelaudit.method.refinement.downstream import Downstream
@@ -78,7 +78,7 @@ def peel_map(network: Network) -> Values:
 def readout(network: Network, kind: ReadoutKind) -> Values:
     """Each sequence's loss after the first block."""
     state, tokens = network.states[1], network.data.tokens
-    factory = ReadoutFactory(network.decoder, network.data, network.states[-1], seed=0)
+    factory = ReadoutFactory(network.decoder, network.data, network.states[-1], _store(network))
     return factory.fit(kind, state, kind).losses(state, tokens, torch.arange(len(tokens)), kind)
 
 
@@ -103,7 +103,7 @@ def together(network: Network, reach: Reach) -> Values:
 def temperature(network: Network) -> Values:
     """Each sequence's loss under the own head with the temperature that its logits want."""
     state, tokens = network.states[-1], network.data.tokens
-    _, head = ReadoutFactory(network.decoder, network.data, state, seed=0).tempered(state, "the network")
+    _, head = ReadoutFactory(network.decoder, network.data, state, _store(network)).tempered(state, "the network")
     return head.losses(state, tokens, torch.arange(len(tokens)), "the network")
 
 
@@ -117,7 +117,7 @@ def looks(network: Network) -> Values:
 
 def readout_of_last(network: Network) -> Values:
     tokens, state = network.data.tokens, network.states[-1]
-    own = ReadoutFactory(network.decoder, network.data, state, seed=0).own
+    own = ReadoutFactory(network.decoder, network.data, state, _store(network)).own
     return own.losses(state, tokens, torch.arange(len(tokens)), "own")
 
 
@@ -126,7 +126,7 @@ def _store(network: Network) -> StateStore:
 
 
 def _downstream(network: Network) -> Downstream:
-    own = ReadoutFactory(network.decoder, network.data, network.states[-1], seed=0).own
+    own = ReadoutFactory(network.decoder, network.data, network.states[-1], _store(network)).own
     return Downstream(network.decoder, network.data, own, _store(network))
 
 

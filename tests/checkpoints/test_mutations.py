@@ -12,7 +12,7 @@ import transformers
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
-from peelaudit.method.readout import Unembedding
+from peelaudit.method.readouts.readout import Unembedding
 from peelaudit.network.decoder import Decoder
 from tests.checkpoints.models import KINDS, model, save
 

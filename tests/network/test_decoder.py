@@ -15,6 +15,7 @@ from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.network import decoder as decoders
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.lowbit.constraints import Integer, Ternary
+from peelaudit.network.states import StateStore, trained_states
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from tests.checkpoints import models
@@ -205,3 +206,22 @@ def test_a_changed_block_adds_to_its_maps_and_leaves_the_block_as_it_was(family:
     moved = changed.writers[1].module(given) - linear.module(given)
     wide = torch.cat([given, torch.ones(5, linear.biased, dtype=torch.float64)], dim=1)
     torch.testing.assert_close(moved, wide @ change)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_passes_are_of_the_whole_network_its_head_among_it(family: str, network: Opener) -> None:
+    """Blocks over all sequences and a read-out of all tokens are one pass each; of experts those count that are run."""
+    opened = network(models.model(family), dtype=torch.float32)
+    decoder, count = opened.decoder, len(opened.tokens)
+    share, before = decoder.head_share, decoder.passes
+    model = models.model(family)
+    weights = sum(weight.numel() for weight in model.model.layers.parameters() if weight.dim() == 2)
+    experts = sum(weight.numel() for weight in model.model.layers.parameters() if weight.dim() == 3)
+    config = model.config
+    run = config.num_experts_per_tok / config.num_local_experts if experts else 0
+    head = model.lm_head.weight.numel()
+    assert share == pytest.approx(head / (head + weights + run * experts))
+    trained_states(decoder, opened.tokens, StateStore())
+    assert decoder.passes - before == pytest.approx(count * (1 - share))
+    decoder.work.read(opened.tokens.numel())
+    assert decoder.passes - before == pytest.approx(count)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from peelaudit.calibration import Calibration
 from peelaudit.calibration.feeding import begins_with
-from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, trained_states
 from peelaudit.progress import SILENT, Progress

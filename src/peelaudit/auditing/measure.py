@@ -21,7 +21,8 @@ from torch import Tensor
 from peelaudit.auditing.measurements import ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
 from peelaudit.calibration import Calibration
 from peelaudit.method.diagnosis.examine import Examiner
-from peelaudit.method.readout import Readout, ReadoutFactory
+from peelaudit.method.readouts.factory import ReadoutFactory
+from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.references.peel import Peeler, ProjectionRow, deviation, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 from peelaudit.method.references.solvers import SolverSettings
@@ -38,8 +39,13 @@ __all__ = ["Measurer"]
 LEAST_FIT = 8
 """Sequences of *fit* on which the depths below the last are read out at least; half as many as *select* has otherwise.
 
-Every depth of every reference is read out, and with a large vocabulary that is most of an audit's time.
+Every depth of every reference is read out, and with a large vocabulary that would be most of an audit's time.
 """
+DEPTH_PASSES = 1.0
+"""Forward passes over the calibration tokens that reading out all depths of the network and of one reference may cost:
+where it would be more, not every token's loss is taken."""
+LEAST_READ = 2
+"""Tokens of a sequence whose losses are taken at least."""
 
 
 class Measurer:
@@ -78,16 +84,27 @@ class Measurer:
             self._data.tokens.shape[1],
             resamples=config.resamples,
             seed=config.seed,
-            predictions=self._data.predictions(slice(None)).numpy(),
         )
-        self._panel = draw()
-        self._depth_panel = draw(fit_sequences=max(LEAST_FIT, len(calibration.select.clusters) // 2))
+        self._panel = draw(predictions=self._data.predictions(slice(None)).numpy())
+        some = max(LEAST_FIT, len(calibration.select.clusters) // 2)
+        self._depth_data = self._data.thinned(self._thinning(some))
+        counts = self._depth_data.predictions(slice(None)).numpy()
+        self._depth_panel = draw(fit_sequences=some, predictions=counts)
         self._states = trained_states(decoder, self._data.tokens, store, progress=progress)
-        self._readouts = ReadoutFactory(decoder, self._data, self._states[-1], seed=config.seed)
+        self._readouts = ReadoutFactory(decoder, self._data, self._states[-1], store)
         self._head = self._readouts.fit(config.readout, self._states[-1], "the trained network")
         self._down = Downstream(decoder, self._data, self._head, store)
         self._base = self._read(self._head, self._states[-1], "the trained network")
         self.refiner = Refiner(self._down, self._states, self._base)
+
+    def _thinning(self, fit_sequences: int) -> int:
+        """One of how many tokens is read out at depths below the last: all, or as many as `DEPTH_PASSES` allows."""
+        rows = self._data.rows
+        read: int = min(fit_sequences, rows.fit.stop) + rows.held_out.stop - rows.select.start
+        depths: int = 3 * (self._decoder.n_layers - 1)  # under the own head, under the depths', and a reference's
+        cost: float = depths * read / rows.held_out.stop * self._decoder.head_share
+        most: int = (self._data.tokens.shape[1] - 1) // LEAST_READ
+        return max(1, min(math.ceil(cost / DEPTH_PASSES), most))
 
     @property
     def own(self) -> Losses:
@@ -133,7 +150,14 @@ class Measurer:
             else:
                 readout.append(own[-1] if kind == "own" else self._losses(kind, self._states[depth], panel, what))
             self._progress.advance()
-        temperature, tempered = self._readouts.tempered(self._states[-1], "the trained network")
+        temperature, head = self._readouts.tempered(self._states[-1], "the trained network")
+        tempered = np.zeros_like(self._base)
+        tempered[rows.held_out] = head.losses(
+            self._states[-1],
+            self._data.targets(slice(None)),
+            torch.arange(rows.held_out.start, rows.held_out.stop),
+            "the trained network",
+        )
         return TrainedLosses(
             panel=self._panel,
             depth_panel=self._depth_panel,
@@ -142,7 +166,7 @@ class Measurer:
             deviations=tuple(deviation(state, rows.held_out) for state in self._states[1:]),
             unigram=_unigram(self._data.targets(slice(None)), rows.fit, self._decoder.vocabulary),
             temperature=temperature,
-            tempered=self._read(tempered, self._states[-1], "the trained network"),
+            tempered=tempered,
         )
 
     def refined(self, reach: Reach, *, half: bool) -> RefinedLosses:
@@ -222,7 +246,8 @@ class Measurer:
 
     def _losses(self, kind: ReadoutKind, state: Tensor, panel: Panel, what: str) -> Losses:
         fitted = self._readouts.fit(kind, state, what)
-        return fitted.losses(state, self._data.targets(slice(None)), torch.from_numpy(panel.index), what)
+        data = self._data if panel is self._panel else self._depth_data
+        return fitted.losses(state, data.targets(slice(None)), torch.from_numpy(panel.index), what)
 
     def _read(self, readout: Readout, state: Tensor, what: str) -> Losses:
         return readout.losses(state, self._data.targets(slice(None)), torch.arange(len(state)), what)

@@ -31,13 +31,13 @@ class TrainedLosses:
 
     Attributes:
         panel: the sequences of the network's losses: all.
-        depth_panel: those of the depths below L: all but most of *fit*.
+        depth_panel: those of the depths below L: all but most of *fit*; of many words, some of their tokens.
         own: [L] the trained states' losses under the own head; the last is on `panel`.
         readout: [L] the same under the depths' readout, the last under the network's.
         deviations: [L] ‖h_k - mean(h_k)‖² of each held-out sequence.
         unigram: on `panel`, the losses of guessing by the fit tokens' frequencies.
         temperature: that the own head's logits want.
-        tempered: on `panel`, the losses under the own head with it.
+        tempered: on `panel`, zero but for *held-out*, the losses under the own head with it.
     """
 
     panel: Panel

@@ -116,7 +116,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
     decoder, low_bit = held_decoder(audit, grids)
     drawn = audit.calibration
     sequences = sum(len(split.tokens) for split in (drawn.fit, drawn.select, drawn.held_out))
-    clock.meter = lambda: decoder.work.done / (sequences * decoder.n_layers)
+    clock.meter = lambda: decoder.passes / sequences
     store = StateStore(dtype=decoder.dtype, device=decoder.device)
     calibration = fed(drawn, decoder, config.bos, store, progress=clock)
     measurer = Measurer(decoder, calibration, config, store=store, progress=clock)

@@ -27,23 +27,11 @@ from peelaudit.network.linear import LinearMap, is_linear, tapped
 from peelaudit.network.lowbit.constraints import Held, Scales
 from peelaudit.network.parts import Family, Writer
 from peelaudit.network.routes import Routes
+from peelaudit.network.work import Work
 
-__all__ = ["NOTHING_HELD", "Addition", "Block", "Work"]
+__all__ = ["NOTHING_HELD", "Addition", "Block"]
 
 NOTHING_HELD: Mapping[str, Held] = {}
-
-
-class Work:
-    """What blocks computed, in forward passes of one block over one sequence: a derivative along a direction is another
-    one, a backward pass two. Readouts aren't counted.
-    """
-
-    def __init__(self) -> None:
-        self.done = 0
-
-    def add(self, passes: int) -> None:
-        """So many more."""
-        self.done += passes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
-from peelaudit.network.block import Block, Work
+from peelaudit.network.block import Block
 from peelaudit.network.experts import separate
 from peelaudit.network.families import family_of
 from peelaudit.network.linear import keeps_inputs_first
@@ -22,6 +23,7 @@ from peelaudit.network.lowbit.constraints import Constraint, Held
 from peelaudit.network.parts import Unclear
 from peelaudit.network.shell import Shell, fill_buffers, prove
 from peelaudit.network.unembedding import Unembedding
+from peelaudit.network.work import Work
 from peelaudit.progress import Progress
 
 __all__ = ["Decoder", "prove_whole"]
@@ -34,7 +36,7 @@ class Decoder:
     """A checkpoint's network, embedding and head in memory, blocks on demand.
 
     Attributes:
-        work: what all of its blocks computed.
+        work: what its blocks and its head computed.
 
     Args:
         checkpoint: open, with complete weights.
@@ -61,6 +63,7 @@ class Decoder:
     ) -> None:
         self._checkpoint = checkpoint
         self._constraints, self._rounding = constraints or {}, rounding
+        self._seq_len = seq_len
         self.low_bit = bool(self._constraints)
         self.work = Work()
         self.family = family_of(checkpoint)
@@ -74,6 +77,20 @@ class Decoder:
         self._arguments = prove(self._shell, Unembedding.of(self), seq_len, checkpoint.info.path)
         self._replaced: Mapping[int, Block] = {}
         self._kept = _Kept(_room(device))
+
+    @property
+    def passes(self) -> float:
+        """What was computed so far, in forward passes of the whole network over one sequence: by each token's
+        multiplications with weights, attention's own left out.
+        """
+        share = self.head_share
+        return (1 - share) * self.work.blocks / self.n_layers + share * self.work.head / self._seq_len
+
+    @property
+    def head_share(self) -> float:
+        """The head's share of a forward pass."""
+        head: float = self.vocabulary * self.width
+        return head / (head + sum(_size(blueprint, self.config) for blueprint in self._shell.blueprints))
 
     def replacing(self, block: Block) -> Decoder:
         """The same network with another block in the place of the one of that layer."""
@@ -127,6 +144,15 @@ class Decoder:
                 owner = module.get_submodule(name.rpartition(".")[0])
                 held[name] = Held(constraint, transposed=keeps_inputs_first(owner))
         return held
+
+
+def _size(block: nn.Module, config: Any) -> float:
+    """How many weights a token is multiplied with in a block; of experts, those of as many as it is given."""
+    weights = sum(weight.numel() for weight in block.parameters() if weight.dim() == 2)
+    experts = sum(weight.numel() for weight in block.parameters() if weight.dim() > 2)
+    chosen, of = (getattr(config, name, None) for name in ("num_experts_per_tok", "num_local_experts"))
+    of = of or getattr(config, "num_experts", None)
+    return weights + experts * (chosen / of if chosen and of else 1)
 
 
 def prove_whole(checkpoint: Checkpoint, progress: Progress) -> None:

@@ -11,7 +11,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -72,6 +72,13 @@ class TokenRows:
             Rows(slice(0, a), slice(a, a + b), slice(a + b, a + b + c)),
             torch.cat(masks) if masks else None,
         )
+
+    def thinned(self, step: int) -> TokenRows:
+        """The same, where every `step`-th token alone is to be predicted, in each sequence another one's begin."""
+        sequences, positions = self.tokens.shape
+        place = torch.arange(sequences)[:, None] + torch.arange(positions)[None, :]
+        fed_only = place % step != 0
+        return replace(self, fed_only=fed_only if self.fed_only is None else fed_only | self.fed_only)
 
     def targets(self, rows: slice) -> Tensor:
         """The tokens of some sequences, [sequences, positions], `NO_TARGET` where one isn't to be predicted."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from peelaudit.network.work import Work
 
 if TYPE_CHECKING:
     from peelaudit.network.decoder import Decoder
@@ -27,24 +29,42 @@ class Unembedding:
     bias: Tensor | None
     softcap: float | None
     scale: float = 1.0
+    work: Work = field(default_factory=Work)
+    """Is told of each time that logits are made, or a derivative of them."""
 
     @classmethod
     def of(cls, decoder: Decoder) -> Unembedding:
         """The model's own."""
         tail = decoder.family.tail
-        return cls(decoder.norm, decoder.head.weight, decoder.head.bias, tail.softcap, tail.scale)
+        return cls(decoder.norm, decoder.head.weight, decoder.head.bias, tail.softcap, tail.scale, decoder.work)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits, [..., vocabulary] float32 or wider, of residual streams [..., d_model]."""
-        normed = self.norm(hidden.to(device=self._norm_weight.device, dtype=self._norm_weight.dtype))
-        logits = F.linear(normed.to(self.weight.dtype), self.weight, self.bias)
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        logits = logits if self.scale == 1 else self.scale * logits
+        return self.finished(self.scores(self.normed(hidden)))
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        """What the head's map is given, [..., d_model], of residual streams [..., d_model]."""
+        return cast("Tensor", self.norm(hidden.to(device=self._norm_weight.device, dtype=self._norm_weight.dtype))).to(
+            self.weight.dtype
+        )
+
+    def scores(self, normed: Tensor) -> Tensor:
+        """What the head's map makes of that, [..., vocabulary] float32 or wider."""
+        scores = F.linear(normed, self.weight, self.bias)
+        return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+
+    def finished(self, scores: Tensor) -> Tensor:
+        """The logits, of any words, of what the map makes of them."""
+        logits = scores if self.scale == 1 else self.scale * scores
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """The derivative of the logits by what the map makes, where they are these."""
+        return self.scale if self.softcap is None else self.scale * (1 - (logits / self.softcap).square())
 
     def scaled(self, factor: float) -> Unembedding:
         """With logits (before a soft cap) times `factor`."""
-        return replace(self, weight=self.weight * factor, bias=None if self.bias is None else self.bias * factor)
+        return replace(self, scale=self.scale * factor)
 
     @property
     def _norm_weight(self) -> Tensor:

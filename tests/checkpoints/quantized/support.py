@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
-from peelaudit.method.readout import Unembedding, token_losses
+from peelaudit.method.readouts.readout import Unembedding, token_losses
 from tests.checkpoints import models
 from tests.networks import opened
 

@@ -14,7 +14,7 @@ from peelaudit.auditing.run import Prepared, held_decoder, prepared
 from peelaudit.method.diagnosis.examine import Examination
 from peelaudit.method.diagnosis.naming import name_layers
 from peelaudit.method.diagnosis.routing import ASSIGNMENTS, at_chance, routing_gains
-from peelaudit.method.readout import ReadoutFactory
+from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.network.decoder import Decoder
@@ -49,7 +49,7 @@ def test_exchanged_experts_are_those_of_a_router_with_other_rows(family: str, ne
 
 def gains(made: Network, layer: int) -> Losses | None:
     data, rows = TokenRows(made.tokens, made.rows), made.rows.held_out
-    readout = ReadoutFactory(made.decoder, data, made.states[-1], seed=0).own
+    readout = ReadoutFactory(made.decoder, data, made.states[-1], StateStore()).own
     down = Downstream(made.decoder, data, readout, StateStore(dtype=torch.float64))
     losses = down.losses(made.decoder.n_layers, made.states[-1][rows], rows, "the network")
     return routing_gains(down, made.decoder.block(layer), made.states[layer - 1], losses, rows)

@@ -15,7 +15,7 @@ from peelaudit.auditing.run import held_decoder, prepared
 from peelaudit.method.diagnosis.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.linalg.spectrum import leading
-from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
 from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.states import StateStore, TokenRows, trained_states

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from peelaudit.method.readout import Readout, Unembedding
+from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.network.block import Block
 from peelaudit.network.states import StateStore, TokenRows

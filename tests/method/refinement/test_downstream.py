@@ -89,10 +89,10 @@ def test_a_state_is_left_as_it_was_and_written_where_it_is_told(deep: Network) -
 
 def test_work_is_counted_in_forward_passes_over_a_sequence(deep: Network) -> None:
     down, rows = downstream(deep), deep.rows.select
-    count, before = rows.stop - rows.start, deep.decoder.work.done
+    count, before = rows.stop - rows.start, deep.decoder.work.blocks
 
     def passes() -> float:
-        return (deep.decoder.work.done - before) / count
+        return (deep.decoder.work.blocks - before) / count
 
     down.rise(1, deep.states[1][rows], "the network")
     assert passes() == 2

@@ -12,9 +12,9 @@ import torch
 from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.run import Prepared, prepared
 from peelaudit.errors import OutputError
-from peelaudit.method.readout import Readout, Unembedding, token_losses
+from peelaudit.method.linalg.changes import block_changes, dot, times
+from peelaudit.method.readouts.readout import Readout, Unembedding, token_losses
 from peelaudit.method.refinement.changed_network import ChangedNetwork
-from peelaudit.method.refinement.changes import block_changes, dot, times
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap

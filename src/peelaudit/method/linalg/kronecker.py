@@ -35,17 +35,23 @@ class Curvature:
 
     Of an expert the gradient is a mean over all tokens, as the loss is, and the others over those that reach it: with
     m of n tokens its block of the curvature is m/n of the product of these factors, so that both shares cancel.
+    `damping` is λ_X, relative to the mean eigenvalue of X'X.
     """
 
     gradient: Tensor
     scaled: Tensor
     inputs: Tensor
+    damping: float
 
     def direction(self) -> Tensor:
         """ΔW, [inputs, outputs]; zeros where no gradient reaches the map."""
         if not bool(self.scaled.any()):
             return torch.zeros_like(self.scaled)
-        return -torch.cholesky_solve(self.scaled, _damped_factor(self.inputs, INPUT_DAMPING))
+        return -self.regressed(self.scaled)
+
+    def regressed(self, gradient: Tensor) -> Tensor:
+        """(X'X/n + λ_X I)^-1 times a gradient of any map of these inputs, [inputs, outputs]."""
+        return torch.cholesky_solve(gradient, _damped_factor(self.inputs, self.damping))
 
 
 def _damped_factor(moment: Tensor, damping: float) -> Tensor:
@@ -87,12 +93,13 @@ class Factors:
         self._cross += x.T @ gradients
         self._rows += len(x)
 
-    def curvature(self, tokens: int) -> Curvature:
+    def curvature(self, tokens: int, *, damping: float = INPUT_DAMPING) -> Curvature:
         """The factors as they are used.
 
         Args:
             tokens: that the gradient is a mean over: more than were added where others don't go through the map, as
                 through an expert. The factors are means over those that do.
+            damping: λ_X, relative to the mean eigenvalue of X'X.
 
         Raises:
             NonFiniteResult: a factor holds NaN or Inf.
@@ -101,6 +108,6 @@ class Factors:
         if not all(bool(torch.isfinite(factor).all()) for factor in (inputs, outputs, cross)):
             raise NonFiniteResult("the curvature of the loss in a linear map holds NaN or Inf")
         if not bool(cross.any()):
-            return Curvature(cross, cross, inputs)
+            return Curvature(cross, cross, inputs, damping)
         scaled = torch.cholesky_solve(cross.T, _damped_factor(outputs, OUTPUT_DAMPING)).T
-        return Curvature(self._cross / tokens, scaled, inputs)
+        return Curvature(self._cross / tokens, scaled, inputs, damping)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,22 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.refinement.changes import Changes, block_changes
+from peelaudit.method.linalg.changes import Changes, block_changes
+from peelaudit.method.linalg.descent import Direction
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Scales
 
-__all__ = ["ChangedNetwork", "Direction", "Layers"]
+__all__ = ["ChangedNetwork", "Layers"]
 
 Layers = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """The gradient of the loss on *fit* and the natural-gradient direction, at some weights."""
-
-    slopes: Changes
-    natural: Changes
 
 
 class ChangedNetwork:

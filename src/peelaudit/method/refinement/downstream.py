@@ -20,7 +20,7 @@ from peelaudit.method.linalg.forward import jvp
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.linalg.spectrum import leading
-from peelaudit.method.readout import Readout
+from peelaudit.method.readouts.readout import Readout
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.linear import LinearMap, tapped

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from peelaudit.errors import OutputError
-from peelaudit.method.readout import Readout
+from peelaudit.method.readouts.readout import Readout
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 
@@ -58,15 +58,17 @@ def load_block(directory: Path, decoder: Decoder, layer: int) -> Block:
 
 
 def save_head(directory: Path, decoder: Decoder, readout: Readout) -> None:
-    """Write the head that the blocks are read by: `weight`, [vocabulary, d_model], and `bias`, if it has one.
+    """Write the head that the blocks are read by: `weight`, [vocabulary, d_model], and `bias`, if it has one, with a
+    temperature in them.
 
     A refitted head is one of its own, also where the network's is tied to its embedding.
 
     Raises:
         OutputError: it couldn't be written.
     """
+    factor = readout.unembedding.scale / decoder.family.tail.scale
     parts = {"weight": readout.unembedding.weight, "bias": readout.unembedding.bias}
-    tensors = {name: part.detach().cpu().contiguous() for name, part in parts.items() if part is not None}
+    tensors = {name: (part.detach() * factor).cpu().contiguous() for name, part in parts.items() if part is not None}
     _write(directory / HEAD, tensors, {"readout": readout.kind})
 
 
@@ -77,7 +79,8 @@ def load_head(directory: Path, decoder: Decoder, like: Readout) -> Readout:
         OutputError: the file can't be read.
     """
     saved = {name: tensor.to(decoder.device) for name, tensor in _read(directory / HEAD).items()}
-    unembedding = dataclasses.replace(like.unembedding, weight=saved["weight"], bias=saved.get("bias"))
+    weight, bias, scale = saved["weight"], saved.get("bias"), decoder.family.tail.scale
+    unembedding = dataclasses.replace(like.unembedding, weight=weight, bias=bias, scale=scale)
     return dataclasses.replace(like, unembedding=unembedding)
 
 

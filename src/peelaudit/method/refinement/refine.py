@@ -15,27 +15,24 @@ The factors as a preconditioner of it gain nothing: they take away that path.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.method.refinement.changed_network import ChangedNetwork, Direction, Layers
-from peelaudit.method.refinement.changes import Changes, dot, plus, times
+from peelaudit.method.linalg.changes import Changes, dot, plus, times
+from peelaudit.method.linalg.descent import FIRST_GAIN, LEAST_GAIN, Course, Direction, natural_steps
+from peelaudit.method.linalg.line_search import Probe, bracketed, by_parabolas
+from peelaudit.method.refinement.changed_network import ChangedNetwork, Layers
 from peelaudit.method.refinement.downstream import Downstream
-from peelaudit.method.refinement.line_search import Probe, bracketed, by_parabolas
+from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
 
 __all__ = ["Reach", "Refined", "Refiner"]
 
-FIRST_GAIN = 1.0
-"""nats/token that the first probe would gain if the loss were linear: far, for near a damaged block's weights the loss
-may curve more than it does further on."""
-LEAST_GAIN = 0.03
-"""Share of the select gain so far that a step must add to be followed by another one."""
 MOST_STEPS = 16
 LENGTHS = (1.0, 0.5, 0.25)
 """Of each iterate of conjugate gradients, those that *select* is asked about."""
@@ -81,31 +78,12 @@ class Refined:
         return bool(self.changes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One that was taken: the slopes there, their product with the natural-gradient direction, and the step."""
-
-    slopes: Changes
-    size: float
-    changes: Changes
-
-
-@dataclass
-class _Course:
-    """How far some blocks are."""
+@dataclass(kw_only=True)
+class _Blocks(Course):
+    """How far some blocks have come, and with how many products."""
 
     layers: Layers
-    start: float
-    loss: float
-    changes: Changes = field(default_factory=dict)
-    expected: float = FIRST_GAIN
-    steps: int = 0
     products: int = 0
-    previous: _Step | None = None
-
-    @property
-    def gain(self) -> float:
-        return self.start - self.loss
 
 
 class Refiner:
@@ -123,8 +101,8 @@ class Refiner:
 
     @property
     def passes(self) -> float:
-        """What the network's blocks computed so far, in forward passes of all of them over all calibration tokens."""
-        return self._network.down.decoder.work.done / (self._network.n_layers * len(self._losses))
+        """What was computed so far, in forward passes of the network over all calibration tokens."""
+        return self._network.down.decoder.passes / len(self._losses)
 
     def all(self, reach: Reach, *, progress: Progress = SILENT) -> Refined:
         """Move all blocks at once.
@@ -158,7 +136,7 @@ class Refiner:
             NonFiniteResult: naming the layer.
         """
         progress.stage("estimate", 1)
-        natural = self._direction(self._course(1, self._network.n_layers)).natural
+        natural = self._direction((1, self._network.n_layers), {}).natural
         try:
             slopes, bends = self._network.modelled(natural, self._network.rows.select)
             length = -slopes.sum() / bends.sum() if bends.sum() > 0 else 0.0
@@ -189,82 +167,35 @@ class Refiner:
             self._network.losses(refined.layers, refined.changes, rows) if refined.moved else self._losses[rows].copy()
         )
 
-    def _course(self, first: int, last: int) -> _Course:
-        start = float(self._losses[self._network.rows.select].sum()) / self._network.predictions(
-            self._network.rows.select
-        )
-        return _Course((first, last), start, start)
+    def _course(self, first: int, last: int) -> _Blocks:
+        rows = self._network.rows.select
+        start = float(self._losses[rows].sum()) / self._network.predictions(rows)
+        return _Blocks(start=start, loss=start, layers=(first, last))
 
-    def _refined(self, course: _Course, reach: Reach) -> Refined:
+    def _refined(self, course: _Blocks, reach: Reach) -> Refined:
+        moving = _Moving(self._network, course.layers, self._direction)
         for _ in range(reach.rounds):
             before = course.gain
-            self._natural_steps(course, reach.steps)
+            natural_steps(course, moving, reach.steps)
             if reach.products and course.gain < FAR and not self._network.low_bit(course.layers):
                 self._gauss_newton(course, reach.products)
             if course.gain - before <= LEAST_GAIN * course.gain:
                 break
         return Refined(course.layers, course.changes, course.steps, course.products, course.gain)
 
-    def _natural_steps(self, course: _Course, most: int) -> None:
-        course.previous, course.expected = None, FIRST_GAIN
-        for _ in range(most):
-            before = course.loss
-            if not self._step(course) or before - course.loss < LEAST_GAIN * course.gain:
-                break
-
-    def _step(self, course: _Course) -> bool:
-        """Take the best step along one direction; false, and none, if none helps on *select*."""
-        at = self._direction(course)
-        direction = at.natural if course.previous is None else self._conjugate(at, course.previous)
-        slope = dot(at.slopes, direction)
-        best = min(self._search(course, direction, slope), key=lambda probe: probe.loss, default=None)
-        if best is None or not best.loss < course.loss:
-            return False
-        changes = times(best.step, direction)
-        course.changes = self._network.kept(plus(course.changes, 1.0, changes))
-        course.loss, course.steps = best.loss, course.steps + 1
-        course.previous = _Step(at.slopes, dot(at.slopes, at.natural), changes)
-        course.expected = -slope * best.step
-        return True
-
-    def _direction(self, course: _Course) -> Direction:
+    def _direction(self, layers: Layers, changes: Changes) -> Direction:
         """At the blocks as they are; at the trained ones, one sweep down has those of all."""
-        if course.changes:
-            return self._network.swept(course.layers, course.changes)
+        if changes:
+            return self._network.swept(layers, changes)
         if self._first is None:
             self._first = self._network.swept((1, self._network.n_layers), {})
-        first, last = course.layers
+        first, last = layers
         return Direction(*(
             {key: change for key, change in part.items() if first <= key[0] <= last}
             for part in (self._first.slopes, self._first.natural)
         ))  # fmt: skip
 
-    def _search(self, course: _Course, direction: Changes, slope: float) -> list[Probe]:
-        """Looks along a direction; none where it doesn't lead down."""
-        if not slope < 0:
-            return []
-
-        def look(step: float) -> float:
-            return self._network.select_loss(course.layers, plus(course.changes, step, direction))
-
-        if self._network.low_bit(course.layers):
-            return bracketed(look, course.expected / -slope, start=course.loss)
-        return by_parabolas(look, min(course.expected, FIRST_GAIN) / -slope, start=course.loss, slope=slope)
-
-    def _conjugate(self, at: Direction, before: _Step) -> Changes:
-        """The natural-gradient direction plus as much of the last step as Polak and Ribière say.
-
-        The last step is a multiple of its direction.
-        """
-        if not before.size < 0:
-            return at.natural
-        share = (dot(at.slopes, at.natural) - dot(before.slopes, at.natural)) / before.size
-        length = dot(before.slopes, before.changes) / before.size
-        if not (share > 0 and length > 0):
-            return at.natural
-        return self._network.kept(plus(at.natural, share / length, before.changes))
-
-    def _gauss_newton(self, course: _Course, most: int) -> None:
+    def _gauss_newton(self, course: _Blocks, most: int) -> None:
         """Conjugate gradients on the exact curvature from the blocks as they are; the best iterate is kept."""
         states = self._network.risen(course.layers, course.changes)
         residual = times(-1.0, self._network.gradient(course.layers, course.changes, states))
@@ -292,3 +223,26 @@ class Refiner:
                     course.loss, best, since = loss, changes, 0
         if best is not None:
             course.changes = self._network.kept(best)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moving:
+    """The loss of a network as some of its blocks move, as `natural_steps` wants it."""
+
+    network: ChangedNetwork
+    layers: Layers
+    directed: Callable[[Layers, Changes], Direction]
+
+    def direction(self, changes: Changes) -> Direction:
+        return self.directed(self.layers, changes)
+
+    def loss(self, changes: Changes) -> float:
+        return self.network.select_loss(self.layers, changes)
+
+    def probes(self, look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
+        if self.network.low_bit(self.layers):
+            return bracketed(look, first, start=start, unmoved=RESOLUTION)
+        return by_parabolas(look, min(first, FIRST_GAIN / -slope), start=start, slope=slope)
+
+    def kept(self, changes: Changes) -> Changes:
+        return self.network.kept(changes)

@@ -82,7 +82,7 @@ def _cost_words(report: AuditReport) -> Iterator[str]:
         )
     if report.passes:
         most = ", ".join(f"{stage} {count(round(done))}" for stage, done in report.passes if done >= _LEAST_PASSES)
-        yield f"The audit's blocks took {count(round(sum(done for _, done in report.passes)))} passes in all: {most}."
+        yield f"The audit took {count(round(sum(done for _, done in report.passes)))} passes in all: {most}."
 
 
 def _readout_words(report: AuditReport) -> str:

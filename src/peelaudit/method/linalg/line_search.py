@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peelaudit.method.statistics.bootstrap import RESOLUTION
-
 __all__ = ["Probe", "bracketed", "by_parabolas"]
 
 PROBES = 5
@@ -53,21 +51,27 @@ def by_parabolas(look: Callable[[float], float], first: float, *, start: float, 
     return found
 
 
-def bracketed(look: Callable[[float], float], first: float, *, start: float) -> list[Probe]:
-    """Probes of a loss whose weights are rounded after the step; for arguments see `by_parabolas`.
+def bracketed(look: Callable[[float], float], first: float, *, start: float, unmoved: float) -> list[Probe]:
+    """Probes of a loss whose weights are rounded after the step.
 
     The slope tells nothing of it: a step may move no weight, and the first that moves one may be far beyond where the
     parabola has its bottom. So longer and longer steps, as long as none is worse; then on that side of the best where
     the next step that was looked at is farther away.
+
+    Args:
+        look: the loss after a step.
+        first: the first step.
+        start: the loss without one.
+        unmoved: by how much a loss differs at most where no weight has moved.
     """
     found: list[Probe] = []
     best, step = Probe(0.0, start), first
     for _ in range(HELD_PROBES):
         probe = Probe(step, look(step))
         found.append(probe)
-        if probe.loss < best.loss and (best.step or abs(probe.loss - start) > RESOLUTION):
+        if probe.loss < best.loss and (best.step or abs(probe.loss - start) > unmoved):
             best = probe
-        still = max((one.step for one in found if not abs(one.loss - start) > RESOLUTION), default=0.0)
+        still = max((one.step for one in found if not abs(one.loss - start) > unmoved), default=0.0)
         at = best.step or still
         above = min((one.step for one in found if one.step > at), default=math.inf)
         below = max((one.step for one in found if one.step < at), default=0.0)

@@ -1,0 +1,134 @@
+"""Steps down a loss along natural-gradient directions, each conjugate to the one before it (Polak and Ribière).
+
+What is minimised says which directions it has and how far along one to look. Its gradients are of some tokens, and the
+looks are at others: there is no learning rate, and nothing is random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from peelaudit.method.linalg.changes import Changes, dot, plus, times
+from peelaudit.method.linalg.line_search import Probe
+
+__all__ = ["FIRST_GAIN", "Course", "Direction", "Objective", "natural_steps"]
+
+FIRST_GAIN = 1.0
+"""nats/token that the first look would gain if the loss were linear: far, for near a damaged block's weights the loss
+may curve more than it does further on."""
+LEAST_GAIN = 0.03
+"""Share of the gain so far that a step must add to be followed by another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """The gradient of a loss, and the natural-gradient direction there."""
+
+    slopes: Changes
+    natural: Changes
+
+
+class Objective(Protocol):
+    """A loss of the changes of some maps."""
+
+    def direction(self, changes: Changes) -> Direction:
+        """Where to go from there, by the tokens that are learnt from."""
+        ...
+
+    def loss(self, changes: Changes) -> float:
+        """nats/token of the tokens that are looked at; infinite where something overflows."""
+        ...
+
+    def probes(self, look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
+        """Looks along a direction: see `peelaudit.method.linalg.line_search`."""
+        ...
+
+    def kept(self, changes: Changes) -> Changes:
+        """Copies of changes, in a place of their own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One that was taken: the slopes there, their product with the natural-gradient direction, and the step."""
+
+    slopes: Changes
+    size: float
+    changes: Changes
+
+
+@dataclass
+class Course:
+    """How far some maps have come.
+
+    Attributes:
+        start: the loss without changes, nats/token.
+        loss: with them.
+        changes: of the maps.
+        steps: that were taken.
+    """
+
+    start: float
+    loss: float
+    changes: Changes = field(default_factory=dict)
+    steps: int = 0
+
+    @property
+    def gain(self) -> float:
+        """nats/token."""
+        return self.start - self.loss
+
+
+def natural_steps(course: Course, objective: Objective, most: int, *, least: float = 0.0) -> None:
+    """Take steps until one gains less than `LEAST_GAIN` of all, or none gains.
+
+    Args:
+        course: from where; how far it comes is written into it.
+        objective: what is minimised.
+        most: steps at most.
+        least: nats/token that each must gain to be taken.
+    """
+    previous: _Step | None = None
+    expected = FIRST_GAIN
+    for _ in range(most):
+        at = objective.direction(course.changes)
+        direction = at.natural if previous is None else _conjugate(objective, at, previous)
+        slope, before = dot(at.slopes, direction), course.loss
+        best = _best(objective, course, direction, slope, expected)
+        if best is None or not best.loss < before - least:
+            break
+        step = times(best.step, direction)
+        course.changes = objective.kept(plus(course.changes, 1.0, step))
+        course.loss, course.steps = best.loss, course.steps + 1
+        previous = _Step(at.slopes, dot(at.slopes, at.natural), step)
+        expected = -slope * best.step
+        if before - course.loss < LEAST_GAIN * course.gain:
+            break
+
+
+def _best(objective: Objective, course: Course, direction: Changes, slope: float, expected: float) -> Probe | None:
+    """The best look along a direction; none where it doesn't lead down."""
+    if not slope < 0:
+        return None
+
+    def look(step: float) -> float:
+        return objective.loss(plus(course.changes, step, direction))
+
+    probes = objective.probes(look, expected / -slope, start=course.loss, slope=slope)
+    return min(probes, key=lambda probe: probe.loss)
+
+
+def _conjugate(objective: Objective, at: Direction, before: _Step) -> Changes:
+    """The natural-gradient direction plus as much of the last step as Polak and Ribière say.
+
+    The last step is a multiple of its direction.
+    """
+    if not before.size < 0:
+        return at.natural
+    share = (dot(at.slopes, at.natural) - dot(before.slopes, at.natural)) / before.size
+    length = dot(before.slopes, before.changes) / before.size
+    if not (share > 0 and length > 0):
+        return at.natural
+    return objective.kept(plus(at.natural, share / length, before.changes))

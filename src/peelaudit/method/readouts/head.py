@@ -1,0 +1,240 @@
+"""A head refitted by the cross-entropy, from another one (docs/method.md, Read-outs).
+
+The head W, [vocabulary, d_model], moves to W(I + A') + R: an affine map A of what the final norm makes, which turns the
+rows of all words together, and rows R of the words that the fit tokens hold. No few thousand tokens say more of a
+hundred thousand rows. Its steps are natural-gradient ones: A's curvature is a Kronecker product, that of R the inputs'
+moments and each word's own variance.
+
+With a large vocabulary most of the work would be the sum over all words that the cross-entropy needs. Of words that the
+text doesn't hold that sum is taken once, with its derivative by the map's input, and then to first order in the log;
+the loss of the head that comes of it is taken in full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from peelaudit.method.linalg.changes import Changes
+from peelaudit.method.linalg.descent import FIRST_GAIN, Course, Direction, natural_steps
+from peelaudit.method.linalg.kronecker import Factors
+from peelaudit.method.linalg.line_search import Probe, by_parabolas
+from peelaudit.method.linalg.moments import accumulation_dtype
+from peelaudit.method.readouts.readout import LOGIT_BYTES, Readout
+from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, batches
+from peelaudit.network.unembedding import Unembedding
+
+__all__ = ["refitted"]
+
+FEW_WORDS = 4096
+"""Vocabularies up to this one are summed over in full at each step."""
+MOST_STEPS = 8
+LEAST_GAIN = 1e-3
+"""Nats/token on *select* that a step must gain to be taken."""
+INPUT_DAMPING = 4.0
+"""Of the inputs' moments, relative to their mean eigenvalue and to width over tokens: the fewer tokens there are to
+tell so many directions apart, the less is believed of each."""
+ROW_DAMPING = 0.3
+"""Added to each word's variance, relative to their mean."""
+
+MAP, ROWS = (0, "map"), (0, "rows")
+"""A and R: [d_model, d_model] and [d_model, words of *fit*], behind each a row for the bias of a head that has one."""
+
+
+def refitted(head: Readout, loss: float, data: TokenRows, state: Tensor, store: StateStore) -> Unembedding | None:
+    """The head by natural-gradient steps on *fit*, their lengths and number by *select*; None where none gains.
+
+    Args:
+        head: where it begins.
+        loss: of that one on *select*, nats/token.
+        data: the tokens and the splits.
+        state: [sequences, positions, d_model] what it reads.
+        store: where what is kept of each token goes.
+    """
+    moving = _Moving(head, data, state, store)
+    course = Course(loss, loss)
+    natural_steps(course, moving, MOST_STEPS, least=LEAST_GAIN)
+    return moving.moved(course.changes) if course.steps else None
+
+
+class _Rest(NamedTuple):
+    """The words that a text doesn't hold, of each prediction of some sequences.
+
+    Attributes:
+        logs: [sequences, positions - 1] the log of their summed exponentials.
+        pulls: [sequences, positions - 1, d_model] its derivative by the map's input.
+    """
+
+    logs: Tensor
+    pulls: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Some predictions.
+
+    Attributes:
+        inputs: [n, d_model] of the head's map.
+        targets: [n] which of the words that are summed over one by one.
+        rest: of each, [n] and [n, d_model]; None where these are all words.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    rest: _Rest | None
+
+
+class _Moving:
+    """The loss of a head that moves, as `natural_steps` wants it.
+
+    Args:
+        readout: the head as it is.
+        data: the tokens and the splits.
+        state: what it reads.
+        store: where what is kept of each token goes.
+    """
+
+    def __init__(self, readout: Readout, data: TokenRows, state: Tensor, store: StateStore) -> None:
+        self._readout, self._head, self._data, self._state = readout, readout.unembedding, data, state
+        weight, bias = self._head.weight, self._head.bias
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        held = data.targets(slice(0, data.rows.select.stop))[:, 1:]
+        held = torch.unique(held[held != NO_TARGET])
+        few = len(weight) <= max(FEW_WORDS, len(held))
+        self._words = torch.arange(len(weight)) if few else held
+        """[words] those that are summed over one by one."""
+        learnt = data.targets(data.rows.fit)[:, 1:]
+        learnt = torch.unique(learnt[learnt != NO_TARGET])
+        self._learnt = torch.searchsorted(self._words, learnt).to(weight.device)
+        """Which of them *fit* holds."""
+        chosen = self._words.to(weight.device)
+        self._weight = weight[chosen].to(wide)
+        self._bias = None if bias is None else bias[chosen].to(wide)
+        self._rest = None if few else self._summed(chosen, store)
+
+    @torch.no_grad()
+    def direction(self, changes: Changes) -> Direction:
+        """The directions of A and R."""
+        width, device, wide = self._weight.shape[1], self._weight.device, accumulation_dtype(self._weight.device)
+        biased = self._bias is not None
+        factors = Factors(width, width, biased=biased, device=device)
+        cross = torch.zeros(width + biased, len(self._learnt), dtype=wide, device=device)
+        spread = torch.zeros(len(self._learnt), dtype=wide, device=device)
+        tokens = 0
+        for batch in self._batches(self._data.rows.fit):
+            chances, slope = self._chances(batch, changes)
+            learnt = chances[:, self._learnt]
+            steep = slope[:, self._learnt] if isinstance(slope, Tensor) else slope
+            spread += (learnt * (1 - learnt) * steep**2).sum(dim=0)
+            pulled = self._pulled(chances, slope, batch)
+            back = pulled @ self._weight
+            self._head.work.read(len(back) * len(self._words) / len(self._head.weight))
+            if batch.rest is not None:
+                back += chances[:, -1:] * batch.rest.pulls
+            factors.add(batch.inputs, back)
+            cross += self._with_bias(batch.inputs).T @ pulled[:, self._learnt]
+            tokens += len(batch.inputs)
+        curvature = factors.curvature(tokens, damping=INPUT_DAMPING * width / tokens)
+        cross, spread = cross / tokens, spread / tokens
+        damped = (spread + ROW_DAMPING * spread.mean()).clamp(min=torch.finfo(torch.float32).tiny)
+        slopes = {MAP: curvature.gradient, ROWS: cross}
+        return Direction(slopes, {MAP: curvature.direction(), ROWS: -curvature.regressed(cross) / damped})
+
+    @torch.no_grad()
+    def loss(self, changes: Changes) -> float:
+        """On *select*, nats/token."""
+        total, tokens = 0.0, 0
+        for batch in self._batches(self._data.rows.select):
+            logits = self._logits(batch, changes)
+            losses = F.cross_entropy(logits, batch.targets, reduction="none")
+            total, tokens = total + float(losses.double().sum()), tokens + len(losses)
+        return total / tokens if math.isfinite(total) else math.inf
+
+    def probes(self, look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
+        """At the bottoms of parabolas."""
+        return by_parabolas(look, min(first, FIRST_GAIN / -slope), start=start, slope=slope)
+
+    def kept(self, changes: Changes) -> Changes:
+        """They are small."""
+        return {key: changes[key] for key in changes}
+
+    @torch.no_grad()
+    def moved(self, changes: Changes) -> Unembedding:
+        """The head with these changes, its weight in float32 at least."""
+        matrix, rows = (changes[key].to(self._weight) for key in (MAP, ROWS))
+        width, words = len(self._weight.T), self._words.to(self._weight.device)[self._learnt]
+        weight = self._head.weight.to(self._weight.dtype, copy=True)
+        self._head.work.read(width)
+        for part in batches(slice(0, len(weight)), 1):
+            weight[part] += self._head.weight[part].to(weight) @ matrix[:width].T
+        weight[words] += rows[:width].T
+        if self._head.bias is None:
+            return replace(self._head, weight=weight)
+        bias = self._head.bias.to(weight) + self._head.weight.to(weight) @ matrix[width]
+        bias[words] += rows[width]
+        return replace(self._head, weight=weight, bias=bias)
+
+    def _logits(self, batch: _Batch, changes: Changes) -> Tensor:
+        """[n, words] and one column more for the rest, if there is one."""
+        inputs, bias = batch.inputs, self._bias
+        self._head.work.read(len(inputs) * len(self._words) / len(self._head.weight))
+        moved = torch.zeros_like(inputs)
+        if changes:
+            moved = self._with_bias(inputs) @ changes[MAP].to(inputs)
+        scores = F.linear(inputs + moved, self._weight, bias)
+        if changes:
+            scores[:, self._learnt] += self._with_bias(inputs) @ changes[ROWS].to(inputs)
+        logits = self._head.finished(scores)
+        if batch.rest is None:
+            return logits
+        rest = batch.rest.logs + (moved * batch.rest.pulls).sum(dim=1)
+        return torch.cat([logits, rest[:, None]], dim=1)
+
+    def _chances(self, batch: _Batch, changes: Changes) -> tuple[Tensor, Tensor | float]:
+        """The probabilities of the words, and of the rest behind them, and the slopes of the words' logits."""
+        logits = self._logits(batch, changes)
+        words = logits if batch.rest is None else logits[:, :-1]
+        return logits.softmax(dim=1), self._head.slope(words)
+
+    def _pulled(self, chances: Tensor, slope: Tensor | float, batch: _Batch) -> Tensor:
+        """[n, words] the gradient at what the map makes of the words."""
+        pulled = chances[:, : len(self._weight)].clone()
+        pulled[torch.arange(len(pulled), device=pulled.device), batch.targets] -= 1
+        return pulled * slope
+
+    def _with_bias(self, inputs: Tensor) -> Tensor:
+        return inputs if self._bias is None else torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+
+    def _batches(self, rows: slice) -> Iterator[_Batch]:
+        """The predictions of some sequences."""
+        positions, place = self._state.shape[1], self._weight.device
+        for part in batches(rows, positions, max(1, LOGIT_BYTES // (4 * len(self._words)))):
+            targets = self._data.targets(part)[:, 1:]
+            asked = targets != NO_TARGET
+            inputs = self._head.normed(self._state[part, :-1]).to(self._weight)[asked.to(place)]
+            rest = None
+            if self._rest is not None:
+                rest = _Rest(*(kept[part][asked.to(kept.device)].to(inputs) for kept in self._rest))
+            yield _Batch(inputs, torch.searchsorted(self._words, targets[asked]).to(place), rest)
+
+    @torch.no_grad()
+    def _summed(self, words: Tensor, store: StateStore) -> _Rest:
+        """The words beside these, of *fit* and *select*."""
+        until, positions, width = self._data.rows.select.stop, self._state.shape[1] - 1, self._weight.shape[1]
+        logs = store.empty(until, positions, dtype=self._weight.dtype)
+        found = _Rest(logs, store.empty(until, positions, width))
+        for part in batches(slice(0, until), positions + 1, self._readout.batch_tokens):
+            logits = self._head.finished(self._head.scores(self._head.normed(self._state[part, :-1])))
+            self._head.work.read(2 * logits.shape[0] * positions)
+            slope = self._head.slope(logits)
+            logits[..., words] = -torch.inf
+            found.logs[part] = logits.logsumexp(dim=-1).to(found.logs)
+            pulled = logits.softmax(dim=-1) * slope
+            found.pulls[part] = (pulled.to(self._head.weight) @ self._head.weight).to(found.pulls)
+        return found

@@ -1,0 +1,27 @@
+"""What a network computed, counted where it does."""
+
+from __future__ import annotations
+
+__all__ = ["Work"]
+
+
+class Work:
+    """What blocks and heads computed: a derivative along a direction is another forward pass, a backward pass two, of a
+    head one, for its weights have no gradient.
+
+    Attributes:
+        blocks: forward passes of one block over one sequence.
+        head: forward passes of the head over one token.
+    """
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.head = 0.0
+
+    def add(self, passes: int) -> None:
+        """So many passes more of one block over a sequence."""
+        self.blocks += passes
+
+    def read(self, tokens: float) -> None:
+        """So many passes more of the head over a token."""
+        self.head += tokens
