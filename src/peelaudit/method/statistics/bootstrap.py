@@ -36,11 +36,11 @@ class ClusterBootstrap:
     12.5): where clusters are skewed, the interval reaches further on the side where the rare ones are. Three things are
     done for few clusters:
 
-    - the standard error is that of linearised residuals, each divided by what the figure took from it, 1 less the
-      cluster's share of the denominator (CR2 of Bell and McCaffrey, "Bias reduction in standard errors for linear
-      regression with multi-stage samples", 2002), and widened by the ratio of Student's quantiles with their degrees of
-      freedom, which unequal clusters lower, and with n - 1;
-    - the quantiles are those of a normal law's 95 % times sqrt(n / (n-1));
+    - the standard error is that of linearised residuals, whose squares are divided by what the figure leaves of them, 1
+      less the cluster's share of the denominator (CR2 of Bell and McCaffrey, "Bias reduction in standard errors for
+      linear regression with multi-stage samples", 2002). It is widened by the ratio of Student's quantiles with their
+      degrees of freedom, which unequal clusters lower, and with n - 1;
+    - the tails cut are those of a normal law beyond its 95 % times sqrt(n / (n - 1));
     - no quantile is further out than Student's with 2 degrees of freedom: a draw of one cluster alone has no spread.
 
     What that covers was measured, docs/results/intervals.md.
