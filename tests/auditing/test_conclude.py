@@ -347,6 +347,22 @@ def test_the_loads_of_the_most_and_the_least_used_expert_are_shares_of_tokens() 
     assert (second.most_load.value, second.least_load.value) == (1.0, 0.25)
 
 
+def test_what_is_a_share_of_something_has_an_interval_of_such() -> None:
+    """Five documents of which one differs: an interval of the mean alone reaches below 0 and above all."""
+    uneven = dataclasses.replace(
+        EXAMINED,
+        influences=(np.array([0.0, 0.0, 0.0, 0.0, 1.0]), np.array([2.0, 2.0, 2.0, 2.0, 1.0]), np.full(5, 0.3)),
+        loads=(None, np.array([[1.0, 0.0]] * 4 + [[0.6, 0.4]]), None),
+    )
+    first, second, _ = concluded(dataclasses.replace(measured(), examined=uneven)).layers
+    assert second.most_load is not None
+    assert second.least_load is not None
+    assert first.influence.low == second.least_load.low == 0
+    assert second.influence.high == 2
+    assert second.most_load.high == 1
+    assert first.influence.high > first.influence.value > 0
+
+
 def test_what_a_router_saves_is_told_of_blocks_with_experts() -> None:
     first, second, _ = concluded().layers
     assert first.routing_gain is None

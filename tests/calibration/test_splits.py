@@ -195,7 +195,7 @@ def test_less_than_asked_for_is_a_warning_and_shortens_the_sequences(tmp_path: P
 
 def test_few_held_out_clusters_are_a_warning(tmp_path: Path) -> None:
     calibration = load(tmp_path, texts(tmp_path, 30))
-    assert any("intervals come out too narrow" in warning for warning in calibration.warnings)
+    assert any("intervals of fewer than 20 are wide" in warning for warning in calibration.warnings)
     assert load(tmp_path, texts(tmp_path, 200), tokens=8192, context=128).warnings == ()
 
 

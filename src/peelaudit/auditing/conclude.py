@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -212,7 +213,7 @@ def _layer(measured: Measurements, naming: Naming, depth: int, cut: _Cut) -> Lay
         scale_slope=slopes.get(Symptom.MISSCALED),
         bulk_slope=slopes.get(Symptom.NOISY),
         influence=_ratio(
-            measured.trained, turned, np.ones_like(turned), f"the influence of layer {depth} is NaN or Inf"
+            measured.trained, turned, np.ones_like(turned), f"the influence of layer {depth} is NaN or Inf", most=2
         ),
         most_load=most,
         least_load=least,
@@ -229,7 +230,7 @@ def _loads(measured: Measurements, depth: int) -> tuple[Estimate | None, Estimat
         return None, None
     trained, doubt = measured.trained, f"the loads of layer {depth}'s experts aren't defined"
     order, ones = found.sum(axis=0).argsort(), np.ones(len(found))
-    most, least = (_ratio(trained, found[:, index], ones, doubt) for index in (order[-1], order[0]))
+    most, least = (_ratio(trained, found[:, index], ones, doubt, most=1) for index in (order[-1], order[0]))
     return most, least
 
 
@@ -250,12 +251,17 @@ def _error(trained: TrainedLosses, squared: Losses, state: int) -> Estimate:
     return _ratio(trained, squared, trained.deviations[state - 1], doubt)
 
 
-def _ratio(trained: TrainedLosses, numerator: Losses, denominator: Losses, doubt: str) -> Estimate:
-    """A ratio of sums over the held-out sequences. Raises NonFiniteResult with `doubt` where it isn't defined."""
+def _ratio(
+    trained: TrainedLosses, numerator: Losses, denominator: Losses, doubt: str, most: float = math.inf
+) -> Estimate:
+    """A ratio of sums over the held-out sequences that is between 0 and `most` by what it is, and its interval so too.
+    Raises NonFiniteResult with `doubt` where it isn't defined.
+    """
     try:
-        return trained.panel.bootstraps["held_out"].ratio(numerator, denominator)
+        found = trained.panel.bootstraps["held_out"].ratio(numerator, denominator)
     except FloatingPointError as error:
         raise NonFiniteResult(doubt) from error
+    return Estimate(found.value, max(found.low, min(0.0, found.value)), min(found.high, max(most, found.value)))
 
 
 def _schedule(trained: TrainedLosses, result: ScheduleLosses) -> ScheduleResult:

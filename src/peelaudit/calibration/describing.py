@@ -15,7 +15,7 @@ from peelaudit.settings.audit import AuditConfig
 __all__ = ["check_enough", "data_info", "warnings_of"]
 
 FEW_CLUSTERS = 20
-"""With fewer clusters a bootstrap's 95 % intervals cover less than that."""
+"""With fewer clusters 95 % intervals are wide, and cover 90 to 99 % (docs/results/intervals.md)."""
 
 SHORT_OF_CONTEXT = 4
 """Over how many times a sequence's length the context, as far as sequences go, has to be for that to be said."""
@@ -103,8 +103,8 @@ def warnings_of(config: AuditConfig, context: int, info: DataInfo, repeated: int
     if info.held_out.clusters < FEW_CLUSTERS:
         units = "sequences" if info.unit == "sequence" else "documents, or groups of short ones,"
         warnings.append(
-            f"only {info.held_out.clusters} {units} are held out: with fewer than {FEW_CLUSTERS}, intervals come out "
-            "too narrow"
+            f"only {info.held_out.clusters} {units} are held out: intervals of fewer than {FEW_CLUSTERS} are wide, and "
+            "hold 90 to 99 % rather than 95 %"
         )
     longest, tokens = tokens_for_context(context)
     if config.seq_len is None and SHORT_OF_CONTEXT * info.seq_len < longest:

@@ -33,7 +33,7 @@ MAX_SEQ_LEN = 2048
 GOOD_SEQUENCES = 128
 """A quarter of them held out are 32, over the 20 that intervals need by enough for the text of several documents."""
 GOOD_CLUSTERS = 80
-"""With a quarter of them held out, that makes 20 there: with fewer, a bootstrap's intervals are too narrow."""
+"""With a quarter of them held out, that makes 20 there: with fewer, intervals are wide."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,10 @@ __all__ = ["INDIFFERENT", "Change", "Pairing", "check_rows", "check_settings", "
 
 _MOST_PREDICTIONS = 2**53
 _MOST_DRAWS = 10**8
-"""Clusters times resamples: about a gigabyte, more than an audit needs, less than a hostile report could ask for."""
+"""Resamples times the clusters and `_OF_A_DRAW`: about a gigabyte, more than an audit needs, less than a hostile
+report could ask for."""
+_OF_A_DRAW = 16
+"""Numbers that are held of each draw beside its clusters."""
 
 INDIFFERENT = frozenset(("checkpoint", "device", "data", "field", "separator", "config", "adapter", "tokenizer", "bos"))
 """Settings that may differ: the subject itself, where it ran, and what the digest of the tokens speaks for."""
@@ -142,7 +145,7 @@ def _bootstrap(report: AuditReport) -> ClusterBootstrap:
     """The draws that the report's own intervals on held-out were made with."""
     clusters = len(report.held_out_predictions)
     resamples, seed = (_whole(dict(report.settings).get(name)) for name in ("resamples", "seed"))
-    if resamples is None or seed is None or not 1 <= resamples <= _MOST_DRAWS // clusters:
+    if resamples is None or seed is None or not 1 <= resamples <= _MOST_DRAWS // (clusters + _OF_A_DRAW):
         raise ReportError(f"{report.checkpoint.path}: the report's intervals can't be drawn again by its settings")
     return ClusterBootstrap(np.arange(clusters), resamples=resamples, seed=split_seed(seed, "held_out"))
 
