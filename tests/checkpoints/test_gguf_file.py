@@ -15,7 +15,13 @@ import torch
 import transformers
 
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.errors import CheckpointError, MalformedCheckpoint, MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
+from peelaudit.errors import (
+    CheckpointError,
+    MalformedCheckpoint,
+    MismatchedWeights,
+    NonFiniteWeights,
+    UnsupportedCheckpoint,
+)
 from tests.checkpoints.models import config
 
 SMOLLM2 = Path(os.environ.get("PEELAUDIT_SMOLLM2", ""))  # its GGUF file: real models are not in the repository
