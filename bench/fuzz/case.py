@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-__all__ = ["Files", "Format", "draw_of", "made_of", "write"]
+__all__ = ["Files", "Format", "draw_of", "made_of", "read", "write"]
 
 Files = Mapping[str, bytes]
 """A directory's files: their bytes by their names in it."""
