@@ -56,8 +56,8 @@ _UNUSED = frozenset(
 _COUNTED = re.compile(r"(^|_)(layers?|blocks?|stacks?|loops|images?|experts?)(_|$)")
 _MOST = 1 << 16
 """Of what a configuration makes lists of: layers and the like, and runs of equal ones."""
-_DIVISOR = re.compile(r"(softcap|softcapping|logits_scaling|scaling_factor|width_multiplier)$")
-"""What logits or states are divided by, under the families' names for it."""
+_DIVISORS = frozenset({"final_logit_softcapping", "attn_logit_softcapping", "logits_scaling"})
+"""What logits are divided by wherever it isn't null; of other caps 0 may say that there is none (Laguna's)."""
 _NUMBERED = re.compile(r"(.*?)(?:^|\.)(\d{1,9})\.")
 
 
@@ -124,7 +124,7 @@ class Description:
             numbers = [value] if _COUNTED.search(name) else _runs(value)
             if any(type(number) is int and number > _MOST for number in numbers):
                 raise MalformedCheckpoint(f"{self.subject}: {quoted(name)} asks for more than {_MOST:,} of something")
-            if _DIVISOR.search(name) and type(value) in (int, float) and value == 0:
+            if name in _DIVISORS and type(value) in (int, float) and value == 0:
                 raise MalformedCheckpoint(f"{self.subject}: {quoted(name)} is 0, and the network divides by it")
 
     def _check_sizes(self) -> int:
