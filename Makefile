@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: setup audit faults test test-all lint format bench bench-batch bench-gpu gpu-check regression-gate paper fixtures clean
+.PHONY: setup audit faults test test-all lint format bench bench-batch bench-gpu fuzz gpu-check regression-gate paper fixtures clean
 
 setup: .venv/.installed
 
@@ -56,6 +56,10 @@ bench: setup
 
 regression-gate: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.regression_gate
+
+# 50,000 changed files, a process to each core; ARGS="--format gguf --first 123 --count 1 --keep DIR" makes one again.
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.fuzz --jobs $$(nproc) $(ARGS)
 
 bench-gpu: setup
 	$(BIN)/python -m bench.device $(ARGS)

@@ -35,6 +35,16 @@ def test_the_subject_stands_before_the_message() -> None:
     assert (str(error), error.subject) == ("a.json: it holds NaN", "a.json")
 
 
+def test_what_a_file_says_of_itself_stays_on_the_line() -> None:
+    hostile = "\n::error::x\x1b[31m\ud800\x85"
+    error = passed(ReportError(f"{hostile} is not a field"), hostile)
+    shown = r"\n::error::x\x1b[31m\ud800\x85"
+    assert str(error) == f"{shown}: {shown} is not a field"
+    assert ConfigError(f"{hostile} is no setting", "b").problems == (f"{shown} is no setting", "b")
+    assert str(SeveralErrors(error, GateFailed("x"))) == f"{error}; x"
+    assert str(passed(ReportError("a\\n"))) == "a\\n", "what is escaped once isn't again"
+
+
 def test_a_class_with_another_constructor_keeps_its_attributes() -> None:
     error = passed(MissingLayer(3, of=4), "a.json")
     assert isinstance(error, MissingLayer)

@@ -25,6 +25,7 @@ import pytest
 import torch
 
 from peelaudit.cli import main
+from peelaudit.network.weights import check_weights
 from tests.checkpoints import models
 from tests.checkpoints.support import (
     GOOD,
@@ -146,10 +147,10 @@ TORCH: list[tuple[str, Make]] = [
     ("row 7, TorchScript", torchscript),
     ("row 7, legacy tar", legacy_tar),
     ("row 8, no data.pkl", record(without("data.pkl"))),
-    ("row 8, no storage", record(without("data/1"))),
+    ("rows 8 and 90, no storage", record(without("data/1"))),
     ("row 8, no version", record(without("/version"))),
-    ("row 8, short record", record(replacing("data/0", bytes(12)))),
-    ("row 8, long record", record(replacing("data/0", bytes(100_000)))),
+    ("rows 8 and 90, short record", record(replacing("data/0", bytes(12)))),
+    ("rows 8 and 90, long record", record(replacing("data/0", bytes(100_000)))),
     ("row 9, deflated bomb", record(replacing("data/0", bytes(64 << 20)), zipfile.ZIP_DEFLATED)),
     ("row 10, bytearray", record(program(b"c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x01\x85R."))),
     ("row 69, names that differ in case", record(twice_in_other_case)),
@@ -407,6 +408,21 @@ def test_row_51_big_endian_tokens_are_read_for_what_they_are(
 def audit(checkpoint: Path, folder: Path) -> list[str]:
     options = ["--tokens", "1024", "--seq-len", "16", "--resamples", "100", "--effort", "quick"]
     return ["run", str(checkpoint), "--data", str(folder / "data.npy"), *options]
+
+
+def test_row_89_calibration_data_edited_while_they_are_used(
+    llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data.npy"
+    np.save(data, IDS)
+
+    def edited(*arguments: Any) -> Any:
+        np.save(data, IDS[::-1])
+        return check_weights(*arguments)
+
+    monkeypatch.setattr("peelaudit.auditing.run.check_weights", edited)
+    error = refused([*audit(llama, tmp_path), "--schedules", "final"], tmp_path, capfd)
+    assert f"{data}: the calibration data were edited, replaced or removed" in error
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

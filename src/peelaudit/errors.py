@@ -27,6 +27,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from peelaudit.escape import printable
+
 __all__ = [
     "AuditError",
     "CalibrationError",
@@ -54,7 +56,8 @@ __all__ = [
 class PeelauditError(Exception):
     """The root: `except PeelauditError` catches every error that peelaudit raises on purpose.
 
-    `subject` is what it is about, where `about` said so; it stands before the message, or each of several.
+    `subject` is what it is about, where `about` said so; it stands before the message, or each of several. A message is
+    one line: what a file has brought into it is escaped.
     """
 
     exit_code = 3
@@ -65,7 +68,7 @@ class PeelauditError(Exception):
 
     def _messages(self) -> tuple[str, ...]:
         before = "" if self.subject is None else f"{self.subject}: "
-        return tuple(f"{before}{message}" for message in self.args)
+        return tuple(printable(f"{before}{message}") for message in self.args)
 
     def _attach(self, subject: str) -> None:
         if self.subject is None:

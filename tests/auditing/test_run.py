@@ -17,7 +17,7 @@ import transformers
 from safetensors import safe_open
 
 import peelaudit
-from peelaudit.auditing.run import Save, audit_config, held_decoder, prepared
+from peelaudit.auditing.run import Save, audit_config, audit_prepared, held_decoder, prepared
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, UnsupportedCheckpoint
@@ -613,3 +613,12 @@ def test_the_influence_of_every_block_is_in_the_report_and_a_gate_may_limit_it()
     checks = gate(report, GatePolicy(fail_over=(rule,)), today=date(2026, 1, 1)).checks
     assert [check.layer for check in checks] == [row.layer for row in report.layers]
     assert all(check.outcome is Outcome.PASSED for check in checks)
+
+
+def test_calibration_data_edited_during_the_audit_are_noticed(tmp_path: Path) -> None:
+    tokens = save_tokens(tmp_path, vocabulary=50)
+    settings = {**SMALL, "effort": "quick", "schedules": ("final",)}
+    with prepared(AuditConfig(checkpoint=str(NANOGPT / "ckpt.pt"), data=(str(tokens),), **settings)) as audit:
+        save_tokens(tmp_path, vocabulary=40)
+        with pytest.raises(CalibrationError, match=r"tokens\.npy: .* were edited, replaced or removed"):
+            audit_prepared(audit)

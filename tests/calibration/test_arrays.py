@@ -64,7 +64,7 @@ def test_row_79_arrays_that_would_be_read_whole_are_refused(
 
 def test_row_79_of_many_rows_the_first_are_read(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npy", np.arange(3 << 19).reshape(-1, 3) % 5)
-    found = read_npy(SourceFile(path, path.name, "npy", path.stat().st_size, 0), 8, 1 << 24)
+    found = read_npy(SourceFile(path, path.name, "npy", path.stat().st_size, ()), 8, 1 << 24)
     assert (len(found.documents), found.complete, found.total) == (1 << 18, False, 3 << 19)
 
 

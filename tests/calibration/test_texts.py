@@ -189,9 +189,9 @@ def test_of_a_long_list_only_the_beginning_is_read(tmp_path: Path, monkeypatch: 
     (path := tmp_path / "a.json").write_text(rows)
     for cut in range(rows.index("}, {", len(rows) // 2), rows.index("}, {", len(rows) // 2) + 30):
         monkeypatch.setattr(sources, "POOL_BYTES", cut)
-        found = read_json(SourceFile(path, "a.json", "json", len(rows), 0), "text", cut)
+        found = read_json(SourceFile(path, "a.json", "json", len(rows), ()), "text", cut)
         assert not found.complete
         assert list(found.documents) == documents()[: len(found.documents)]
         assert len(found.documents) > 10
     with pytest.raises(CalibrationError, match="row 1: the row is longer than 12 characters"):
-        read_json(SourceFile(path, "a.json", "json", len(rows), 0), "text", 12)
+        read_json(SourceFile(path, "a.json", "json", len(rows), ()), "text", 12)

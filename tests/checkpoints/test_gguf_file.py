@@ -15,7 +15,13 @@ import torch
 import transformers
 
 from peelaudit.checkpoints import open_checkpoint
-from peelaudit.errors import CheckpointError, MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
+from peelaudit.errors import (
+    CheckpointError,
+    MalformedCheckpoint,
+    MismatchedWeights,
+    NonFiniteWeights,
+    UnsupportedCheckpoint,
+)
 from tests.checkpoints.models import config
 
 SMOLLM2 = Path(os.environ.get("PEELAUDIT_SMOLLM2", ""))  # its GGUF file: real models are not in the repository
@@ -121,6 +127,17 @@ def assert_as_transformers(path: Path) -> None:
 )
 def test_the_same_tensors_as_transformers(kind: str, architecture: str, tied: bool, tmp_path: Path) -> None:
     assert_as_transformers(write(tmp_path / "tiny.gguf", kind, architecture, tied=tied))
+
+
+def test_a_scale_that_is_infinite_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    raw = bytearray(write(tmp_path / "tiny.gguf", "Q8_0").read_bytes())
+    raw[-34:] = b"\0\x7c" + bytes(32)  # the last block: infinity times 0
+    (tmp_path / "tiny.gguf").write_bytes(raw)
+    with (
+        open_checkpoint(tmp_path / "tiny.gguf") as checkpoint,
+        pytest.raises(NonFiniteWeights, match=r"'model\.layers\.1\.mlp\.down_proj\.weight' holds 32 NaN or Inf"),
+    ):
+        checkpoint.check_weights()
 
 
 def test_info(tmp_path: Path) -> None:

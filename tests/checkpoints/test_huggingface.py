@@ -245,6 +245,15 @@ def test_a_configuration_whose_lists_do_not_end_is_refused_before_it_is_built(
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0])
+@pytest.mark.parametrize("name", ["final_logit_softcapping", "attn_logit_softcapping"])
+def test_a_divisor_that_is_zero_is_refused(name: str, zero: float, tmp_path: Path) -> None:
+    save(model("gemma3_text"), tmp_path)
+    edit(tmp_path, **{name: zero})
+    with pytest.raises(MalformedCheckpoint, match=f"'{name}' is 0, and the network divides by it"):
+        open_checkpoint(tmp_path)
+
+
 def test_more_heads_than_channels_are_refused_before_anything_is_built(tmp_path: Path) -> None:
     """ALiBi has a slope for each."""
     save(model("llama"), tmp_path)

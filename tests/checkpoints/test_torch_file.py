@@ -357,9 +357,9 @@ def test_the_old_format(tmp_path: Path) -> None:
     [
         (without("data.pkl"), "no record 'data.pkl'"),
         (without("/version"), "no record 'version'"),
-        (without("data/1"), "has no bytes in the file"),
-        (replacing("data/0", bytes(12)), "belongs to a record of 12 bytes"),
-        (replacing("data/0", bytes(100_000)), "belongs to a record of 100000 bytes"),
+        (without("data/1"), "the record 'data/1', .* 'transformer.wpe.weight', is missing: .* promises 2048 bytes"),
+        (replacing("data/0", bytes(12)), "the record 'data/0', .* is too short: it has 12 bytes, .* promises 8192"),
+        (replacing("data/0", bytes(100_000)), "'data/0', .* is too long: it has 100000 bytes, .* promises 8192"),
         (replacing("byteorder", b"middle"), "byte order"),
         (replacing("byteorder", b"big"), "big-endian"),
         (replacing("data.pkl", b"\x80\x02}\xff."), "pickle is damaged"),
@@ -461,7 +461,22 @@ def test_a_stretched_tensor(good: Path, tmp_path: Path) -> None:
     content["model"]["transformer.wte.weight"] = torch.zeros(1).expand(1_000_000, 1_000_000)
     torch.save(content, tmp_path / "stretched.pt")
     assert (tmp_path / "stretched.pt").stat().st_size < 1 << 20
-    refuse(tmp_path / "stretched.pt", MalformedCheckpoint, "larger than the record")
+    refuse(
+        tmp_path / "stretched.pt",
+        MalformedCheckpoint,
+        "needs 4000000000000 bytes of the record 'data/\\d+', which has 4",
+    )
+
+
+def test_a_tensor_that_reaches_beyond_its_record(good: Path) -> None:
+    def reaching(name: str, data: bytes) -> list[tuple[str, bytes]]:
+        # (storage, offset 0, (64, 32), (32, 1), …): the first tensor begins a row later
+        return [(name, data.replace(b"QK\x00K@K ", b"QK K@K ", 1) if name.endswith("data.pkl") else data)]
+
+    rewrite(good, reaching)
+    refuse(
+        good, MalformedCheckpoint, "'transformer.wte.weight' needs 8320 bytes of the record 'data/0', which has 8192"
+    )
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:

@@ -135,6 +135,22 @@ def test_what_is_damaged_or_foreign_is_done_again(
     assert mended | {"timings": {}} == good | {"timings": {}}
 
 
+@pytest.mark.parametrize("place", ["../report.json", "reports/../../report.json", "reports/..", "/report.json"])
+def test_a_report_elsewhere_is_none_of_the_directorys(place: str, results: Results) -> None:
+    key, report = "ab" * 32, make_report(path="ckpt.pt")
+    with results.claimed(key, "ckpt.pt", wait=False):
+        entry = results.publish(key, report)
+    row = TaskRow("ckpt.pt", TaskState.DONE, 0, report=entry.file)
+    results.record(row)
+    assert results.reports() == (results.root / entry.file,)
+    (results.root / entry.file).rename(results.root.parent / "report.json")
+    marker = results.root / "tasks" / key / "done.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"report": place}))
+    results.record(dataclasses.replace(row, report=place))
+    assert (results.reports(), results.vouched()) == ((), frozenset())
+    assert results.find(key) is None
+
+
 def test_a_report_without_its_marker_is_no_result(checkpoint: Path, results: Results) -> None:
     first = perform(task(checkpoint, results))
     marker_of(results, first).unlink()

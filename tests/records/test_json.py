@@ -194,6 +194,35 @@ def test_reader_names_the_file(tmp_path: Path) -> None:
         read_report("nul\0byte")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["refinement"]["steps"].pop(), "4 layers, and says of others how they were refined"),
+        (lambda d: d["refinement"]["products"].append(1), "4 layers, and says of others how they were refined"),
+        (lambda d: d["layers"].pop(0), "rows aren't those of layers 1 to L"),
+        (lambda d: d.update(layers=[]), "rows aren't those of layers 1 to L"),
+        (lambda d: d["layers"][1].update(layer=10**9), "rows aren't those of layers 1 to L"),
+    ],
+)
+def test_a_file_whose_layers_are_not_all_told_of_is_refused(
+    change: Callable[[Any], object], message: str, tmp_path: Path
+) -> None:
+    data = json.loads(export(make_report()))
+    change(data)
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    with pytest.raises(ReportError, match=message):
+        read_report(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("value", ["a" * 5000, [["a" * 5000]], 10**4000, {"a" * 5000: 1}], ids=type)
+@pytest.mark.parametrize("where", ["schema_version", "headline", "layers", "a" * 5000])
+def test_what_a_file_says_is_cut_in_messages(where: str, value: object) -> None:
+    data = json.loads(export(make_report()))
+    with pytest.raises(ReportError) as caught:
+        parse_report(json.dumps({**data, where: value if where != "headline" else [value]}))
+    assert len(str(caught.value)) < 200
+
+
 def test_tensors_only_where_asked_for() -> None:
     info = make_checkpoint()
     assert "tensors" not in json.loads(checkpoint_json(info, tensors=False))

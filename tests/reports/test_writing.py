@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,33 @@ def test_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def killed_while_writing(path: Path, hours: float) -> Path:
+    """What a process leaves that is killed before it is done, so many hours ago."""
+    before = set(path.parent.iterdir())
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.fsync = lambda _: (os.write(write, b"x"), signal.pause())
+        write_whole(path, "half")
+    os.read(read, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = set(path.parent.iterdir()) - before
+    os.utime(left, (0, time.time() - 3600 * hours))
+    return left
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process has to be killed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_a_killed_run_left_is_cleared_once_it_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    old, fresh = (killed_while_writing(path, hours) for hours in (1.1, 0.9))
+    other = killed_while_writing(tmp_path / "other.json", 1.1)
+    (link := old.with_name(f"{old.name[:-12]}00000000.tmp")).symlink_to(old)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    (longer := old.with_name(f"{old.name[:-12]}000000000.tmp")).write_text("")
+    os.utime(longer, (0, 0))
+    check_writable(path)
+    assert not old.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([fresh, other, link, longer])

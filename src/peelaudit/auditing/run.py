@@ -133,6 +133,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
     estimated = measurer.estimated() if wanted.estimate else None
     measured = Measurements(trained, references, refined, examiner.examination(), estimated)
     checkpoint.check_unchanged()
+    calibration.check_unchanged()
     clock.stage("intervals", 1)
     findings = conclude(measured, config, checkpoint.info.vocabulary)
     return AuditReport(

@@ -46,6 +46,7 @@ from peelaudit.calibration.feeding import feeding_only, headed
 from peelaudit.calibration.finding import find_parts
 from peelaudit.calibration.mixing import Encode, Mixture, draw, split
 from peelaudit.calibration.rows import Chat, Rendered, Row
+from peelaudit.calibration.sources import SourceFile, check_unchanged
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, join, sha256_of_tokens, split_info
 from peelaudit.calibration.tokenization import check_tokenizer, find_tokenizer
 from peelaudit.errors import CalibrationError, ConfigError
@@ -67,6 +68,12 @@ class Calibration:
     warnings: tuple[str, ...]
     front: tuple[int, ...] = ()
     """What the tokenizer puts before a text, where it isn't left out."""
+    sources: tuple[SourceFile, ...] = ()
+    """The files that were read; none where the built-in text was."""
+
+    def check_unchanged(self) -> None:
+        """Raise CalibrationError if the files aren't those any more that were read."""
+        check_unchanged(self.sources, self.info.sha256)
 
     def headed(self) -> Calibration:
         """With `front` before each sequence, not documents alone."""
@@ -131,7 +138,7 @@ def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progres
     info = data_info(corpus, mixture.drawn, encoder.name if encoder else None, (fit, select, held_out), parts)
     progress.advance()
     warnings = (*corpus.warnings, *warnings_of(config, checkpoint.context, info, repeated))
-    return Calibration(fit, select, held_out, info, warnings, encoder.prefix if encoder else ())
+    return Calibration(fit, select, held_out, info, warnings, encoder.prefix if encoder else (), corpus.sources)
 
 
 def _check_settings(config: AuditConfig, checkpoint: CheckpointInfo) -> None:

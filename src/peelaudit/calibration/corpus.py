@@ -45,7 +45,7 @@ class Corpus:
     """What was read.
 
     `complete` says that no file was longer than what is read of one. `tokens` counts the ids in the files where all
-    hold token ids.
+    hold token ids. `sources` are the files, none for the built-in text.
     """
 
     source: str
@@ -56,6 +56,7 @@ class Corpus:
     duplicates: int
     tokens: int | None
     warnings: tuple[str, ...]
+    sources: tuple[SourceFile, ...] = ()
 
     @property
     def documents(self) -> int | None:
@@ -94,6 +95,7 @@ def read_corpus(config: AuditConfig, checkpoint: CheckpointInfo, progress: Progr
         duplicates=sum(len(file.documents) for file in every) - sum(map(len, kept)),
         tokens=sum(totals) if len(totals) == len(every) else None,
         warnings=(*_file_warnings(config, sources, every), *_portion_warnings(portions, found)),
+        sources=tuple(sources),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.calibration.saved_datasets import saved_files
-from peelaudit.calibration.sources import SourceFile
+from peelaudit.calibration.sources import SourceFile, identity_of
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.escape import printable
 
@@ -166,4 +166,4 @@ def _source(path: Path, name: str) -> SourceFile:
         raise CalibrationError(f"{shown}: the calibration data can't be read: {os.strerror(errno.EACCES)}")
     if status.st_size == 0:
         raise CalibrationError(f"{shown}: the file is empty")
-    return SourceFile(path, name, kind[0], status.st_size, status.st_mtime_ns, kind[1])
+    return SourceFile(path, name, kind[0], status.st_size, identity_of(status), kind[1])

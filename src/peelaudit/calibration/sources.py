@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 from peelaudit.errors import CalibrationError
 from peelaudit.escape import printable
 
-__all__ = ["SourceFile", "budgets", "sha256_of_files"]
+__all__ = ["SourceFile", "budgets", "check_unchanged", "identity_of", "sha256_of_files"]
 
 _MAX_EXPANSION = 64
 """How many times its size the text of a packed or parquet file is taken to be at most."""
@@ -30,14 +32,14 @@ POOL_BYTES_PER_TOKEN = 64
 class SourceFile:
     """One file of calibration data. `name` is how it was found below what was given, `bytes` its size.
 
-    `modified` is the time of its last change, in nanoseconds. `packing` is `gz` or `zst`, empty where it is plain.
+    `identity` is what `identity_of` said of it then. `packing` is `gz` or `zst`, empty where it is plain.
     """
 
     path: Path
     name: str
     kind: str
     bytes: int
-    modified: int
+    identity: tuple[int, ...]
     packing: str = ""
 
     @property
@@ -62,6 +64,11 @@ def budgets(sources: Sequence[SourceFile], tokens: int, share: float = 1.0) -> l
     return [level[index] for index in range(len(sources))]
 
 
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """What no edit of a file and no replacement leaves as it was."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
 def sha256_of_files(sources: Sequence[SourceFile]) -> str:
     """The hash of the one file's bytes; of several, the hash of the lines `<hash> <name>`.
 
@@ -70,14 +77,55 @@ def sha256_of_files(sources: Sequence[SourceFile]) -> str:
     """
     digests = []
     for source in sources:
-        try:
-            with source.path.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-                status = os.fstat(file.fileno())
-        except OSError as error:
-            raise CalibrationError(f"{source}: the calibration data can't be read: {error.strerror}") from error
-        if (status.st_size, status.st_mtime_ns) != (source.bytes, source.modified):
-            raise CalibrationError(f"{source}: the file was changed while it was read")
+        digest, identity = _hashed(source)
+        if identity != source.identity:
+            raise CalibrationError(f"{source}: the file was changed while it was read; start again once it is written")
+        digests.append(digest)
+    return _joined(sources, digests)
+
+
+def check_unchanged(sources: Sequence[SourceFile], sha256: str) -> None:
+    """Compare files with what they were when they were read; `sha256` is that of `sha256_of_files`.
+
+    They are hashed again only where the identity of one is another.
+
+    Raises:
+        CalibrationError: the bytes aren't the same, or one is gone.
+    """
+    changed = next((source for source in sources if _identity_now(source) != source.identity), None)
+    if changed is None:
+        return
+    try:
+        same = _joined(sources, [_hashed(source)[0] for source in sources]) == sha256
+    except CalibrationError:
+        same = False
+    if not same:
+        raise CalibrationError(
+            f"{changed}: the calibration data were edited, replaced or removed while the checkpoint was being audited; "
+            "audit it again"
+        )
+
+
+def _identity_now(source: SourceFile) -> tuple[int, ...] | None:
+    try:
+        return identity_of(source.path.stat())
+    except OSError:
+        return None
+
+
+def _hashed(source: SourceFile) -> tuple[str, tuple[int, ...]]:
+    """The hash of a file's bytes, and its identity once they were read."""
+    try:
+        handle = os.open(source.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "it is no file any more")
+            return hashlib.file_digest(file, "sha256").hexdigest(), identity_of(os.fstat(handle))
+    except OSError as error:
+        raise CalibrationError(f"{source}: the calibration data can't be read: {error.strerror}") from error
+
+
+def _joined(sources: Sequence[SourceFile], digests: Sequence[str]) -> str:
     if len(digests) == 1:
         return digests[0]
     lines = (f"{digest} {source.name}\n" for digest, source in zip(digests, sources, strict=True))

@@ -56,6 +56,8 @@ _UNUSED = frozenset(
 _COUNTED = re.compile(r"(^|_)(layers?|blocks?|stacks?|loops|images?|experts?)(_|$)")
 _MOST = 1 << 16
 """Of what a configuration makes lists of: layers and the like, and runs of equal ones."""
+_DIVISORS = frozenset({"final_logit_softcapping", "attn_logit_softcapping", "logits_scaling"})
+"""What logits are divided by wherever it isn't null; of other caps 0 may say that there is none (Laguna's)."""
 _NUMBERED = re.compile(r"(.*?)(?:^|\.)(\d{1,9})\.")
 
 
@@ -114,7 +116,7 @@ class Description:
         return layers
 
     def _check_counts(self) -> None:
-        """Raise MalformedCheckpoint where transformers would make a list that doesn't end."""
+        """Raise MalformedCheckpoint where transformers would make a list that doesn't end, or divide by zero."""
         compared = {"num_hidden_layers", self.config_class.attribute_map.get("num_hidden_layers")}  # with the tensors
         for name, value in self.values.items():
             if name in compared or "size" in name:
@@ -122,6 +124,8 @@ class Description:
             numbers = [value] if _COUNTED.search(name) else _runs(value)
             if any(type(number) is int and number > _MOST for number in numbers):
                 raise MalformedCheckpoint(f"{self.subject}: {quoted(name)} asks for more than {_MOST:,} of something")
+            if name in _DIVISORS and type(value) in (int, float) and value == 0:
+                raise MalformedCheckpoint(f"{self.subject}: {quoted(name)} is 0, and the network divides by it")
 
     def _check_sizes(self) -> int:
         names = {**{name: name for name in _SIZES}, **self.config_class.attribute_map}

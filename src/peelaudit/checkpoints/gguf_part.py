@@ -57,7 +57,8 @@ class GgufPart:
         tensor, info = self._tensors[name], self.tensors[name]
         data = self._file.read(self.header.data + tensor.offset, info.bytes)
         rows = np.frombuffer(data, dtype=np.uint8).reshape(math.prod(tensor.shape[:-1]), -1)
-        values = self._gguf.dequantize(rows, self._gguf.GGMLQuantizationType(tensor.kind))
+        with np.errstate(all="ignore"):  # what isn't finite is refused later, by the tensor's name
+            values = self._gguf.dequantize(rows, self._gguf.GGMLQuantizationType(tensor.kind))
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32).reshape(tensor.shape))
 
     def _tensor_info(self, tensor: GgufTensor) -> TensorInfo:

@@ -49,16 +49,25 @@ class TorchArchive:
         """The record that holds the tensor's bytes.
 
         Raises:
-            MalformedCheckpoint: there is none, or the tensor reaches beyond it, or stretches it.
+            MalformedCheckpoint: there is none, or it is too short or too long, or the tensor reaches beyond it, or
+                stretches it.
         """
-        where = f"{quoted(self._file.path)}: the tensor {quoted(name)}"
-        record = self._records.get(f"data/{tensor.storage.key}")
+        subject, key, promised = quoted(self._file.path), f"data/{tensor.storage.key}", tensor.storage.bytes
+        whose = f"the record {quoted(key)}, the bytes of the tensor {quoted(name)},"
+        record = self._records.get(key)
         if record is None:
-            raise MalformedCheckpoint(f"{where} has no bytes in the file")
-        if record.size != tensor.storage.bytes:
-            raise MalformedCheckpoint(f"{where} belongs to a record of {record.size} bytes, not {tensor.storage.bytes}")
-        if tensor.bytes > record.size or (tensor.offset + tensor.span) * tensor.width > record.size:
-            raise MalformedCheckpoint(f"{where} is larger than the record that holds its bytes")
+            raise MalformedCheckpoint(f"{subject}: {whose} is missing: its pickle promises {promised} bytes")
+        if record.size != promised:
+            wrong = "short" if record.size < promised else "long"
+            raise MalformedCheckpoint(
+                f"{subject}: {whose} is too {wrong}: it has {record.size} bytes, and its pickle promises {promised}"
+            )
+        reach = max(tensor.bytes, (tensor.offset + tensor.span) * tensor.width)
+        if reach > record.size:
+            raise MalformedCheckpoint(
+                f"{subject}: the tensor {quoted(name)} needs {reach} bytes of the record {quoted(key)}, which has "
+                f"{record.size}"
+            )
         return record
 
     def read(self, name: str, tensor: StoredTensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from peelaudit.errors import PeelauditError, ReportError
 from peelaudit.fleet.identity import key_of_report
@@ -71,12 +71,15 @@ def read_marker(path: Path) -> Marker:
 
     Raises:
         FileNotFoundError: there is none.
-        ReportError: it is damaged.
+        ReportError: it is damaged, or names a file elsewhere.
     """
     try:
         found: Marker = load(read_plain(path).decode("utf-8"), Marker)
     except UnicodeDecodeError as error:
         raise ReportError(str(error)) from error
+    parts = PurePosixPath(found.report).parts
+    if len(parts) != 2 or parts[0] != REPORTS or parts[1] == "..":
+        raise ReportError("the report isn't in the directory of results")
     return found
 
 

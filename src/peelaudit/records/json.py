@@ -10,7 +10,7 @@ from peelaudit import json_text
 from peelaudit.errors import ReportError, about
 from peelaudit.plain_files import read_plain
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo
-from peelaudit.records.shapes import Definitions, shape_of
+from peelaudit.records.shapes import Definitions, shape_of, shown
 
 __all__ = [
     "checkpoint_json",
@@ -97,7 +97,8 @@ def read_report(path: str | Path) -> AuditReport:
     """The report that `export` wrote to `path`.
 
     Raises:
-        ReportError: the file can't be read, isn't JSON, has another schema version, or isn't what the schema says.
+        ReportError: the file can't be read, isn't JSON, has another schema version, isn't what the schema says, or has
+            other rows than those of its layers.
     """
     try:
         data = read_plain(Path(path), _MAX_BYTES + 1)
@@ -110,7 +111,9 @@ def read_report(path: str | Path) -> AuditReport:
     except UnicodeDecodeError as error:
         raise ReportError(f"{path} is not UTF-8 (byte {error.start})") from error
     with about(str(path)):
-        return parse_report(text)
+        report = parse_report(text)
+        _check_rows(report)
+    return report
 
 
 def parse_report(text: str) -> AuditReport:
@@ -122,9 +125,18 @@ def parse_report(text: str) -> AuditReport:
     if type(version) is not int or version != SCHEMA_VERSION:
         earlier = type(version) is int and 0 < version < SCHEMA_VERSION
         hint = ", and an earlier one's figures mean something else: audit the checkpoint again" if earlier else ""
-        raise ReportError(f"schema_version is {version!r}: this peelaudit reads {SCHEMA_VERSION}{hint}")
+        raise ReportError(f"schema_version is {shown(version)}: this peelaudit reads {SCHEMA_VERSION}{hint}")
     report: AuditReport = shape_of(AuditReport).decode(data, "")
     return report
+
+
+def _check_rows(report: AuditReport) -> None:
+    """Raise ReportError unless there is a row for each layer, and of refining, if any, as many entries."""
+    layers, info = [row.layer for row in report.layers], report.refinement
+    if not layers or layers != list(range(1, len(layers) + 1)):
+        raise ReportError("the report's rows aren't those of layers 1 to L")
+    if info is not None and not len(info.steps) == len(info.products) == len(layers):
+        raise ReportError(f"the report has {len(layers)} layers, and says of others how they were refined")
 
 
 def _loads(text: str) -> object:

@@ -21,13 +21,15 @@ from peelaudit.errors import NonFiniteResult, ReportError
 from peelaudit.records import AuditReport, NetworkRow
 from peelaudit.records.quantities import Quantity, quantities_of
 
-__all__ = ["Definitions", "Record", "ReportError", "Shape", "check_finite", "record", "shape_of"]
+__all__ = ["Definitions", "Record", "ReportError", "Shape", "check_finite", "record", "shape_of", "shown"]
 
 Definitions = dict[str, object]
 """The `$defs` of a schema, by name."""
 
 _FLATTENED: dict[tuple[type[Any], str], type[Any]] = {(AuditReport, "network"): NetworkRow}
 _LARGEST = 1.7976931348623157e308
+_LONGEST = 60
+"""Signs of a file's own words in a message."""
 
 
 def check_finite(finding: Any, where: str = "") -> None:
@@ -52,9 +54,17 @@ class Shape(Protocol):
         ...
 
 
+def shown(value: object) -> str:
+    """A value of a file for a message: its beginning."""
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
 def _refuse(data: object, where: str, expected: str) -> typing.NoReturn:
-    found = repr(data)
-    raise ReportError(f"{where} is {found if len(found) <= 60 else found[:59] + '…'}: expected {expected}")
+    raise ReportError(f"{where} is {shown(data)}: expected {expected}")
 
 
 def _finite(value: float, where: str) -> float:
@@ -284,7 +294,8 @@ class Record:
 
 
 def _under(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+    """The path of a field; of a name that somebody else chose, as much as is needed to know it."""
+    return f"{where}.{_cut(name)}" if where else _cut(name)
 
 
 def _fields(kind: Any) -> tuple[Field, ...]:

@@ -6,15 +6,25 @@ import contextlib
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from peelaudit.errors import OutputError
 
 __all__ = ["check_writable", "write_whole"]
 
+_PREFIX, _SUFFIX = ".peelaudit-", ".tmp"
+_RANDOM = 8
+"""Signs that `tempfile` puts between the two."""
+_STALE = 3600.0
+"""Seconds after which nobody is still writing a file: that takes less than one."""
+
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError now rather than after an hour's audit, if `path` can't be written."""
+    """Raise OutputError now rather than after an hour's audit, if `path` can't be written.
+
+    What runs that were killed while they wrote it have left beside it is removed, once it is an hour old.
+    """
     try:
         target = _target(path)
         if target.is_dir():
@@ -23,8 +33,9 @@ def check_writable(path: Path) -> None:
             raise OutputError(f"{path} is write-protected")
         if _is_special(target):
             return
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".peelaudit-"):
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=_beginning(target), suffix=_SUFFIX):
             pass
+        _clear(target)
     except OSError as error:
         raise _failure(path, error) from error
 
@@ -49,7 +60,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _replace(target: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[-40:]}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=_beginning(target), suffix=_SUFFIX)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -63,6 +74,25 @@ def _replace(target: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _beginning(target: Path) -> str:
+    """What the names of its temporary files begin with."""
+    return f"{_PREFIX}{target.name[-40:]}."
+
+
+def _clear(target: Path) -> None:
+    """Remove the temporary files of its that are this user's own and old."""
+    beginning = _beginning(target)
+    with os.scandir(target.parent) as entries:
+        names = [entry for entry in entries if entry.name.startswith(beginning) and entry.name.endswith(_SUFFIX)]
+    for entry in names:
+        with contextlib.suppress(OSError):
+            found = entry.stat(follow_symlinks=False)
+            own = stat.S_ISREG(found.st_mode) and (not hasattr(os, "geteuid") or found.st_uid == os.geteuid())
+            exact = len(entry.name) == len(beginning) + _RANDOM + len(_SUFFIX)
+            if own and exact and time.time() - found.st_mtime > _STALE:
+                Path(entry.path).unlink()
 
 
 def _sync(directory: Path) -> None:

@@ -1,0 +1,1 @@
+"""The formats, each with sound files, its changes and its uses."""
