@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,3 +94,21 @@ def test_only_a_few_logits_are_made_for_it(checkpoint: Checkpoint, monkeypatch: 
     shell.head.register_forward_hook(lambda _module, _args, logits: shapes.append(logits.shape))
     prove(shell, Unembedding.of(decoder), 24, "a llama")
     assert shapes == [(2, 8, 64)]
+
+
+def test_a_padding_token_among_what_it_is_tried_on_is_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found by changed files: transformers' warning of an attention mask in a terminal."""
+    model = models.model("gpt2")
+    model.config.pad_token_id = 3
+    with open_checkpoint(models.save(model, tmp_path / "model")) as opened, caplog.at_level("WARNING"):
+        logger = logging.getLogger("transformers")
+        logger.addHandler(caplog.handler)
+        try:
+            shell = Shell(opened, family_of(opened), CPU, torch.float32)
+            shell.model.config.pad_token_id = 3
+            shell.embed(torch.full((2, 8), 3))
+        finally:
+            logger.removeHandler(caplog.handler)
+    assert caplog.text == ""

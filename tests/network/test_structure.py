@@ -96,6 +96,13 @@ def test_variants_that_cannot_be_peeled_are_told(family: str, changes: dict[str,
         find_structure(skeleton(family, **changes))
 
 
+def test_logits_divided_by_nothing_are_not_understood() -> None:
+    """Found by changed files: a ZeroDivisionError."""
+    config = transformers.GraniteConfig(**models.LLAMA, logits_scaling=0.0)
+    with pytest.raises(Unclear):
+        find_structure(build_skeleton(config, "granite"))
+
+
 class Gated(nn.Module):
     """An MLP whose product passes something that isn't a norm."""
 

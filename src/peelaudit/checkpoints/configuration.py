@@ -6,12 +6,9 @@ made. Code that a checkpoint brings along is never run.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +17,7 @@ import torch
 from peelaudit.checkpoints.declared_class import check_class, check_wrapper
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.quantized import Method, find_method
+from peelaudit.checkpoints.unheard import unheard
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, NothingToAudit, UnsupportedCheckpoint
 
 __all__ = ["Description", "build_config", "build_skeleton", "check_layer_count", "describe"]
@@ -233,22 +231,6 @@ def _layers(count: int) -> str:
     return f"{count} layer" if count == 1 else f"{count} layers"
 
 
-@contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Transformers' warnings are not for a user's terminal: they hold the file's own strings as they are, of which one
-    may be an escape code or a command to a build server.
-    """
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
-
-
 def build_config(description: Description) -> Any:
     """The configuration object of transformers.
 
@@ -257,7 +239,7 @@ def build_config(description: Description) -> Any:
     """
     values = {key: value for key, value in description.values.items() if key not in _UNUSED}
     try:
-        with _unheard():
+        with unheard():
             config = description.config_class.from_dict(values)
     except Exception as error:
         raise MalformedCheckpoint(
@@ -280,7 +262,7 @@ def build_skeleton(config: Any, subject: str) -> torch.nn.Module:
 
     attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa else "eager"
     try:
-        with torch.device("meta"), _unheard():
+        with torch.device("meta"), unheard():
             module = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     except Exception as error:
         raise MalformedCheckpoint(

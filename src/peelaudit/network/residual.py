@@ -155,7 +155,7 @@ def _step(node: Node) -> list[tuple[Node, float | Tensor | Made]]:
         return [(parents[0], others[0] if isinstance(others[0], Tensor) else float(others[0]))]
     if operation == "mul" and len(parents) == 2 and not others and (gated := _gated(*parents)) is not None:
         return [gated]
-    if operation == "div" and len(parents) == len(others) == 1 and (by := _numbers(others)):
+    if operation == "div" and len(parents) == len(others) == 1 and (by := _numbers(others)) and by[0]:
         return [(parents[0], 1 / by[0])]
     if operation in _UNCHANGED and len(parents) == 1 and _keeps(node, parents[0]):
         return [(parents[0], 1.0)]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
+from peelaudit.checkpoints.unheard import unheard
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.network.arguments import Arguments, Call
 from peelaudit.network.parts import Family
@@ -145,7 +146,8 @@ class Shell:
     @torch.no_grad()
     def _forward(self, tokens: Tensor, *, whole: bool) -> Any:
         module = self.model if whole else getattr(self.model, self.model.base_model_prefix)
-        return module(input_ids=tokens, use_cache=False)
+        with unheard():  # a checkpoint's padding token may be among them
+            return module(input_ids=tokens, use_cache=False)
 
     def _forget(self) -> None:
         for recorder in self._recorders:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from peelaudit.checkpoints.unheard import unheard
 from peelaudit.network.experts import check_experts, trace_experts
 from peelaudit.network.parts import Family, Unclear, Writer
 from peelaudit.network.residual import find_tail, find_writers, is_same
@@ -57,7 +58,7 @@ def find_structure(skeleton: nn.Module) -> Family:
 def _logits(skeleton: nn.Module) -> Tensor:
     tokens = torch.zeros(1, POSITIONS, dtype=torch.long, device="meta")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), unheard():
             output = skeleton(input_ids=tokens, use_cache=False)
     except Unclear:
         raise
