@@ -157,6 +157,16 @@ def test_a_search_runs_the_staircase_of_least_error_in_the_peel_map(deep: Networ
     assert found.searched == 2 + 1
 
 
+def test_a_search_in_a_near_map_takes_no_segment_that_is_not_in_it(deep: Network) -> None:
+    """With as many waypoints that none is longer it is the same as in the whole map."""
+    found = [referred(measurer(deep), "search:2", map_reach=reach)[1] for reach in (None, 1)]
+    assert found[0].schedules[0].schedule == found[1].schedules[0].schedule
+    _, near = referred(measurer(deep), "search:1", map_reach=1)
+    waypoints = near.schedules[0].schedule.waypoints
+    assert waypoints is not None
+    assert max(end - start for start, end in itertools.pairwise((0, *waypoints, LAYERS))) <= 2
+
+
 def test_the_peel_map_goes_as_far_as_it_is_told(deep: Network) -> None:
     made = measurer(deep)
     sequences = deep.rows.held_out.stop - deep.rows.held_out.start

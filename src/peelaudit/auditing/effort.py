@@ -14,6 +14,9 @@ __all__ = ["Extent", "extent"]
 FEW_LAYERS = 8
 """Up to so many, each block alone is refined as far as all are, and these until they stall; beyond, a block alone by
 one step and all by four, for a step of all costs two passes or more, in low-bit networks the rounding too."""
+NEAR = 4
+"""How far beyond each block the peel map goes then: the search of `default` needs the next state alone, and a map of
+all pairs of 30 layers takes as long as their references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,13 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
     extents: Mapping[Effort, Extent] = MappingProxyType(
         {
             "quick": Extent(("direct", "final"), default, None, half=False, estimate=True, map_reach=0),
-            "default": Extent(DEFAULT_SCHEDULES, default, Reach(products=3) if few else Reach(steps=1), half=True),
+            "default": Extent(
+                DEFAULT_SCHEDULES,
+                default,
+                Reach(products=3) if few else Reach(steps=1),
+                half=True,
+                map_reach=None if few else NEAR,
+            ),
             "thorough": Extent(("refined", "all") if few else DEFAULT_SCHEDULES, far, far, half=True),
         }
     )

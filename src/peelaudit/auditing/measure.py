@@ -215,7 +215,7 @@ class Measurer:
         Args:
             trained: the network's.
             plan: the schedules.
-            map_reach: how far beyond each block the peel map goes; all the way if None, which a search needs.
+            map_reach: how far beyond each block the peel map goes, and a search; all the way if None.
         """
         peel_map = projection_map(
             self._decoder, self._states, self._data.rows, reach=map_reach, progress=self._progress
@@ -261,7 +261,10 @@ class Measurer:
         spread = [float(deviation(state, self._data.rows.select).sum()) for state in self._states[1:]]
         tiny = float(np.finfo(np.float64).tiny)
         errors = [
-            [float(error) / max(spread[layer + step], tiny) for step, error in enumerate(row.select)]
+            [
+                *(float(error) / max(spread[layer + step], tiny) for step, error in enumerate(row.select)),
+                *(n_layers - layer - len(row.select)) * (math.inf,),
+            ]
             for layer, row in enumerate(peel_map)
         ]
         found = [search_staircase(errors, size) for size in plan.searches]
