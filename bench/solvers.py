@@ -46,8 +46,8 @@ class TimedPeeler(Peeler):
 
     seconds = 0.0
 
-    def peel(self, root: PrefixNode, *, progress: Progress = SILENT) -> Iterator[Peeled]:
-        nodes = super().peel(root, progress=progress)
+    def peel(self, root: PrefixNode, *, done: int = 0, progress: Progress = SILENT) -> Iterator[Peeled]:
+        nodes = super().peel(root, done=done, progress=progress)
         while True:
             start = time.process_time()
             node = next(nodes, None)

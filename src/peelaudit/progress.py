@@ -52,10 +52,17 @@ class Clock:
         self._stage: tuple[str, float, float] | None = None
 
     def stage(self, name: str, total: int) -> None:
-        """End the stage before, begin this one."""
-        self._end()
-        self._stage = (name, time.perf_counter(), self.meter())
+        """End the stage before, begin this one, or go on with it if it is the same."""
+        self._begin(name)
         self._progress.stage(name, total)
+
+    def took(self, name: str | None, seconds: float) -> None:
+        """So much time was spent on a stage earlier, which begins with this; on the current one if it has no name."""
+        if name is not None:
+            self._begin(name)
+        if self._stage is not None:
+            current = self._stage[0]
+            self._seconds[current] = self._seconds.get(current, 0.0) + seconds
 
     def advance(self, steps: int = 1) -> None:
         """Pass it on."""
@@ -70,6 +77,11 @@ class Clock:
         """Work by stage that had any, in order, the current one ended now."""
         self._end()
         return tuple((name, done) for name, done in self._work.items() if done)
+
+    def _begin(self, name: str) -> None:
+        if self._stage is None or self._stage[0] != name:
+            self._end()
+            self._stage = (name, time.perf_counter(), self.meter())
 
     def _end(self) -> None:
         if self._stage is not None:

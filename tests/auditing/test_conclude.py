@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-import torch
 
 from peelaudit.auditing.conclude import Findings, conclude
 from peelaudit.auditing.measurements import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
@@ -16,7 +15,6 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.examine import Examination, LayerGains
 from peelaudit.method.references.peel import ProjectionRow
 from peelaudit.method.references.schedules import Schedule
-from peelaudit.method.refinement.refine import Refined
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.records import BlockFit, Estimate, LayerSigns, ScheduleSearch, Verdict
 from peelaudit.settings.audit import AuditConfig
@@ -101,9 +99,7 @@ def refined(select: float, held_out: float, half: float | None = None) -> Refine
     """The reference that knows the labels, of these losses."""
     losses_of = losses(2.0, select, held_out)
     halved = None if half is None else losses(0.0, 0.0, half)
-    return RefinedLosses(
-        losses_of + 1.0, losses_of, halved, Refined((1, N), {(1, "a"): torch.ones(1)}, 4, 6, 0.1), 9.5, held=False
-    )
+    return RefinedLosses(losses_of + 1.0, losses_of, halved, 4, 6, 9.5, held=False)
 
 
 def concluded(found: Measurements | None = None) -> Findings:

@@ -15,11 +15,12 @@ import torch
 
 from peelaudit.auditing.measure import LEAST_FIT, Measurer
 from peelaudit.auditing.measurements import ReferenceLosses, TrainedLosses
+from peelaudit.auditing.resuming import Kept
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.references.peel import deviation
 from peelaudit.method.references.schedules import parse_schedules, staircase
-from peelaudit.method.refinement.refine import Reach, Refiner
+from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.network.lowbit.constraints import Ternary
 from peelaudit.network.states import Rows, StateStore
 from peelaudit.progress import SILENT, Progress
@@ -51,7 +52,7 @@ class Told:
 def measurer(network: Network, progress: Progress = SILENT, **settings: Any) -> Measurer:
     config = AuditConfig(checkpoint="c", resamples=100, **{**OWN, **settings})
     store = StateStore(dtype=network.states[0].dtype)
-    return Measurer(network.decoder, calibration_of(network), config, store=store, progress=progress)
+    return Measurer(network.decoder, calibration_of(network), config, store=store, kept=Kept(progress))
 
 
 def referred(made: Measurer, *schedules: str, **options: Any) -> tuple[TrainedLosses, ReferenceLosses]:
@@ -205,15 +206,18 @@ def test_blocks_are_examined_and_refined_under_the_networks_readout(kind: str, d
 def test_refined_is_never_worse_on_select_and_its_losses_are_those_of_its_blocks(kind: str, deep: Network) -> None:
     made = measurer(deep, readout=kind)
     trained, rows = made.trained().readout[-1], deep.rows
-    found = made.refined(Reach(products=2), half=True)
-    assert found.refined.layers == (1, LAYERS)
-    assert found.refined.moved
+    told: list[Refined] = []
+    found = made.refined(Reach(products=2), half=True, told=lambda refined, _: told.append(refined))
+    (refined,) = told
+    assert refined.layers == (1, LAYERS)
+    assert refined.moved
+    assert (found.steps, found.products) == (refined.steps, refined.products)
     predictions = (rows.select.stop - rows.select.start) * (deep.tokens.shape[1] - 1)
     gain = (trained[rows.select] - found.readout[rows.select]).sum() / predictions
-    assert gain == pytest.approx(found.refined.select_gain)
+    assert gain == pytest.approx(refined.select_gain)
     assert gain > 0
     decoder = deep.decoder
-    for block in made.refiner.blocks(found.refined):
+    for block in made.refiner.blocks(refined):
         decoder = decoder.replacing(block)
     np.testing.assert_allclose(made.losses_of(decoder, made.head), found.readout[rows.held_out], rtol=1e-9)
     own = Readout("own", Unembedding.of(deep.decoder))

@@ -26,7 +26,7 @@ class Save(NamedTuple):
 HOSTILE = "no file \x1b[31m[bold]x"
 
 
-def audit_config(config: AuditConfig, *, progress: Any, save: Save) -> AuditReport:
+def audit_config(config: AuditConfig, *, progress: Any, save: Save, resumption: Any) -> AuditReport:
     """What `MODE` (the first argument) says."""
     progress.stage("fit", 10)
     progress.advance(3)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from peelaudit.auditing.identity import key_of, key_of_report
 from peelaudit.errors import ConfigError, UnreadableCheckpoint
 from peelaudit.fleet import working
 from peelaudit.fleet.entries import report_file
 from peelaudit.fleet.finding import RESULTS_FILE
-from peelaudit.fleet.identity import key_of, key_of_report
 from peelaudit.fleet.results import Results
 from peelaudit.fleet.status import read_status
 from peelaudit.fleet.working import Task, perform

@@ -123,8 +123,8 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
 
 def _refinement(panel: Panel, trained: Losses, refined: RefinedLosses) -> Refinement:
     return Refinement(
-        steps=refined.refined.steps,
-        products=refined.refined.products,
+        steps=refined.steps,
+        products=refined.products,
         passes=refined.passes,
         gain=panel.estimate(trained - refined.readout, "held_out"),
         half=None if refined.half is None else panel.estimate(trained - refined.half, "held_out"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,20 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.auditing.measurements import ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
+from peelaudit.auditing.measurements import NodeLosses, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
+from peelaudit.auditing.resuming import Kept
 from peelaudit.calibration import Calibration
-from peelaudit.method.diagnosis.examine import Examiner
+from peelaudit.method.diagnosis.examine import Examination, Examiner, LayerGain, LayerGains
 from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.readouts.readout import Readout
-from peelaudit.method.references.peel import Peeler, ProjectionRow, deviation, projection_map
+from peelaudit.method.references.peel import Peeled, Peeler, ProjectionRow, deviation, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 from peelaudit.method.references.solvers import SolverSettings
 from peelaudit.method.refinement.downstream import Downstream
-from peelaudit.method.refinement.refine import Reach, Refiner
+from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import NO_TARGET, Rows, StateStore, TokenRows, trained_states
-from peelaudit.progress import SILENT, Progress
 from peelaudit.settings.audit import AuditConfig, ReadoutKind
 
 __all__ = ["Measurer"]
@@ -56,7 +56,7 @@ class Measurer:
         calibration: the tokens.
         config: the settings.
         store: where states go.
-        progress: told of each stage.
+        kept: told of each stage, and asked for what an earlier process has measured.
 
     Raises:
         NonFiniteResult: here and in the methods: a state or a loss became NaN or Inf; names the layer and the schedule.
@@ -69,9 +69,9 @@ class Measurer:
         config: AuditConfig,
         *,
         store: StateStore,
-        progress: Progress = SILENT,
+        kept: Kept | None = None,
     ) -> None:
-        self._decoder, self._config, self._store, self._progress = decoder, config, store, progress
+        self._decoder, self._config, self._store, self._kept = decoder, config, store, kept or Kept()
         self._data = TokenRows.of(calibration)
         clusters: dict[SplitName, NDArray[np.int64]] = {
             "fit": calibration.fit.clusters,
@@ -90,7 +90,7 @@ class Measurer:
         self._depth_data = self._data.thinned(self._thinning(some))
         counts = self._depth_data.predictions(slice(None)).numpy()
         self._depth_panel = draw(fit_sequences=some, predictions=counts)
-        self._states = trained_states(decoder, self._data.tokens, store, progress=progress)
+        self._states = trained_states(decoder, self._data.tokens, store, progress=self._kept)
         self._readouts = ReadoutFactory(decoder, self._data, self._states[-1], store)
         self._head = self._readouts.fit(config.readout, self._states[-1], "the trained network")
         self._down = Downstream(decoder, self._data, self._head, store)
@@ -138,8 +138,12 @@ class Measurer:
 
     def trained(self) -> TrainedLosses:
         """The trained states' losses at every depth, under the own head and under the row's readout."""
+        panels = {"panel": self._panel, "depth_panel": self._depth_panel}
+        return self._kept.one("trained", TrainedLosses, self._trained, given=panels)
+
+    def _trained(self) -> TrainedLosses:
         n_layers, rows = self._decoder.n_layers, self._data.rows
-        self._progress.stage("trained readouts", n_layers)
+        self._kept.stage("trained readouts", n_layers)
         own, readout = [], []
         for depth in range(1, n_layers + 1):
             kind, panel = self._at(depth)
@@ -149,7 +153,7 @@ class Measurer:
                 readout.append(self._base)
             else:
                 readout.append(own[-1] if kind == "own" else self._losses(kind, self._states[depth], panel, what))
-            self._progress.advance()
+            self._kept.advance()
         temperature, head = self._readouts.tempered(self._states[-1], "the trained network")
         tempered = np.zeros_like(self._base)
         tempered[rows.held_out] = head.losses(
@@ -169,37 +173,86 @@ class Measurer:
             tempered=tempered,
         )
 
-    def refined(self, reach: Reach, *, half: bool) -> RefinedLosses:
+    def refined(
+        self, reach: Reach, *, half: bool, told: Callable[[Refined, Losses], None] | None = None
+    ) -> RefinedLosses:
         """The reference that knows the labels.
 
         Args:
             reach: how far its blocks are moved.
             half: whether to make another one with the first half of the fit tokens.
+            told: of its blocks, and its losses under the network's readout, on the whole panel.
         """
-        before, rows = self.refiner.passes, self._data.rows
-        refined = self.refiner.all(reach, progress=self._progress)
+        found = self._kept.one(
+            "refined",
+            RefinedLosses,
+            partial(self._refined, reach, told),
+            anew=told is not None,
+            taken=self.refiner.recall,
+            given={"half": None},
+        )
+        if not half or self._data.rows.fit.stop <= 1:
+            return found
+        return dataclasses.replace(found, half=self._kept.one("half", Losses, partial(self._refined_by_half, reach)))
+
+    def _refined(self, reach: Reach, told: Callable[[Refined, Losses], None] | None) -> RefinedLosses:
+        before = self.refiner.passes
+        refined = self.refiner.all(reach, progress=self._kept)
         final = self.refiner.final(refined, slice(0, len(self._data.tokens))) if refined.moved else self._states[-1]
         passes = self.refiner.passes - before
-        return RefinedLosses(
+        found = RefinedLosses(
             own=self._read(self._readouts.own, final, "the reference refined"),
             readout=self._read(self._head, final, "the reference refined"),
-            half=self._refined_by_half(reach, rows) if half and rows.fit.stop > 1 else None,
-            refined=refined,
+            half=None,
+            steps=refined.steps,
+            products=refined.products,
             passes=passes,
             held=self._decoder.low_bit,
         )
+        if told is not None:
+            told(refined, found.readout)
+        return found
+
+    def gaps(
+        self, examiner: Examiner, reach: Reach, *, told: Callable[[Refined, float], None] | None = None
+    ) -> LayerGains:
+        """What refining each block alone gains.
+
+        Args:
+            examiner: this network's.
+            reach: how far they are moved.
+            told: of each block, and the held-out nats/token that it gains.
+        """
+
+        def after(done: int) -> Iterator[LayerGain]:
+            for refined, gain in examiner.gaps(self.refiner, reach, done=done):
+                if told is not None:
+                    told(refined, self._panel.mean(gain.losses, "held_out"))
+                yield gain
+
+        found = self._kept.each("gap", LayerGain, after, anew=told is not None, taken=self.refiner.recall)
+        return LayerGains.of(found, reach, low_bit=self._decoder.low_bit)
+
+    def examination(self, examiner: Examiner, gains: LayerGains | None) -> Examination:
+        """What every block shows, and what refining it gained, where that was done."""
+        known = {"panel": self._panel, "losses": self._base, "gains": gains}
+        return self._kept.one("examination", Examination, partial(examiner.examination, gains), given=known)
 
     def estimated(self) -> Losses | None:
         """On the panel, zero but for *held-out*: what a step of all blocks is estimated to gain, see `Refiner`."""
-        found = self.refiner.estimated(progress=self._progress)
+        return self._kept.one("estimate", Losses | None, self._estimated)
+
+    def _estimated(self) -> Losses | None:
+        found = self.refiner.estimated(progress=self._kept)
         if found is None:
             return None
         gains = np.zeros_like(self._base)
         gains[self._data.rows.held_out] = found
         return gains
 
-    def _refined_by_half(self, reach: Reach, rows: Rows) -> Losses:
+    def _refined_by_half(self, reach: Reach) -> Losses:
         """On the panel, zero but for *held-out*: the losses of blocks refined with half of *fit*."""
+        rows = self._data.rows
         fewer = dataclasses.replace(self._data, rows=Rows(slice(0, rows.fit.stop // 2), rows.select, rows.held_out))
         down = Downstream(self._decoder, fewer, self._head, self._store)
         refiner = Refiner(down, self._states, self._base)
@@ -217,8 +270,9 @@ class Measurer:
             plan: the schedules.
             map_reach: how far beyond each block the peel map goes, and a search; all the way if None.
         """
-        peel_map = projection_map(
-            self._decoder, self._states, self._data.rows, reach=map_reach, progress=self._progress
+        mapped = partial(projection_map, self._decoder, self._states, self._data.rows, reach=map_reach)
+        peel_map = tuple(
+            self._kept.each("peel-map", ProjectionRow, lambda done: mapped(done=done, progress=self._kept))
         )
         schedules, searched = self._schedules(plan, peel_map)
         nodes, leaves = self._peeled(schedules, trained, low_bit=True)
@@ -237,7 +291,7 @@ class Measurer:
     def examiner(self) -> Examiner:
         """What looks at every block, in the network under the readout."""
         plain = Downstream(self._decoder, self._data, self._readouts.own, self._store)
-        return Examiner(self._down, self._states, self._panel, self._base, self._progress, plain=plain)
+        return Examiner(self._down, self._states, self._panel, self._base, self._kept, plain=plain)
 
     def _at(self, depth: int) -> tuple[ReadoutKind, Panel]:
         if depth == self._decoder.n_layers:
@@ -274,23 +328,33 @@ class Measurer:
     def _peeled(
         self, schedules: Sequence[Schedule], trained: TrainedLosses, *, low_bit: bool
     ) -> tuple[dict[tuple[int, ...], Losses], dict[tuple[int, ...], ScheduleLosses]]:
-        n_layers = self._decoder.n_layers
         config = self._config
         settings = SolverSettings(config.solver, config.init, config.steps, config.seed, low_bit)
         peeler = Peeler(self._decoder, self._states, self._data.rows, settings, self._store)
+        name = "reference" if low_bit else "float-reference"
+
+        def after(done: int) -> Iterator[NodeLosses]:
+            for peeled in peeler.peel(prefix_tree(schedules), done=done, progress=self._kept):
+                yield self._node(peeled, trained, name.replace("-", " "))
+
         nodes: dict[tuple[int, ...], Losses] = {}
         leaves: dict[tuple[int, ...], ScheduleLosses] = {}
-        for peeled in peeler.peel(prefix_tree(schedules), progress=self._progress):
-            depth = len(peeled.prefix)
-            kind, panel = self._at(depth)
-            what = f"the {'' if low_bit else 'float '}reference with targets {','.join(map(str, peeled.prefix))}"
-            losses = trained.readout[depth - 1] if peeled.trained else self._losses(kind, peeled.state, panel, what)
-            if depth < n_layers:
-                nodes[peeled.prefix] = losses
-                continue
-            own = trained.own[-1] if peeled.trained else self._losses("own", peeled.state, panel, what)
-            leaves[peeled.prefix] = ScheduleLosses(Schedule(peeled.prefix), own, losses, peeled.blocks)
+        for node in self._kept.each(name, NodeLosses, after):
+            if node.own is None:
+                nodes[node.prefix] = node.readout
+            else:
+                leaves[node.prefix] = ScheduleLosses(Schedule(node.prefix), node.own, node.readout, node.blocks)
         return nodes, leaves
+
+    def _node(self, peeled: Peeled, trained: TrainedLosses, name: str) -> NodeLosses:
+        depth = len(peeled.prefix)
+        kind, panel = self._at(depth)
+        what = f"the {name} with targets {','.join(map(str, peeled.prefix))}"
+        losses = trained.readout[depth - 1] if peeled.trained else self._losses(kind, peeled.state, panel, what)
+        own: Losses | None = None
+        if depth == self._decoder.n_layers:
+            own = trained.own[-1] if peeled.trained else self._losses("own", peeled.state, panel, what)
+        return NodeLosses(peeled.prefix, losses, own, peeled.blocks)
 
 
 def _unigram(targets: Tensor, fit: slice, vocabulary: int) -> Losses:

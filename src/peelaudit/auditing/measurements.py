@@ -8,11 +8,27 @@ from dataclasses import dataclass
 from peelaudit.method.diagnosis.examine import Examination
 from peelaudit.method.references.peel import ProjectionRow
 from peelaudit.method.references.schedules import Schedule
-from peelaudit.method.refinement.refine import Refined
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.records import BlockFit
 
-__all__ = ["Measurements", "ReferenceLosses", "RefinedLosses", "ScheduleLosses", "TrainedLosses"]
+__all__ = ["Measurements", "NodeLosses", "ReferenceLosses", "RefinedLosses", "ScheduleLosses", "TrainedLosses"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLosses:
+    """A reference cut after the depth that its prefix is of.
+
+    Attributes:
+        prefix: its blocks' targets.
+        readout: its losses, under the network's readout at depth L, on the whole panel; under the depths' below.
+        own: under the own head, at depth L alone.
+        blocks: how they were fitted.
+    """
+
+    prefix: tuple[int, ...]
+    readout: Losses
+    own: Losses | None
+    blocks: tuple[BlockFit, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +75,8 @@ class RefinedLosses:
         readout: the same under the network's readout.
         half: on the panel, zero but for *held-out*, its losses under that readout if half of *fit* is used; None where
             that wasn't asked for.
-        refined: how its blocks were moved.
+        steps: natural-gradient steps that it took.
+        products: with the Gauss-Newton curvature.
         passes: the cost, in forward passes.
         held: whether its weights were held to low-bit sets.
     """
@@ -67,7 +84,8 @@ class RefinedLosses:
     own: Losses
     readout: Losses
     half: Losses | None
-    refined: Refined
+    steps: int
+    products: int
     passes: float
     held: bool
 

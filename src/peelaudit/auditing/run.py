@@ -7,6 +7,7 @@ import dataclasses
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,12 +15,15 @@ import numpy as np
 import torch
 
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, experts_warnings, rank_warnings
+from peelaudit.auditing.caching import Resumption
 from peelaudit.auditing.conclude import conclude
 from peelaudit.auditing.effort import Extent, extent
 from peelaudit.auditing.feeding import fed
+from peelaudit.auditing.identity import key_of
 from peelaudit.auditing.measure import Measurer
-from peelaudit.auditing.measurements import Measurements, RefinedLosses
+from peelaudit.auditing.measurements import Measurements
 from peelaudit.auditing.precision import exact_float32
+from peelaudit.auditing.resuming import Kept, place_key
 from peelaudit.calibration import Calibration, check_given, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError, OutputError
@@ -27,6 +31,7 @@ from peelaudit.method.diagnosis.naming import naming_warnings
 from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
 from peelaudit.method.refinement.refine import Refined
+from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import admit, family_of
 from peelaudit.network.lowbit import Grids
@@ -68,19 +73,23 @@ class Save:
 NOTHING = Save()
 
 
-def audit_config(config: AuditConfig, *, save: Save = NOTHING, progress: Progress = SILENT) -> AuditReport:
+def audit_config(
+    config: AuditConfig, *, save: Save = NOTHING, resumption: Resumption | None = None, progress: Progress = SILENT
+) -> AuditReport:
     """Audit one checkpoint.
 
     Args:
         config: the settings.
         save: where refined blocks are written.
+        resumption: where what is found is kept until its `end`, so that an audit that was killed goes on; nowhere if
+            None.
         progress: told of each stage.
 
     Raises:
         PeelauditError: see `peelaudit.errors` for what can go wrong.
     """
     with prepared(config, progress=progress) as audit:
-        return audit_prepared(audit, save=save)
+        return audit_prepared(audit, save=save, resumption=resumption)
 
 
 @contextlib.contextmanager
@@ -105,8 +114,8 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
         yield Prepared(resolved, checkpoint, plan, wanted, calibration, clock)
 
 
-def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
-    """The rest of the audit.
+def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumption | None = None) -> AuditReport:
+    """The rest of the audit, see `audit_config`.
 
     Raises:
         PeelauditError: as `audit_config`; the checkpoint having changed meanwhile is one.
@@ -119,19 +128,20 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
     clock.meter = lambda: decoder.passes / sequences
     store = StateStore(dtype=decoder.dtype, device=decoder.device)
     calibration = fed(drawn, decoder, config.bos, store, progress=clock)
-    measurer = Measurer(decoder, calibration, config, store=store, progress=clock)
+    kept = Kept(clock, decoder.work, resumption, _key(audit, save))
+    measurer = Measurer(decoder, calibration, config, store=store, kept=kept)
     trained, wanted = measurer.trained(), audit.extent
     references = measurer.references(trained, audit.plan, map_reach=wanted.map_reach)
-    refined = measurer.refined(wanted.whole, half=wanted.half) if audit.plan.refined else None
-    if refined is not None and save.refined is not None:
-        _save_refined(save.refined, decoder, measurer, refined)
-    examiner = measurer.examiner()
+    refined = None
+    if audit.plan.refined:
+        told = None if save.refined is None else partial(_save_refined, save.refined, decoder, measurer)
+        refined = measurer.refined(wanted.whole, half=wanted.half, told=told)
+    examiner, gains = measurer.examiner(), None
     if wanted.alone is not None:
-        for one, gap in examiner.gaps(measurer.refiner, wanted.alone):
-            if save.repairs is not None:
-                _save_repair(save.repairs, decoder, measurer, one, gap)
+        each = None if save.repairs is None else partial(_save_repair, save.repairs, decoder, measurer)
+        gains = measurer.gaps(examiner, wanted.alone, told=each)
     estimated = measurer.estimated() if wanted.estimate else None
-    measured = Measurements(trained, references, refined, examiner.examination(), estimated)
+    measured = Measurements(trained, references, refined, measurer.examination(examiner, gains), estimated)
     checkpoint.check_unchanged()
     calibration.check_unchanged()
     clock.stage("intervals", 1)
@@ -165,6 +175,12 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING) -> AuditReport:
         passes=clock.work(),
         refinement=findings.naming.refinement,
     )
+
+
+def _key(audit: Prepared, save: Save) -> str:
+    """Of what is kept until the audit ends."""
+    key = key_of(audit.config, audit.checkpoint.info, audit.calibration.info, tool_version())
+    return place_key(key, audit.config.device, (save.repairs is not None, save.refined is not None))
 
 
 def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]:
@@ -207,20 +223,20 @@ def _save_repair(directory: Path, decoder: Decoder, measurer: Measurer, refined:
         raise OutputError(f"{block_path(directory, block.layer)}, read back, has another loss than was measured")
 
 
-def _save_refined(directory: Path, decoder: Decoder, measurer: Measurer, found: RefinedLosses) -> None:
+def _save_refined(directory: Path, decoder: Decoder, measurer: Measurer, refined: Refined, losses: Losses) -> None:
     """Save the reference `refined`: a file for each block, and the head that it is read by.
 
     Raises:
         OutputError: it couldn't be written, or what is read back has another loss.
     """
-    for block in measurer.refiner.blocks(found.refined):
+    for block in measurer.refiner.blocks(refined):
         save_block(directory, decoder, block, {})
     save_head(directory, decoder, measurer.head)
     saved = decoder
     for layer in range(1, decoder.n_layers + 1):
         saved = saved.replacing(load_block(directory, decoder, layer))
     head = load_head(directory, decoder, measurer.head)
-    if not np.allclose(measurer.losses_of(saved, head), found.readout[measurer.rows.held_out], rtol=1e-6):
+    if not np.allclose(measurer.losses_of(saved, head), losses[measurer.rows.held_out], rtol=1e-6):
         raise OutputError(f"{directory}, read back, has another loss than was measured")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -169,9 +168,7 @@ class _Bench:
             decoder, self._calibration, config, store=StateStore(dtype=self._dtype, device=decoder.device)
         )
         examiner, wanted = measurer.examiner(), self._audit.extent
-        if wanted.alone is not None:
-            deque(examiner.gaps(measurer.refiner, wanted.alone), maxlen=0)
-        examined = examiner.examination()
+        examined = examiner.examination(measurer.gaps(examiner, wanted.alone) if wanted.alone is not None else None)
         if not references:
             return _Audit(measurer.panel.mean(measurer.own, "held_out"), name_layers(examined))
         trained, plan = measurer.trained(), parse_schedules(config.schedules, decoder.n_layers)

@@ -26,6 +26,16 @@ Full = Annotated[
     bool, typer.Option("--full", help="The table in full: every figure, and the warnings.", rich_help_panel=OUTPUT)
 ]
 
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Keep what an audit of over a minute has found, so that one that is killed goes on there. Default: on.",
+        show_default=False,
+        rich_help_panel="Computing",
+    ),
+]
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -95,6 +105,7 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, no warnings on stderr.", rich_help_panel=OUTPUT)
     ] = False,
+    resume: Resume = True,
     **flags: Any,
 ) -> None:
     """Audit a checkpoint layer by layer.
@@ -113,6 +124,7 @@ def run(
         save_refined=save_refined,
         quiet=quiet,
         full=full,
+        resume=resume,
     )
 
 
@@ -220,6 +232,7 @@ def batch(
         str | None,
         _fleet("--stop-when", "green", "Say which checkpoint of a training run already met the tightest bound."),
     ] = None,
+    resume: Resume = True,
     output: Output = None,
     **flags: Any,
 ) -> None:
@@ -233,7 +246,7 @@ def batch(
     audit_fleet(
         checkpoints,
         flags,
-        BatchFlags(out, jobs, threads, retries, shard, engine, gpus_per_task, stop_when, output or ()),
+        BatchFlags(out, jobs, threads, retries, shard, engine, gpus_per_task, stop_when, output or (), resume),
         format_name,
         quiet=quiet,
     )
@@ -357,6 +370,19 @@ def selftest(
 
     own = SelftestFlags(faults, layers, redraws, earlier, references)
     run_selftest(checkpoint, flags, own, format_name=format_name, quiet=quiet)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove it all: such audits begin anew.")] = False,
+) -> None:
+    """Say where audits that were killed have left what they had found, and how much that is.
+
+    An audit's part goes once its report is written, and the oldest as the size limit is reached.
+    """
+    from peelaudit.cli.commands import show_cache
+
+    show_cache(clear=clear)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peelaudit.auditing.caching import Cache, Resumption
 from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_policy
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
@@ -25,7 +26,7 @@ from peelaudit.settings.audit import AuditConfig
 if TYPE_CHECKING:
     from torch.nn import Module
 
-__all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit"]
+__all__ = ["convert_reports", "inspect_checkpoint", "print_schema", "run_audit", "show_cache"]
 
 
 def run_audit(
@@ -38,9 +39,13 @@ def run_audit(
     save_refined: str | None,
     quiet: bool,
     full: bool,
+    resume: bool,
 ) -> None:
     """`peelaudit run`."""
     problems: list[str] = []
+    cache: Cache | None = None
+    with collecting(problems):
+        cache = Cache.found(os.environ) if resume else None
     with collecting(problems):
         form = parse_format(format_name)
     with collecting(problems):
@@ -64,7 +69,8 @@ def run_audit(
         from peelaudit.auditing.run import Save, audit_config
 
         folders = (None if given is None else Path(given) for given in (save_repairs, save_refined))
-        report = audit_config(config, save=Save(*folders), progress=progress)
+        resumption = Resumption(cache)
+        report = audit_config(config, save=Save(*folders), resumption=resumption, progress=progress)
     if form is not Format.TABLE and not quiet:
         for warning in report.warnings:
             say(f"warning: {warning}")
@@ -76,6 +82,7 @@ def run_audit(
         except PeelauditError as error:
             failure = error  # an hour's audit is delivered all the same
     deliver((report,), form, targets, checks=checks, full=full)
+    resumption.end()
     if failure is not None:
         raise failure
     gate.finish()
@@ -192,3 +199,16 @@ def print_schema() -> None:
     from peelaudit.records.json import schema_json
 
     write_out(schema_json())
+
+
+def show_cache(*, clear: bool) -> None:
+    """`peelaudit cache`."""
+    cache = Cache.found(os.environ)
+    if cache is None:
+        raise ConfigError("no place for a cache is known here: PEELAUDIT_CACHE names one")
+    audits = cache.audits()
+    size = f"{sum(audits.values()) / 1e6:,.1f} MB of {cache.most_bytes / 1e6:,.0f} MB"
+    count = f"{len(audits)} unfinished audit{'' if len(audits) == 1 else 's'}"
+    if clear:
+        cache.clear()
+    write_out(f"{cache.root}\n{count}, {size}{', removed' if clear else ''}\n")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from peelaudit.auditing.caching import Cache
 from peelaudit.calibration import check_given
 from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_policy
 from peelaudit.cli.guard import say, write_out
@@ -51,6 +52,7 @@ class BatchFlags:
     gpus_per_task: str
     stop_when: str | None
     outputs: Sequence[str]
+    resume: bool
 
 
 def audit_fleet(checkpoints: Sequence[str], flags: Flags, own: BatchFlags, format_name: str, *, quiet: bool) -> None:
@@ -171,11 +173,14 @@ class _Plan:
     threads: int | None
     retries: int
     gpus_per_task: float
+    cache: Cache | None
 
 
 def _plan(own: BatchFlags, problems: list[str]) -> _Plan:
     """Every mistake goes to `problems`; the plan is of no use then."""
-    engine, shard = Engine.LOCAL, Shard()
+    engine, shard, cache = Engine.LOCAL, Shard(), None
+    with collecting(problems):
+        cache = Cache.found(os.environ) if own.resume else None
     with collecting(problems):
         engine = _engine(own.engine)
     with collecting(problems):
@@ -191,7 +196,7 @@ def _plan(own: BatchFlags, problems: list[str]) -> _Plan:
     gpus = _share(own.gpus_per_task, problems)
     if gpus and engine is Engine.LOCAL:
         problems.append("--gpus-per-task needs --engine ray: locally each audit has one device")
-    return _Plan(engine, shard, jobs, threads, _whole("--retries", own.retries, 0, problems), gpus)
+    return _Plan(engine, shard, jobs, threads, _whole("--retries", own.retries, 0, problems), gpus, cache)
 
 
 def _engine(text: str) -> Engine:
@@ -235,6 +240,7 @@ def _batch(found: Sequence[str], settings: AuditConfig, plan: _Plan, results: Re
         retries=plan.retries,
         devices=devices,
         gpus_per_task=plan.gpus_per_task,
+        cache=plan.cache,
     )
 
 

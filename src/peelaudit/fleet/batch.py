@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
+from peelaudit.auditing.caching import Cache
 from peelaudit.errors import AuditError, OutputError
 from peelaudit.fleet.results import Results
 from peelaudit.fleet.series import write_series
@@ -44,6 +45,7 @@ class Batch:
         retries: how often an audit is begun again after an I/O error.
         devices: the CUDA devices to share out, local ones.
         gpus_per_task: Ray's share of a GPU for each.
+        cache: where an audit that is killed goes on from; nowhere if None.
     """
 
     checkpoints: tuple[str, ...]
@@ -56,6 +58,7 @@ class Batch:
     retries: int
     devices: tuple[str, ...]
     gpus_per_task: float
+    cache: Cache | None = None
 
 
 def run_batch(batch: Batch) -> Generator[TaskRow, None, None]:
@@ -87,7 +90,13 @@ def run_batch(batch: Batch) -> Generator[TaskRow, None, None]:
 def _rows(batch: Batch) -> Generator[TaskRow, None, None]:
     # Imported here: `status` and a library's user need neither engine.
     tasks = [
-        Task(replace(batch.settings, checkpoint=path), str(batch.results.root), batch.threads, batch.retries)
+        Task(
+            replace(batch.settings, checkpoint=path),
+            str(batch.results.root),
+            batch.threads,
+            batch.retries,
+            cache=batch.cache,
+        )
         for path in batch.checkpoints
     ]
     match batch.engine:

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from peelaudit.auditing.identity import key_of_report
 from peelaudit.errors import PeelauditError, ReportError
-from peelaudit.fleet.identity import key_of_report
 from peelaudit.plain_files import read_plain
 from peelaudit.records import AuditReport
 from peelaudit.records.json import dump, load, parse_report

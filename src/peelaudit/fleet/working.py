@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from peelaudit.auditing.caching import Cache, Resumption
+from peelaudit.auditing.identity import key_of
 from peelaudit.errors import PeelauditError, is_out_of_memory
 from peelaudit.fleet.entries import Entry
-from peelaudit.fleet.identity import key_of
 from peelaudit.fleet.results import Results
 from peelaudit.records import TaskFigures, TaskRow, TaskState
 from peelaudit.settings.audit import AuditConfig
@@ -35,7 +36,8 @@ class Task:
     """One checkpoint to audit.
 
     `results` is the directory of results. `threads` are those that it computes with. `retries` is how often it is
-    begun again after an I/O error. With `wait` it waits while another process audits the same.
+    begun again after an I/O error. With `wait` it waits while another process audits the same. `cache` is where it
+    keeps what it has found, to go on if it is killed.
     """
 
     config: AuditConfig
@@ -43,6 +45,7 @@ class Task:
     threads: int
     retries: int = 0
     wait: bool = False
+    cache: Cache | None = None
 
 
 def perform(task: Task) -> TaskRow:
@@ -79,7 +82,9 @@ def _perform(task: Task) -> TaskRow:
             if kept := results.find(key):
                 return _row(task, TaskState.KEPT, kept)
             results.note("start", key, checkpoint=path)
-            done = results.publish(key, audit_prepared(audit))
+            resumption = Resumption(task.cache)
+            done = results.publish(key, audit_prepared(audit, resumption=resumption))
+            resumption.end()
             results.note("finish", key, checkpoint=path)
             return _row(task, TaskState.DONE, done)
 

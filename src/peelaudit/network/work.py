@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 __all__ = ["Work"]
 
 
@@ -25,3 +28,11 @@ class Work:
     def read(self, tokens: float) -> None:
         """So many passes more of the head over a token."""
         self.head += tokens
+
+    @contextlib.contextmanager
+    def counted_before(self, *, was: bool = True) -> Iterator[None]:
+        """Around what is computed once more and counts once alone; as if it weren't there unless it `was`."""
+        blocks, head = self.blocks, self.head
+        yield
+        if was:
+            self.blocks, self.head = blocks, head

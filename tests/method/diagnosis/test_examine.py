@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.diagnosis.examine import Examiner, LayerGains
+from peelaudit.method.diagnosis.examine import Examiner, LayerGain, LayerGains
 from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
@@ -36,14 +36,14 @@ def examiner(network: Network) -> Examiner:
     return Examiner(downstream(network), network.states, panel_of(network), own_losses(network))
 
 
-def gaps(network: Network, reach: Reach) -> tuple[Refiner, list[tuple[Refined, float]], LayerGains]:
-    """Every block refined alone, and what an examination then holds of it."""
+def gaps(network: Network, reach: Reach) -> tuple[Refiner, list[tuple[Refined, LayerGain]], LayerGains]:
+    """Every block refined alone, and that of all."""
     down, own = downstream(network), own_losses(network)
     refiner = Refiner(down, network.states, own)
     looks = Examiner(down, network.states, panel_of(network), own)
     found = list(looks.gaps(refiner, reach))
-    gains = looks.examination().gains
-    assert gains is not None
+    gains = LayerGains.of([gain for _, gain in found], reach, low_bit=network.decoder.low_bit)
+    assert looks.examination(gains).gains is gains
     return refiner, found, gains
 
 
@@ -58,12 +58,12 @@ def test_a_gain_is_the_own_loss_less_the_refined_on_held_out_and_nothing_elsewhe
     assert not gains.low_bit
     assert gains.first_step == (reach == CHEAP)
     assert gains.passes > 0
-    for refined, gap in found:
+    for refined, one in found:
         index = refined.layers[0] - 1
         gain = gains.gains[index]
         np.testing.assert_allclose(gain[rows], own[rows] - refiner.losses(refined, rows), rtol=1e-12)
         assert not gain[: rows.start].any()
-        assert gap == pytest.approx(gain[rows].mean() / (made.tokens.shape[1] - 1))
+        assert one.losses is gain
         assert (gains.steps[index], gains.products[index]) == (refined.steps, refined.products)
     assert any(gains.steps)
     assert any(gains.products) == (reach == FAR)
@@ -76,9 +76,9 @@ def test_the_cost_of_gaps_is_theirs_alone(network: Opener) -> None:
     refiner.all(FAR)
     before = refiner.passes
     looks = Examiner(down, made.states, panel_of(made), own)
-    assert len(list(looks.gaps(refiner, CHEAP))) == 2
-    gains = looks.examination().gains
-    assert gains is not None
+    found = [gain for _, gain in looks.gaps(refiner, CHEAP)]
+    gains = LayerGains.of(found, CHEAP, low_bit=False)
+    assert len(found) == 2
     assert 0 < gains.passes < refiner.passes - before + 1e-9
 
 

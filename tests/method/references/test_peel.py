@@ -221,7 +221,7 @@ def test_from_a_random_start_no_block_is_the_trained_one(deep: Network) -> None:
 def test_the_peel_map_is_the_best_block_to_each_later_state(family: str, network: Opener) -> None:
     depth = {"n_layer": 3} if family == "gpt2" else {"num_hidden_layers": 3}
     opened = network(family, changes=depth)
-    rows = projection_map(opened.decoder, opened.states, opened.rows)
+    rows = tuple(projection_map(opened.decoder, opened.states, opened.rows))
     assert [len(row.held_out) for row in rows] == [len(row.select) for row in rows] == [3, 2, 1]
     held_out, select = opened.rows.held_out, opened.rows.select
     for layer, row in enumerate(rows, 1):
@@ -241,8 +241,8 @@ def test_the_peel_map_is_the_best_block_to_each_later_state(family: str, network
 
 def test_a_map_of_a_shorter_reach_has_the_same_errors(network: Opener) -> None:
     opened = network("llama", changes={"num_hidden_layers": 4})
-    whole = projection_map(opened.decoder, opened.states, opened.rows)
-    near = projection_map(opened.decoder, opened.states, opened.rows, reach=1)
+    whole = tuple(projection_map(opened.decoder, opened.states, opened.rows))
+    near = tuple(projection_map(opened.decoder, opened.states, opened.rows, reach=1))
     assert [len(row.select) for row in near] == [2, 2, 2, 1]
     for one, other in zip(near, whole, strict=True):
         np.testing.assert_allclose(one.held_out, other.held_out[: len(one.held_out)], rtol=1e-9)
@@ -253,7 +253,7 @@ def test_unknowns_are_those_of_an_output(network: Opener) -> None:
     expected = {"llama": 48, "gpt2": 4 * 32 + 1, "phi": 48 + 1 + 32 + 1}
     for family, unknowns in expected.items():
         opened = network(family)
-        rows = projection_map(opened.decoder, opened.states, opened.rows)
+        rows = tuple(projection_map(opened.decoder, opened.states, opened.rows))
         assert [row.unknowns for row in rows] == [unknowns, 0]
 
 

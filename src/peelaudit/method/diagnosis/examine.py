@@ -23,7 +23,26 @@ from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import LayerSigns
 
-__all__ = ["Examination", "Examiner", "LayerGains"]
+__all__ = ["Examination", "Examiner", "LayerGain", "LayerGains"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGain:
+    """What refining one block alone gains.
+
+    Attributes:
+        losses: on the panel, the nats that it saves on *held-out*, zero on the other splits.
+        on_select: nats/token that it saves on *select*, which chose how far it went.
+        steps: natural-gradient steps that it took.
+        products: with the Gauss-Newton curvature.
+        passes: the cost in forward passes.
+    """
+
+    losses: Losses
+    on_select: float
+    steps: int
+    products: int
+    passes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +66,20 @@ class LayerGains:
     passes: float
     low_bit: bool
     first_step: bool
+
+    @classmethod
+    def of(cls, found: Sequence[LayerGain], reach: Reach, *, low_bit: bool) -> LayerGains:
+        """All together, of blocks that were refined one after another, the last first."""
+        up = found[::-1]
+        return cls(
+            gains=tuple(one.losses for one in up),
+            on_select=tuple(one.on_select for one in up),
+            steps=tuple(one.steps for one in up),
+            products=tuple(one.products for one in up),
+            passes=sum(one.passes for one in up),
+            low_bit=low_bit,
+            first_step=reach.steps * reach.rounds <= 1 and reach.products == 0,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,38 +144,27 @@ class Examiner:
         )
         self._rows = downstream.data.rows.held_out
         self._plain = downstream if plain is None else plain
-        self._gains: LayerGains | None = None
 
-    def gaps(self, refiner: Refiner, reach: Reach) -> Iterator[tuple[Refined, float]]:
+    def gaps(self, refiner: Refiner, reach: Reach, *, done: int = 0) -> Iterator[tuple[Refined, LayerGain]]:
         """Refine every block alone, the last first; one of them is held at a time.
 
         Args:
             refiner: of the same network, under the same readout.
             reach: how far.
+            done: the first so many blocks are left out.
 
         Yields:
-            each block, and the held-out nats/token that it gains.
+            each block, and what it gains.
 
         Raises:
             NonFiniteResult: naming the layer.
         """
-        n_layers, before = self._down.decoder.n_layers, refiner.passes
-        gains = [np.zeros_like(self._losses) for _ in range(n_layers)]
-        steps, products, on_select = [0] * n_layers, [0] * n_layers, [0.0] * n_layers
-        for refined in refiner.each(reach, progress=self._progress):
-            index = refined.layers[0] - 1
-            steps[index], products[index], on_select[index] = refined.steps, refined.products, refined.select_gain
-            gains[index][self._rows] = self._losses[self._rows] - refiner.losses(refined, self._rows)
-            yield refined, self._panel.mean(gains[index], "held_out")
-        self._gains = LayerGains(
-            gains=tuple(gains),
-            on_select=tuple(on_select),
-            steps=tuple(steps),
-            products=tuple(products),
-            passes=refiner.passes - before,
-            low_bit=self._down.decoder.low_bit,
-            first_step=reach.steps * reach.rounds <= 1 and reach.products == 0,
-        )
+        before = refiner.passes
+        for refined in refiner.each(reach, done=done, progress=self._progress):
+            losses = self._spread(self._losses[self._rows] - refiner.losses(refined, self._rows))
+            passes = refiner.passes - before
+            yield refined, LayerGain(losses, refined.select_gain, refined.steps, refined.products, passes)
+            before = refiner.passes
 
     def losses_with(self, block: Block, what: str) -> Losses:
         """[sequences] nats of *held-out* with another block in the place of the one of that layer.
@@ -153,13 +175,13 @@ class Examiner:
         state = self._down.apply(block, self._states[block.layer - 1][self._rows], what)
         return self._down.losses(block.layer, state, self._rows, what)
 
-    def examination(self) -> Examination:
+    def examination(self, gains: LayerGains | None = None) -> Examination:
         """What every block shows, and what refining it gained, where that was done."""
         looked = [self._look(layer) for layer in range(1, self._down.decoder.n_layers + 1)]
         digests, found, given, routings = zip(*looked, strict=True)
         influences = tuple(influence(z[self._rows], h[self._rows]) for z, h in pairwise(self._states))
         return Examination(
-            self._panel, self._losses, digests, found, self._slopes(), influences, given, routings, self._gains
+            self._panel, self._losses, digests, found, self._slopes(), influences, given, routings, gains
         )
 
     def _look(self, layer: int) -> tuple[str, LayerSigns, Losses | None, Losses | None]:

@@ -82,22 +82,41 @@ class Peeler:
         self._spread = [squared_deviation(state, rows.fit) for state in states]
         self._spread_select = [squared_deviation(state, rows.select) for state in states]
 
-    def peel(self, root: PrefixNode, *, progress: Progress = SILENT) -> Iterator[Peeled]:
+    def peel(self, root: PrefixNode, *, done: int = 0, progress: Progress = SILENT) -> Iterator[Peeled]:
         """Every node below the root, parents first; a state is dropped when its last child is computed.
+
+        Args:
+            root: of the schedules.
+            done: the first so many nodes aren't wanted any more: those that others grow from are made all the same,
+                and aren't counted as work.
+            progress: told of each node.
 
         Raises:
             NonFiniteResult: naming the layer and the targets.
         """
-        progress.stage("reference blocks", sum(1 for _ in root.walk()) - 1)
+        again = self._decoder.work.counted_before
+        progress.stage("reference blocks", _nodes_below(root))
         start = Peeled((), self._states[0], (), trained=self._settings.init == "trained")
-        pending = list(reversed(self._children(root, start)))
+        if done >= _nodes_below(root):
+            return
+        count = 0
+        with again(was=done > 0):
+            pending = list(reversed(self._children(root, start)))
         while pending:
             node, parent, fitted = pending.pop()
-            peeled = self._step(node, parent, fitted)
+            if count + 1 + _nodes_below(node) <= done:
+                count += 1 + _nodes_below(node)
+                progress.advance(1 + _nodes_below(node))
+                continue
+            with again(was=count < done):
+                peeled = self._step(node, parent, fitted)
             del parent, fitted
+            count += 1
             progress.advance()
-            yield peeled
-            pending.extend(reversed(self._children(node, peeled)))
+            if count > done:
+                yield peeled
+            with again(was=count < done):
+                pending.extend(reversed(self._children(node, peeled)))
             del peeled
 
     def _children(self, node: PrefixNode, at: Peeled) -> list[tuple[PrefixNode, Peeled, FittedBlock | None]]:
@@ -149,10 +168,11 @@ def projection_map(
     rows: Rows,
     *,
     reach: int | None = None,
+    done: int = 0,
     progress: Progress = SILENT,
-) -> tuple[ProjectionRow, ...]:
+) -> Iterator[ProjectionRow]:
     """The peel map: for each block k, from the trained h_{k-1}, the closed-form block to every later state, or to the
-    next `reach` of them. Of a low-bit network it is a float block.
+    next `reach` of them. Of a low-bit network it is a float block. The first `done` blocks are left out.
 
     Each is fitted on *fit* and its penalty chosen on *select*.
 
@@ -160,8 +180,8 @@ def projection_map(
         NonFiniteResult: naming the layer.
     """
     progress.stage("peel map", decoder.n_layers)
-    result = []
-    for layer in range(1, decoder.n_layers + 1):
+    progress.advance(done)
+    for layer in range(done + 1, decoder.n_layers + 1):
         inputs, later = states[layer - 1], states[layer + 1 :][:reach]
         held_out = np.zeros((1 + len(later), rows.held_out.stop - rows.held_out.start))
         select, unknowns = np.zeros(1 + len(later)), 0
@@ -174,9 +194,12 @@ def projection_map(
                 regression.trained_error(index) if change is None else change.error
                 for index, change in enumerate(changes)
             ]
-        result.append(ProjectionRow(held_out, select, sequence_errors(inputs, states[layer], rows.held_out), unknowns))
+        yield ProjectionRow(held_out, select, sequence_errors(inputs, states[layer], rows.held_out), unknowns)
         progress.advance()
-    return tuple(result)
+
+
+def _nodes_below(node: PrefixNode) -> int:
+    return sum(1 for _ in node.walk()) - 1
 
 
 def sequence_errors(state: Tensor, target: Tensor, rows: slice) -> NDArray[np.float64]:

@@ -98,6 +98,7 @@ class Refiner:
     def __init__(self, downstream: Downstream, states: Sequence[Tensor], losses: NDArray[np.float64]) -> None:
         self._network, self._losses = ChangedNetwork(downstream, states), losses
         self._first: Direction | None = None
+        self._counted = False
 
     @property
     def passes(self) -> float:
@@ -115,14 +116,19 @@ class Refiner:
         progress.advance()
         return found
 
-    def each(self, reach: Reach, *, progress: Progress = SILENT) -> Iterator[Refined]:
-        """Move every block alone, the last first.
+    def recall(self) -> None:
+        """What was computed at the blocks as trained, in an earlier process, isn't counted once more."""
+        self._counted = True
+
+    def each(self, reach: Reach, *, done: int = 0, progress: Progress = SILENT) -> Iterator[Refined]:
+        """Move every block alone, the last first; the first `done` of these are left out.
 
         Raises:
             NonFiniteResult: naming the layer.
         """
         progress.stage("layers' gaps", self._network.n_layers)
-        for layer in range(self._network.n_layers, 0, -1):
+        progress.advance(done)
+        for layer in range(self._network.n_layers - done, 0, -1):
             yield self._refined(self._course(layer, layer), reach)
             progress.advance()
 
@@ -188,7 +194,8 @@ class Refiner:
         if changes:
             return self._network.swept(layers, changes)
         if self._first is None:
-            self._first = self._network.swept((1, self._network.n_layers), {})
+            with self._network.down.decoder.work.counted_before(was=self._counted):
+                self._first = self._network.swept((1, self._network.n_layers), {})
         first, last = layers
         return Direction(*(
             {key: change for key, change in part.items() if first <= key[0] <= last}
