@@ -128,7 +128,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     clock.meter = lambda: decoder.passes / sequences
     store = StateStore(dtype=decoder.dtype, device=decoder.device)
     calibration = fed(drawn, decoder, config.bos, store, progress=clock)
-    kept = Kept(clock, decoder.work, resumption, _key(audit, save))
+    kept = Kept(clock) if resumption is None else Kept(clock, decoder.work, resumption, _key(audit, save))
     measurer = Measurer(decoder, calibration, config, store=store, kept=kept)
     trained, wanted = measurer.trained(), audit.extent
     references = measurer.references(trained, audit.plan, map_reach=wanted.map_reach)
