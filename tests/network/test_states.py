@@ -20,7 +20,16 @@ from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import NonFiniteResult
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import StateStore, TokenRows, apply_block, available_memory, batches, trained_states
+from peelaudit.network.states import (
+    NO_TARGET,
+    Rows,
+    StateStore,
+    TokenRows,
+    apply_block,
+    available_memory,
+    batches,
+    trained_states,
+)
 from peelaudit.settings.audit import AuditConfig
 from tests.checkpoints import models
 from tests.networks import Network
@@ -181,3 +190,17 @@ def test_states_live_on_the_device_where_it_has_room_and_in_memory_beyond() -> N
         assert store.empty(0, dtype=torch.float64).device.type == "pretend"
         del first
         assert store.empty(1, 1, 15, dtype=torch.float64).device.type == "pretend"
+
+
+@given(st.integers(1, 6), st.integers(0, 5))
+def test_a_thinned_text_asks_for_one_in_so_many_tokens_of_those_that_were_asked_for(step: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 9, (5, 13), generator=generator)
+    whole = TokenRows(tokens, Rows(slice(0, 3), slice(3, 4), slice(4, 5)), torch.rand(5, 13, generator=generator) < 0.4)
+    thin = whole.thinned(step)
+    every, some = (one.targets(slice(None))[:, 1:] for one in (whole, thin))
+    kept = some != NO_TARGET
+    assert torch.equal(every[kept], some[kept])
+    before, after = (one.predictions(slice(None)) for one in (whole, thin))
+    assert bool(((after - before / step).abs() < 1).all())
+    assert step > 1 or torch.equal(every, some)

@@ -45,7 +45,7 @@ DEPTH_PASSES = 1.0
 """Forward passes over the calibration tokens that reading out all depths of the network and of one reference may cost:
 where it would be more, not every token's loss is taken."""
 LEAST_READ = 2
-"""Tokens of a sequence whose losses are taken at least."""
+"""Tokens of a sequence whose losses are taken at least, on the mean."""
 
 
 class Measurer:
@@ -103,7 +103,7 @@ class Measurer:
         read: int = min(fit_sequences, rows.fit.stop) + rows.held_out.stop - rows.select.start
         depths: int = 3 * (self._decoder.n_layers - 1)  # under the own head, under the depths', and a reference's
         cost: float = depths * read / rows.held_out.stop * self._decoder.head_share
-        most: int = (self._data.tokens.shape[1] - 1) // LEAST_READ
+        most = int(self._data.predictions(slice(None)).float().mean()) // LEAST_READ
         return max(1, min(math.ceil(cost / DEPTH_PASSES), most))
 
     @property

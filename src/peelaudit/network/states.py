@@ -74,11 +74,14 @@ class TokenRows:
         )
 
     def thinned(self, step: int) -> TokenRows:
-        """The same, where every `step`-th token alone is to be predicted, in each sequence another one's begin."""
-        sequences, positions = self.tokens.shape
-        place = torch.arange(sequences)[:, None] + torch.arange(positions)[None, :]
-        fed_only = place % step != 0
-        return replace(self, fed_only=fed_only if self.fed_only is None else fed_only | self.fed_only)
+        """The same, where one in `step` of the tokens that are to be predicted still is, in each sequence from another
+        one on.
+        """
+        asked = self.targets(slice(None))[:, 1:] != NO_TARGET
+        number = asked.cumsum(dim=1) + torch.arange(len(asked))[:, None]
+        fed_only = torch.ones_like(self.tokens, dtype=torch.bool)
+        fed_only[:, 1:] = ~asked | (number % step != 0)
+        return replace(self, fed_only=fed_only)
 
     def targets(self, rows: slice) -> Tensor:
         """The tokens of some sequences, [sequences, positions], `NO_TARGET` where one isn't to be predicted."""
