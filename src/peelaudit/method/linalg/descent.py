@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from peelaudit.method.linalg.changes import Changes, dot, plus, times
-from peelaudit.method.linalg.line_search import Probe
+from peelaudit.method.linalg.line_search import Probe, by_parabolas
 
-__all__ = ["FIRST_GAIN", "Course", "Direction", "Objective", "natural_steps"]
+__all__ = ["LEAST_GAIN", "Course", "Direction", "Objective", "natural_steps", "smooth_probes"]
 
 FIRST_GAIN = 1.0
 """nats/token that the first look would gain if the loss were linear: far, for near a damaged block's weights the loss
@@ -106,6 +106,11 @@ def natural_steps(course: Course, objective: Objective, most: int, *, least: flo
         expected = -slope * best.step
         if before - course.loss < LEAST_GAIN * course.gain:
             break
+
+
+def smooth_probes(look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
+    """Looks along a direction of a smooth loss, the first one no farther than `FIRST_GAIN` is; as `by_parabolas`."""
+    return by_parabolas(look, min(first, FIRST_GAIN / -slope), start=start, slope=slope)
 
 
 def _best(objective: Objective, course: Course, direction: Changes, slope: float, expected: float) -> Probe | None:

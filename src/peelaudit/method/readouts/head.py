@@ -1,6 +1,6 @@
 """A head refitted by the cross-entropy, from another one (docs/method.md, Read-outs).
 
-The head W, [vocabulary, d_model], moves to W(I + A') + R: an affine map A of what the final norm makes, which turns the
+The head W, [vocabulary, d_model], moves to W(I + A) + R: a map A of what the final norm makes, which turns the
 rows of all words together, and rows R of the words that the fit tokens hold. No few thousand tokens say more of a
 hundred thousand rows. Its steps are natural-gradient ones: A's curvature is a Kronecker product, that of R the inputs'
 moments and each word's own variance.
@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peelaudit.method.linalg.changes import Changes
-from peelaudit.method.linalg.descent import FIRST_GAIN, Course, Direction, natural_steps
+from peelaudit.method.linalg.descent import Course, Direction, natural_steps, smooth_probes
 from peelaudit.method.linalg.kronecker import Factors
-from peelaudit.method.linalg.line_search import Probe, by_parabolas
+from peelaudit.method.linalg.line_search import Probe
 from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.readouts.readout import LOGIT_BYTES, Readout
 from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, batches
@@ -158,7 +158,7 @@ class _Moving:
 
     def probes(self, look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
         """At the bottoms of parabolas."""
-        return by_parabolas(look, min(first, FIRST_GAIN / -slope), start=start, slope=slope)
+        return smooth_probes(look, first, start=start, slope=slope)
 
     def kept(self, changes: Changes) -> Changes:
         """They are small."""

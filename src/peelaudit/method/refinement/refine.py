@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.method.linalg.changes import Changes, dot, plus, times
-from peelaudit.method.linalg.descent import FIRST_GAIN, LEAST_GAIN, Course, Direction, natural_steps
-from peelaudit.method.linalg.line_search import Probe, bracketed, by_parabolas
+from peelaudit.method.linalg.descent import LEAST_GAIN, Course, Direction, natural_steps, smooth_probes
+from peelaudit.method.linalg.line_search import Probe, bracketed
 from peelaudit.method.refinement.changed_network import ChangedNetwork, Layers
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.statistics.bootstrap import RESOLUTION
@@ -249,7 +249,7 @@ class _Moving:
     def probes(self, look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
         if self.network.low_bit(self.layers):
             return bracketed(look, first, start=start, unmoved=RESOLUTION)
-        return by_parabolas(look, min(first, FIRST_GAIN / -slope), start=start, slope=slope)
+        return smooth_probes(look, first, start=start, slope=slope)
 
     def kept(self, changes: Changes) -> Changes:
         return self.network.kept(changes)
