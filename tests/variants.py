@@ -42,3 +42,23 @@ def reweighted(report: AuditReport, *layers: int) -> AuditReport:
 
 def with_settings(report: AuditReport, **changes: object) -> AuditReport:
     return dataclasses.replace(report, settings=tuple({**dict(report.settings), **changes}.items()))
+
+
+def unfitted(report: AuditReport) -> AuditReport:
+    """The report as if no reference block had been fitted: without YES-0."""
+    rows = [
+        dataclasses.replace(
+            row,
+            fit=dataclasses.replace(row.fit, yes0=None),
+            held_out=dataclasses.replace(row.held_out, yes0=None),
+            held_out_sums=dataclasses.replace(row.held_out_sums, yes0=None),
+        )
+        for row in report.layers
+    ]
+    network = dataclasses.replace(
+        report.network,
+        fit=dataclasses.replace(report.network.fit, yes0=None),
+        held_out=dataclasses.replace(report.network.held_out, yes0=None),
+        paper_verdict=None,
+    )
+    return dataclasses.replace(report, layers=tuple(rows), network=network)

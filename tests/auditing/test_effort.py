@@ -18,7 +18,7 @@ def config(effort: Effort, *schedules: str) -> AuditConfig:
 @pytest.mark.parametrize("n_layers", [1, FEW, MANY])
 def test_quick_refines_nothing_and_maps_next_blocks_alone(n_layers: int) -> None:
     found = extent(config("quick"), n_layers)
-    assert found.schedules == ("direct", "final")
+    assert found.schedules == ("direct",)
     assert (found.alone, found.half, found.map_reach) == (None, False, 0)
     assert not parse_schedules(found.schedules, n_layers).refined
 

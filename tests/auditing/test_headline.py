@@ -207,3 +207,12 @@ def test_the_tolerance_is_told() -> None:
     assert "effective" in found[1]
     assert "over 0.25 nats/token" in found[1]
     assert judge(network(Verdict.GREEN, head=0.1), BASELINES, BETTER, naming(), 0.25) == found
+
+
+def test_an_estimate_for_floats_says_nothing_of_a_low_bit_networks_verdict() -> None:
+    row = network(Verdict.GREEN, refinement=None, estimated_gain=make_estimate(0.2))
+    verdict, words = judge(row, BASELINES, BETTER, naming(refined=False), TOLERANCE)
+    assert (verdict, words.split(":")[0]) == (Verdict.YELLOW, "can do better")
+    verdict, words = judge(row, BASELINES, BETTER, naming(refined=False), TOLERANCE, low_bit=True)
+    assert (verdict, words.split(":")[0]) == (Verdict.GREY, "inconclusive")
+    assert "as floats its layers could do better by 0.200" in words

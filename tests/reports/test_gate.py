@@ -15,7 +15,7 @@ from peelaudit.reports.gate import GateResult, gate, suppression_notes
 from peelaudit.settings.gate import GatePolicy, Suppression
 from peelaudit.settings.rules import NAMED, parse_rule, parse_selector
 from tests.factories import make_estimate, make_report
-from tests.variants import judged, moved, reweighted, with_row, with_settings
+from tests.variants import judged, moved, reweighted, unfitted, with_row, with_settings
 
 TODAY = date(2026, 6, 1)
 REPORT = make_report(4, seed=1)
@@ -139,6 +139,7 @@ def grey(over_yes0: float, gap_low: float, spread: float = 0.0) -> AuditReport:
         (judged(REPORT, 4, Verdict.RED), "failed", "failed", "passed"),
         (grey(-0.2, -0.1), "passed", "inconclusive", "failed"),  # below YES-0 for sure, YES* is open
         (grey(0.01, -0.1, spread=0.3), "inconclusive", "inconclusive", "failed"),  # both are open
+        (unfitted(grey(0.01, -0.1, spread=0.3)), "passed", "inconclusive", "failed"),  # there is no YES-0
     ],
 )
 def test_verdicts(report: AuditReport, red: str, yellow: str, grey_outcome: str) -> None:

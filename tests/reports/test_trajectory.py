@@ -16,7 +16,7 @@ from peelaudit.reports.terminal import render_trajectory
 from peelaudit.reports.trajectory import order, steady_from, trace
 from tests.factories import make_report, with_gaps
 from tests.reports.formats.support import make_series, make_step
-from tests.variants import with_settings
+from tests.variants import unfitted, with_settings
 
 G, Y, R = Verdict.GREEN, Verdict.YELLOW, Verdict.RED
 LOSSES = st.floats(0.01, 20, allow_nan=False)
@@ -220,3 +220,13 @@ def test_a_table_of_a_run_that_met_nothing() -> None:
     assert "not green at its last step" in text
     assert "No checkpoint" in text
     assert "x red" in text
+
+
+def test_a_run_without_yes_0_is_drawn_and_told_without_it() -> None:
+    series = make_series()
+    cloud = trace(map(unfitted, series)).held_out
+    assert {(point.yes0, point.least_yes0) for point in cloud.points} == {(None, None)}
+    assert [point.region for point in cloud.points] == [Verdict.YELLOW, Verdict.YELLOW, Verdict.GREEN, Verdict.GREEN]
+    half = trace([unfitted(series[0]), *series[1:]]).held_out
+    assert [point.least_yes0 for point in half.points] == [None, 3.7, 3.6, 3.6]
+    assert "None" not in render_trajectory(trace(map(unfitted, series)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -66,7 +67,7 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
         schedules = (_refined_schedule(trained, measured.refined), *schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), trained.panel.estimate(trained.unigram, "held_out"))
     over_unigram = trained.panel.estimate(trained.own[-1] - trained.unigram, "held_out")
-    verdict, headline = judge(network, baselines, over_unigram, naming, config.tolerance)
+    verdict, headline = judge(network, baselines, over_unigram, naming, config.tolerance, low_bit=measured.low_bit)
     network = replace(network, held_out=replace(network.held_out, verdict=verdict))
     chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
     whole = _Cut(network.readout, network.fit, network.held_out, chosen.name, chosen.targets[-1], sums)
@@ -99,18 +100,20 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
     others = [reference for reference in references if not np.array_equal(reference.losses, trained)]
     if (refined := measured.refined) is not None:
         references.append(Reference(REFINED, tuple(range(1, n_layers + 1)), refined.readout))
-    yes0 = next(reference for reference in references if reference.targets == (n_layers,) * n_layers)
+    yes0 = _yes0(references, n_layers, n_layers)
     on_select = best(panel, references, "select")
     floats = _float_references(measured.references, n_layers)
     rival = best(panel, others, "select") if others else None
-    of = partial(figures, panel, own=own, trained=trained, yes0=yes0.losses, tolerance=config.tolerance)
+    of = partial(figures, panel, own=own, trained=trained, yes0=yes0, tolerance=config.tolerance)
     row = NetworkRow(
         readout=config.readout,
         fit=of(split="fit", bound=on_fit.losses, float_bound=_least(panel, floats, "fit")),
         held_out=of(split="held_out", bound=on_select.losses, float_bound=_least(panel, floats, "select")),
         best_schedule=on_select.name,
         best_schedule_fit=on_fit.name,
-        paper_verdict=paper_verdict(*(panel.mean(losses, "fit") for losses in (own, yes0.losses, on_fit.losses))),
+        paper_verdict=None
+        if yes0 is None
+        else paper_verdict(*(panel.mean(losses, "fit") for losses in (own, yes0, on_fit.losses))),
         rival=rival.name if rival else None,
         margin=panel.estimate(rival.losses - trained, "held_out") if rival else None,
         temperature=measured.trained.temperature,
@@ -118,7 +121,7 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
         refinement=None if refined is None else _refinement(panel, trained, refined),
         estimated_gain=None if measured.estimated is None else panel.estimate(measured.estimated, "held_out"),
     )
-    return row, _sums(panel, own=own, trained=trained, yes0=yes0.losses, bound=on_select.losses)
+    return row, _sums(panel, own=own, trained=trained, yes0=yes0, bound=on_select.losses)
 
 
 def _refinement(panel: Panel, trained: Losses, refined: RefinedLosses) -> Refinement:
@@ -132,11 +135,15 @@ def _refinement(panel: Panel, trained: Losses, refined: RefinedLosses) -> Refine
     )
 
 
-def _sums(panel: Panel, *, own: Losses, trained: Losses, yes0: Losses, bound: Losses) -> ClusterSums:
-    own_sums, trained_sums, yes0_sums, bound_sums = (
-        panel.cluster_sums(losses, "held_out") for losses in (own, trained, yes0, bound)
-    )
-    return ClusterSums(own_sums, trained_sums, yes0_sums, bound_sums)
+def _yes0(references: Sequence[Reference], depth: int, n_layers: int) -> Losses | None:
+    """Those of the reference whose every block is fitted to the last state, cut at this depth; None without it."""
+    final = staircase((), n_layers).targets[:depth]
+    return next((reference.losses for reference in references if reference.targets == final), None)
+
+
+def _sums(panel: Panel, *, own: Losses, trained: Losses, yes0: Losses | None, bound: Losses) -> ClusterSums:
+    sums = partial(panel.cluster_sums, split="held_out")
+    return ClusterSums(sums(own), sums(trained), None if yes0 is None else sums(yes0), sums(bound))
 
 
 def _references(found: ReferenceLosses, depth: int) -> list[Reference]:
@@ -175,8 +182,7 @@ def _cut(measured: Measurements, config: AuditConfig, depth: int) -> _Cut:
     panel, n_layers = measured.trained.depth_panel, len(measured.trained.own)
     own, trained = measured.trained.own[depth - 1], measured.trained.readout[depth - 1]
     references = _references(measured.references, depth)
-    final = staircase((), n_layers).targets[:depth]
-    yes0 = next(reference.losses for reference in references if reference.targets == final)
+    yes0 = _yes0(references, depth, n_layers)
     chosen, on_fit = best(panel, references, "select"), best(panel, references, "fit")
     floats = _float_references(measured.references, depth)
     of = partial(figures, panel, own=own, trained=trained, yes0=yes0)

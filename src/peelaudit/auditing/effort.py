@@ -30,6 +30,8 @@ class Extent:
         half: whether all blocks are refined with half the fit tokens as well.
         estimate: whether what refining all blocks gains is estimated.
         map_reach: how far beyond each block the peel map goes; all the way if None.
+        depth_passes: forward passes over the calibration tokens that reading out all depths of the network and of one
+            reference may cost: where it would be more, not every token's loss is taken.
     """
 
     schedules: tuple[str, ...]
@@ -38,6 +40,7 @@ class Extent:
     half: bool
     estimate: bool = False
     map_reach: int | None = None
+    depth_passes: float = 1.0
 
 
 def extent(config: AuditConfig, n_layers: int) -> Extent:
@@ -48,7 +51,7 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
     far = Reach(products=24, rounds=3)
     extents: Mapping[Effort, Extent] = MappingProxyType(
         {
-            "quick": Extent(("direct", "final"), default, None, half=False, estimate=True, map_reach=0),
+            "quick": Extent(("direct",), default, None, half=False, estimate=True, map_reach=0, depth_passes=0.25),
             "default": Extent(
                 DEFAULT_SCHEDULES,
                 default,

@@ -16,7 +16,13 @@ _DEAD = (Symptom.UNTRAINED, Symptom.ATTENTION_SILENT, Symptom.MLP_SILENT)
 
 
 def judge(
-    network: NetworkRow, baselines: BaselineLosses, over_unigram: Estimate, naming: Naming, tolerance: float
+    network: NetworkRow,
+    baselines: BaselineLosses,
+    over_unigram: Estimate,
+    naming: Naming,
+    tolerance: float,
+    *,
+    low_bit: bool = False,
 ) -> tuple[Verdict, str]:
     """The network's verdict on *held-out*, with all that is known of its layers, and its headline.
 
@@ -26,6 +32,7 @@ def judge(
         over_unigram: the trained loss minus that of token frequencies, paired.
         naming: what is said of the layers.
         tolerance: nats/token of gap_layers that count as none.
+        low_bit: whether its weights are held to sets of few values, of which an estimate for floats tells nothing.
     """
     trained, gap = network.held_out.trained_loss, network.held_out.gap_layers
     if trained.low > baselines.uniform:
@@ -43,8 +50,8 @@ def judge(
     dead = [layer for layer, found in enumerate(naming.symptoms, 1) if any(one in _DEAD for one in found)]
     if dead:
         return Verdict.RED, f"ineffective{layers}"
-    if verdict is Verdict.RED:
-        over = network.held_out.trained_readout_loss.value - network.held_out.yes0.value
+    if verdict is Verdict.RED and (yes0 := network.held_out.yes0) is not None:
+        over = network.held_out.trained_readout_loss.value - yes0.value
         return verdict, f"ineffective: blocks fitted to the last state alone beat it by {over:.3f} nats/token{layers}"
     asides = layers + "".join(f"; {words}" for words in _on_head(network, tolerance))
     if verdict is Verdict.YELLOW:
@@ -58,14 +65,16 @@ def judge(
     if alone is not None and alone.low > tolerance:
         more = f"more than any whole reference{_on_share(naming)}{asides}"
         return Verdict.YELLOW, f"can do better: layer {naming.strongest} refined alone gains {_nats(alone)}, {more}"
-    estimate = network.estimated_gain
-    if network.refinement is None and estimate is not None and estimate.low > tolerance:
-        return (
-            Verdict.YELLOW,
-            f"can do better: its layers by {_nats(estimate)}, as is estimated without refining{asides}",
-        )
-    if network.refinement is None and verdict is Verdict.GREEN:
-        return Verdict.GREY, f"inconclusive: no reference wins, but {REFINED}, the strongest, was not run{asides}"
+    if network.refinement is None:
+        estimate = network.estimated_gain
+        gains = estimate is not None and estimate.low > tolerance
+        if estimate is not None and gains and not low_bit:
+            words = f"its layers by {_nats(estimate)}, as is estimated without refining"
+            return Verdict.YELLOW, f"can do better: {words}{asides}"
+        if verdict is Verdict.GREEN:
+            floats = f"; as floats its layers could do better by {_nats(estimate)}" if estimate and gains else ""
+            words = f"no reference wins, but {REFINED}, the strongest, was not run"
+            return Verdict.GREY, f"inconclusive: {words}{floats}{asides}"
     if verdict is Verdict.GREEN:
         bits = " under its bits" if network.refinement is not None and network.refinement.held else ""
         tried = f"nothing that was tried{bits}, {REFINED} among it"

@@ -41,9 +41,6 @@ LEAST_FIT = 8
 
 Every depth of every reference is read out, and with a large vocabulary that would be most of an audit's time.
 """
-DEPTH_PASSES = 1.0
-"""Forward passes over the calibration tokens that reading out all depths of the network and of one reference may cost:
-where it would be more, not every token's loss is taken."""
 LEAST_READ = 2
 """Tokens of a sequence whose losses are taken at least, on the mean."""
 
@@ -57,6 +54,7 @@ class Measurer:
         config: the settings.
         store: where states go.
         kept: told of each stage, and asked for what an earlier process has measured.
+        depth_passes: see `Extent`.
 
     Raises:
         NonFiniteResult: here and in the methods: a state or a loss became NaN or Inf; names the layer and the schedule.
@@ -70,6 +68,7 @@ class Measurer:
         *,
         store: StateStore,
         kept: Kept | None = None,
+        depth_passes: float = 1.0,
     ) -> None:
         self._decoder, self._config, self._store, self._kept = decoder, config, store, kept or Kept()
         self._data = TokenRows.of(calibration)
@@ -87,7 +86,7 @@ class Measurer:
         )
         self._panel = draw(predictions=self._data.predictions(slice(None)).numpy())
         some = max(LEAST_FIT, len(calibration.select.clusters) // 2)
-        self._depth_data = self._data.thinned(self._thinning(some))
+        self._depth_data = self._data.thinned(self._thinning(some, depth_passes))
         counts = self._depth_data.predictions(slice(None)).numpy()
         self._depth_panel = draw(fit_sequences=some, predictions=counts)
         self._states = trained_states(decoder, self._data.tokens, store, progress=self._kept)
@@ -97,14 +96,14 @@ class Measurer:
         self._base = self._read(self._head, self._states[-1], "the trained network")
         self.refiner = Refiner(self._down, self._states, self._base)
 
-    def _thinning(self, fit_sequences: int) -> int:
-        """One of how many tokens is read out at depths below the last: all, or as many as `DEPTH_PASSES` allows."""
+    def _thinning(self, fit_sequences: int, passes: float) -> int:
+        """One of how many tokens is read out at depths below the last: all, or as many as so many passes allow."""
         rows = self._data.rows
         read: int = min(fit_sequences, rows.fit.stop) + rows.held_out.stop - rows.select.start
         depths: int = 3 * (self._decoder.n_layers - 1)  # under the own head, under the depths', and a reference's
         cost: float = depths * read / rows.held_out.stop * self._decoder.head_share
         most = int(self._data.predictions(slice(None)).float().mean()) // LEAST_READ
-        return max(1, min(math.ceil(cost / DEPTH_PASSES), most))
+        return max(1, min(math.ceil(cost / passes), most))
 
     @property
     def own(self) -> Losses:
@@ -307,11 +306,14 @@ class Measurer:
         return readout.losses(state, self._data.targets(slice(None)), torch.arange(len(state)), what)
 
     def _schedules(self, plan: SchedulePlan, peel_map: Sequence[ProjectionRow]) -> tuple[tuple[Schedule, ...], int]:
-        """The schedules to run, and how many staircases the search has compared. `final` is always among them."""
+        """The schedules to run, and how many staircases the search has compared. `final` is among them wherever a block
+        is fitted at all.
+        """
         n_layers = self._decoder.n_layers
-        final = staircase((), n_layers)
+        final, direct = staircase((), n_layers), staircase(range(1, n_layers), n_layers)
         if not plan.searches:
-            return tuple(dict.fromkeys((*plan.schedules, final))), 0
+            fitted = () if set(plan.schedules) == {direct} else (final,)
+            return tuple(dict.fromkeys((*plan.schedules, *fitted))), 0
         spread = [float(deviation(state, self._data.rows.select).sum()) for state in self._states[1:]]
         tiny = float(np.finfo(np.float64).tiny)
         errors = [

@@ -125,4 +125,6 @@ class Measurements:
     refined: RefinedLosses | None
     examined: Examination
     estimated: Losses | None = None
-    """On the panel, zero but for *held-out*: what refining all blocks is estimated to gain."""
+    """On the panel, zero but for *held-out*: what refining all blocks, as floats, is estimated to gain."""
+    low_bit: bool = False
+    """Whether the network's weights are held to sets of few values."""

@@ -120,7 +120,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     Raises:
         PeelauditError: as `audit_config`; the checkpoint having changed meanwhile is one.
     """
-    config, checkpoint, clock = audit.config, audit.checkpoint, audit.clock
+    config, checkpoint, clock, wanted = audit.config, audit.checkpoint, audit.clock, audit.extent
     grids = check_weights(checkpoint, clock)
     decoder, low_bit = held_decoder(audit, grids)
     drawn = audit.calibration
@@ -129,8 +129,8 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     store = StateStore(dtype=decoder.dtype, device=decoder.device)
     calibration = fed(drawn, decoder, config.bos, store, progress=clock)
     kept = Kept(clock) if resumption is None else Kept(clock, decoder.work, resumption, _key(audit, save))
-    measurer = Measurer(decoder, calibration, config, store=store, kept=kept)
-    trained, wanted = measurer.trained(), audit.extent
+    measurer = Measurer(decoder, calibration, config, store=store, kept=kept, depth_passes=wanted.depth_passes)
+    trained = measurer.trained()
     references = measurer.references(trained, audit.plan, map_reach=wanted.map_reach)
     refined = None
     if audit.plan.refined:
@@ -141,7 +141,9 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
         each = None if save.repairs is None else partial(_save_repair, save.repairs, decoder, measurer)
         gains = measurer.gaps(examiner, wanted.alone, told=each)
     estimated = measurer.estimated() if wanted.estimate else None
-    measured = Measurements(trained, references, refined, measurer.examination(examiner, gains), estimated)
+    measured = Measurements(
+        trained, references, refined, measurer.examination(examiner, gains), estimated, decoder.low_bit
+    )
     checkpoint.check_unchanged()
     calibration.check_unchanged()
     clock.stage("intervals", 1)

@@ -72,12 +72,13 @@ class Plan:
 def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) -> Selftest:
     """Audit the checkpoint with one fault after another.
 
-    The references are `refined` and those of the schedule `final` alone: the other figures need no more.
+    The references are `refined` and that of the schedule `final` alone, of a quick one none: the other figures need no
+    more.
 
     Raises:
         PeelauditError: as `audit_config`.
     """
-    schedules = ("final",) if config.effort == "quick" else ("refined", "final")
+    schedules = ("direct",) if config.effort == "quick" else ("refined", "final")
     config = dataclasses.replace(config, schedules=schedules)
     with prepared(config) as audit, ExitStack() as stack:
         bench = _Bench(audit)

@@ -48,8 +48,8 @@ class NetworkRow:
 
     `refinement` is how the reference `refined` was made, None where it wasn't run. `temperature` is what the trained
     head's logits want to be divided by, by *select*, and `temperature_gain` what that gains on *held-out*.
-    `estimated_gain` is what a step of all blocks is estimated to gain on *held-out*, where `refined` isn't run with
-    little effort: no network that has it was built.
+    `estimated_gain` is what a step of all blocks, as floats, is estimated to gain on *held-out*, where `refined` isn't
+    run with little effort: no network that has it was built.
     """
 
     readout: str
@@ -57,7 +57,7 @@ class NetworkRow:
     held_out: SplitFigures
     best_schedule: str
     best_schedule_fit: str
-    paper_verdict: Verdict
+    paper_verdict: Verdict | None
     rival: str | None
     margin: Estimate | None
     temperature: float

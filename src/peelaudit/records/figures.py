@@ -46,7 +46,7 @@ class SplitFigures:
         gap_head = trained_loss - trained_readout_loss
         gap_layers = trained_readout_loss - bound
 
-    and `verdict` compares `trained_readout_loss` with `yes0` and `bound`.
+    and `verdict` compares `trained_readout_loss` with `yes0` and `bound`. `yes0` is None where no block was fitted.
 
     Where float references were fitted beside the low-bit ones, `float_bound` is the loss of the best of them and
     `distortion` = bound - float_bound what the bits cost a reference; None elsewhere. What a low-bit network loses to a
@@ -61,7 +61,7 @@ class SplitFigures:
         Quantity("trained layers, {readout}", "the trained states' loss", column="trained", part=True, gated=True),
     ]
     yes0: Annotated[
-        Estimate,
+        Estimate | None,
         Quantity("YES-0", "the loss of the reference whose every block is fitted to the last state", gated=True),
     ]
     bound: Annotated[
@@ -111,10 +111,10 @@ class ClusterSums:
     can be compared cluster by cluster. All are [clusters], in the order of `AuditReport.held_out_predictions`.
 
     `own` is of the trained states under the model's own head, `trained` of the same under the row's readout; `yes0` and
-    `bound` are of the reference states.
+    `bound` are of the reference states; `yes0` is None where no block was fitted.
     """
 
     own: tuple[float, ...]
     trained: tuple[float, ...]
-    yes0: tuple[float, ...]
+    yes0: tuple[float, ...] | None
     bound: tuple[float, ...]

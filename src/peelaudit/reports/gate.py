@@ -213,7 +213,8 @@ def _verdict(report: AuditReport, forbidden: Verdict) -> GateCheck:
     """The network's held-out verdict against one that is forbidden."""
     figures = report.network.held_out
     for name in ("trained_readout_loss", "yes0", "bound", "gap_layers"):
-        _demand_finite(report.checkpoint.path, f"{name} of the network", getattr(figures, name))
+        if (figure := getattr(figures, name)) is not None:
+            _demand_finite(report.checkpoint.path, f"{name} of the network", figure)
     outcome = _verdict_outcome(report, forbidden)
     found = f"the network is {figures.verdict} on held-out tokens"
     reason = {
@@ -263,9 +264,10 @@ def _verdict_outcome(report: AuditReport, forbidden: Verdict) -> Outcome:
         fails = figures.verdict in ((Verdict.RED,) if forbidden is Verdict.RED else (Verdict.RED, Verdict.YELLOW))
         return Outcome.FAILED if fails else Outcome.PASSED
     if forbidden is Verdict.RED:
-        # Grey is for YES* alone where no interval reaches above YES-0: then it is known not to be red.
+        # Grey is for YES* alone where no interval reaches above YES-0: then it is known not to be red. Where no block
+        # was fitted, all that makes a network red was looked at.
         over_yes0 = Pairing(report, report).over_yes0()
-        return Outcome.PASSED if over_yes0.high <= RESOLUTION else Outcome.INCONCLUSIVE
+        return Outcome.PASSED if over_yes0 is None or over_yes0.high <= RESOLUTION else Outcome.INCONCLUSIVE
     return Outcome.INCONCLUSIVE
 
 

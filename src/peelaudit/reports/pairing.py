@@ -72,13 +72,13 @@ class Pairing:
         return (None, *range(1, max(len(self.base.layers), len(self.new.layers)) + 1))
 
     def change(self, layer: int | None, metric: str) -> Change | None:
-        """What became of a figure; None where one report is without the row, or reads it out in another way.
+        """What became of a figure; None where one report is without it or the row, or reads it out in another way.
 
         Raises:
             NonFiniteResult: a sum or a figure is NaN or infinite.
         """
         rows = self.rows(layer)
-        if rows is None:
+        if rows is None or any(getattr(row.held_out, metric) is None for row in rows):
             return None
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
             base, new = (_sums(row.held_out_sums, metric) for row in rows)
@@ -93,9 +93,15 @@ class Pairing:
         figures = [getattr(row.held_out, metric) for row in rows]
         return Change(figures[0], figures[1], difference)
 
-    def over_yes0(self) -> Estimate:
-        """The new network's trained loss less YES-0, under its readout, nats/token. Raises NonFiniteResult."""
+    def over_yes0(self) -> Estimate | None:
+        """The new network's trained loss less YES-0, under its readout, nats/token; None where that wasn't run.
+
+        Raises:
+            NonFiniteResult: it isn't finite.
+        """
         sums = self.new.layers[-1].held_out_sums
+        if sums.yes0 is None:
+            return None
         try:
             return self._bootstrap.ratio(np.array(sums.trained) - np.array(sums.yes0), self._predictions)
         except FloatingPointError as error:
@@ -156,7 +162,7 @@ def _whole(value: object) -> int | None:
 
 
 def _all(sums: ClusterSums) -> tuple[tuple[float, ...], ...]:
-    return sums.own, sums.trained, sums.yes0, sums.bound
+    return sums.own, sums.trained, sums.bound, *(() if sums.yes0 is None else (sums.yes0,))
 
 
 def _sums(sums: ClusterSums, metric: str) -> NDArray[np.float64]:

@@ -36,15 +36,16 @@ class CloudPoint:
     """One checkpoint in the cloud, nats/token.
 
     `yes0` and `yes_star` are the checkpoint's own bounds, `least_yes0` and `least_yes_star` the least so far, this
-    step's included. `region` is where `trained` lies between those two; grey where that would be green on *held-out*,
-    and `refined` wasn't among the checkpoint's references: without it, they are the network itself and weaker ones.
+    step's included; None where there is no YES-0. `region` is where `trained` lies between those two; grey where that
+    would be green on *held-out*, and `refined` wasn't among the checkpoint's references: without it, they are the
+    network itself and weaker ones.
     """
 
     step: int
     trained: float
-    yes0: float
+    yes0: float | None
     yes_star: float
-    least_yes0: float
+    least_yes0: float | None
     least_yes_star: float
     region: Verdict
 
@@ -156,8 +157,9 @@ def _tolerance(report: AuditReport) -> float:
 def _cloud(steps: Sequence[int], reports: Sequence[AuditReport], split: CloudSplit, tolerance: float) -> Cloud:
     figures = [report.network.held_out if split == "held_out" else report.network.fit for report in reports]
     trained = [(f.trained_readout_loss if split == "held_out" else f.trained_loss).value for f in figures]
-    yes0, yes_star = [f.yes0.value for f in figures], [f.bound.value for f in figures]
-    least0, least_star = accumulate(yes0, min), accumulate(yes_star, min)
+    yes0 = [None if f.yes0 is None else f.yes0.value for f in figures]
+    yes_star = [f.bound.value for f in figures]
+    least0, least_star = accumulate(yes0, _least), accumulate(yes_star, min)
     strong = [split == "fit" or report.network.refinement is not None for report in reports]
     return Cloud(
         split,
@@ -170,8 +172,12 @@ def _cloud(steps: Sequence[int], reports: Sequence[AuditReport], split: CloudSpl
     )
 
 
-def _region(trained: float, yes0: float, yes_star: float, tolerance: float, strong: bool) -> Verdict:
-    if trained - yes0 > RESOLUTION:
+def _least(so_far: float | None, loss: float | None) -> float | None:
+    return min((one for one in (so_far, loss) if one is not None), default=None)
+
+
+def _region(trained: float, yes0: float | None, yes_star: float, tolerance: float, strong: bool) -> Verdict:
+    if yes0 is not None and trained - yes0 > RESOLUTION:
         return Verdict.RED
     if trained - yes_star > tolerance:
         return Verdict.YELLOW

@@ -15,6 +15,7 @@ from peelaudit.reports.formats.charts import ERROR_SCALE, GAP_SCALE, Mark, heat_
 from peelaudit.reports.formats.cloud import cloud_chart, cloud_svg
 from peelaudit.reports.trajectory import trace
 from tests.reports.formats.support import make_series, make_step
+from tests.variants import unfitted
 
 SVG = "{http://www.w3.org/2000/svg}"
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
@@ -161,6 +162,15 @@ def test_the_cloud_alone_is_a_file_with_its_own_style() -> None:
     assert "prefers-color-scheme" in (root.findtext(f"{SVG}style") or "")
     assert root.attrib["aria-label"].startswith("YES cloud, fit tokens, as in the paper: 4 checkpoints")
     assert text == cloud_svg(trace(make_series()).fit)
+
+
+def test_a_cloud_without_yes_0_has_no_line_of_it_and_no_red_region() -> None:
+    series = make_series()
+    without = cloud_svg(trace(map(unfitted, series)).held_out)
+    some = cloud_svg(trace([unfitted(series[0]), *series[1:]]).held_out)
+    assert "None" not in without
+    # the legend has a piece of the line
+    assert [text.count('class="yes0"') for text in (without, some)] == [1, 2]
 
 
 def test_the_cloud_says_what_its_steps_count() -> None:

@@ -17,7 +17,8 @@ from peelaudit.records import AuditReport, BaselineLosses, Estimate, Unaudited, 
 from peelaudit.reports.formats import Format, export
 from tests.factories import make_estimate, make_report, with_gaps
 from tests.places import ROOT
-from tests.reports.formats.support import HOSTILE, hostile_report, make_check
+from tests.reports.formats.support import HOSTILE, hostile_report, make_check, make_step
+from tests.variants import unfitted
 
 
 @pytest.mark.parametrize("form", Format)
@@ -49,6 +50,14 @@ def test_what_was_not_audited_is_named(form: Format) -> None:
 def test_json_holds_one_report() -> None:
     with pytest.raises(ConfigError, match="json holds one report, not 2"):
         export([make_report(), make_report()], Format.JSON)
+
+
+@pytest.mark.parametrize("form", [form for form in Format if form is not Format.JSON])
+def test_a_series_without_yes_0_is_told_without_it(form: Format) -> None:
+    series = [unfitted(make_step(step, path=f"run/ckpt-{step}.pt")) for step in (0, 100)]
+    text = export(series, form)
+    assert text.endswith("\n")
+    assert "None" not in text
 
 
 @pytest.mark.parametrize("form", [form for form in Format if form is not Format.JSON])

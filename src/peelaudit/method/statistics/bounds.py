@@ -38,7 +38,7 @@ def figures(
     *,
     own: Losses,
     trained: Losses,
-    yes0: Losses,
+    yes0: Losses | None,
     bound: Losses,
     tolerance: float = 0.0,
     float_bound: Losses | None = None,
@@ -50,16 +50,17 @@ def figures(
         split: which split.
         own: of the trained states under the model's own head.
         trained: of the trained states under the row's readout.
-        yes0: of the schedule `final`, under the row's readout.
+        yes0: of the schedule `final`, under the row's readout; None where it wasn't run.
         bound: of the reference chosen for this split, under the row's readout.
         tolerance: see `verdict`.
         float_bound: of the float reference chosen for this split, where there are float ones beside.
     """
-    excess0, excess = panel.estimate(trained - yes0, split), panel.estimate(trained - bound, split)
+    excess0 = None if yes0 is None else panel.estimate(trained - yes0, split)
+    excess = panel.estimate(trained - bound, split)
     return SplitFigures(
         trained_loss=panel.estimate(own, split),
         trained_readout_loss=panel.estimate(trained, split),
-        yes0=panel.estimate(yes0, split),
+        yes0=None if yes0 is None else panel.estimate(yes0, split),
         bound=panel.estimate(bound, split),
         gap_total=panel.estimate(own - bound, split),
         gap_head=panel.estimate(own - trained, split),
@@ -70,16 +71,16 @@ def figures(
     )
 
 
-def verdict(over_yes0: Estimate, over_bound: Estimate, tolerance: float = 0.0) -> Verdict:
+def verdict(over_yes0: Estimate | None, over_bound: Estimate, tolerance: float = 0.0) -> Verdict:
     """The verdict that the intervals allow.
 
     Args:
-        over_yes0: trained loss minus YES-0, same tokens, same readout.
+        over_yes0: trained loss minus YES-0, same tokens, same readout; None where there is no YES-0.
         over_bound: trained loss minus the best bound.
         tolerance: nats/token of `over_bound` that count as none.
     """
     tolerance = max(tolerance, RESOLUTION)
-    if over_yes0.low > RESOLUTION:
+    if over_yes0 is not None and over_yes0.low > RESOLUTION:
         return Verdict.RED
     if over_bound.low > tolerance:
         return Verdict.YELLOW

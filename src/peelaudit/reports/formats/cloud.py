@@ -41,7 +41,7 @@ def cloud_chart(cloud: Cloud, *, width: int) -> Markup:
 
 def _drawn(cloud: Cloud, width: int, style: Markup | None, unit: str) -> Markup:
     points = cloud.points
-    losses = [v for p in points for v in (p.trained, p.least_yes0, p.least_yes_star)]
+    losses = [v for p in points for v in (p.trained, p.least_yes0, p.least_yes_star) if v is not None]
     room = (max(losses) - min(losses) or 1.0) * 0.08
     x = Axis(points[0].step, points[-1].step, _LEFT, width - _RIGHT)
     y = Axis(min(losses) - room, max(losses) + room, _TOP + _PLOT_HEIGHT, _TOP)
@@ -55,10 +55,11 @@ def _drawn(cloud: Cloud, width: int, style: Markup | None, unit: str) -> Markup:
 
 def _title(cloud: Cloud, unit: str) -> str:
     first, last = cloud.points[0], cloud.points[-1]
+    yes0 = "" if last.least_yes0 is None else f"least YES-0 {number(last.least_yes0)}, "
     return (
         f"{_TITLES[cloud.split]}: {count(len(cloud.points))} checkpoints, {unit}s {count(first.step)} to "
         f"{count(last.step)}; trained loss {number(first.trained)} to {number(last.trained)}, "
-        f"least YES-0 {number(last.least_yes0)}, least YES* {number(last.least_yes_star)} nats/token; "
+        f"{yes0}least YES* {number(last.least_yes_star)} nats/token; "
         f"the last in the {verdict_text(last.region)} region"
     )
 
@@ -75,7 +76,8 @@ def _patterns(identity: str) -> Markup:
 
 
 def _regions(cloud: Cloud, x: Axis, y: Axis, identity: str) -> list[Markup]:
-    yes0 = _staircase([(p.step, p.least_yes0) for p in cloud.points], x, y)
+    # Before there is a YES-0, nothing is above it.
+    yes0 = _staircase([(p.step, y.high if p.least_yes0 is None else p.least_yes0) for p in cloud.points], x, y)
     star = _staircase([(p.step, p.least_yes_star) for p in cloud.points], x, y)
     top, bottom = [(x.start, y.end), (x.end, y.end)], [(x.start, y.start), (x.end, y.start)]
     areas = {"red": [*top, *reversed(yes0)], "yellow": [*yes0, *reversed(star)], "green": [*star, *reversed(bottom)]}
@@ -120,11 +122,11 @@ def _axes(cloud: Cloud, x: Axis, y: Axis, width: int, unit: str) -> list[Markup]
 
 def _lines(cloud: Cloud, x: Axis, y: Axis, unit: str) -> list[Markup]:
     points = cloud.points
-    yes0 = _path(_staircase([(p.step, p.least_yes0) for p in points], x, y))
+    known = [(p.step, p.least_yes0) for p in points if p.least_yes0 is not None]
     star = _path(_staircase([(p.step, p.least_yes_star) for p in points], x, y))
     trained = _path([(x(p.step), y(p.trained)) for p in points])
     parts = [
-        element("path", d=yes0, class_="yes0"),
+        *([element("path", d=_path(_staircase(known, x, y)), class_="yes0")] if known else []),
         element("path", d=star, class_="yes-star"),
         element("path", d=trained, class_="trained"),
     ]
@@ -145,7 +147,7 @@ def _labels(cloud: Cloud, x: Axis, y: Axis) -> list[Markup]:
     """Each line's name and last loss at its end, apart from one another however near the lines are."""
     last = cloud.points[-1]
     lines = [
-        ("YES-0", "yes0", last.least_yes0),
+        *([] if last.least_yes0 is None else [("YES-0", "yes0", last.least_yes0)]),
         ("YES*", "yes-star", last.least_yes_star),
         ("trained", "trained", last.trained),
     ]

@@ -78,7 +78,7 @@ def _properties(report: AuditReport) -> list[tuple[str, str]]:
     return [
         ("verdict", str(network.held_out.verdict)),
         ("headline", report.headline),
-        ("paper_verdict", str(network.paper_verdict)),
+        ("paper_verdict", str(network.paper_verdict or "")),
         ("gap_layers", str(network.held_out.gap_layers.value)),
         ("trained_loss", str(network.held_out.trained_loss.value)),
         ("training_step", "" if info.training_step is None else str(info.training_step)),

@@ -162,7 +162,7 @@ def _introduction(report: AuditReport) -> Iterator[str]:
         f"{count(data.held_out.tokens)} held-out tokens of {_plain(data.source)}. "
         + (f"Mixture: {words}. " if (words := _plain(share_words(data))) else "")
         + (f"Fed: {words}. " if (words := front_words(data)) else "")
-        + f"The paper's verdict, on fit tokens: {verdict_text(network.paper_verdict)}."
+        + (f"The paper's verdict, on fit tokens: {verdict_text(paper)}." if (paper := network.paper_verdict) else "")
         + (f" Low-bit: {words}." if (words := _plain(bits_words(report))) else "")
     )
     yield ""

@@ -106,6 +106,8 @@ def _flowing(items: list[str], width: int) -> Text:
 
 def _paper(report: AuditReport) -> Text:
     paper = report.network.paper_verdict
+    if paper is None:
+        return prose("The paper's verdict: none, for no reference block was fitted.")
     words = (
         " on fit tokens, as in arXiv 2605.02853. It tests the network's own head against refitted heads on the very "
         "tokens that the references were fitted to."

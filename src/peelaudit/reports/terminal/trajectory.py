@@ -71,7 +71,8 @@ def _steps(trajectory: Trajectory) -> Table:
 
 def _cells(point: CloudPoint) -> Iterator[str]:
     yield count(point.step)
-    yield from map(number, (point.trained, point.yes0, point.yes_star, point.least_yes0, point.least_yes_star))
+    losses = (point.trained, point.yes0, point.yes_star, point.least_yes0, point.least_yes_star)
+    yield from ("" if loss is None else number(loss) for loss in losses)
 
 
 def _verdict(verdict: Verdict) -> Text:

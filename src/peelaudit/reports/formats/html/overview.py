@@ -101,7 +101,7 @@ def _checkpoint(content: Content, report: AuditReport, link: str) -> list[Cell |
         "" if step is None else Cell(count(step), str(step)),
         verdict_cell(figures.verdict),
         number_cell(figures.trained_loss.value),
-        number_cell(figures.yes0.value),
+        "" if figures.yes0 is None else number_cell(figures.yes0.value),
         number_cell(figures.bound.value),
         signed_cell(figures.gap_layers),
         *(["fails" if content.fails(report) else "passes"] if content.checks else []),
@@ -188,7 +188,10 @@ def _cloud_table(cloud: Cloud, caption: str) -> Table:
     rows = (
         [
             Cell(count(p.step), str(p.step)),
-            *map(number_cell, (p.trained, p.yes0, p.yes_star, p.least_yes0, p.least_yes_star)),
+            *(
+                "" if v is None else number_cell(v)
+                for v in (p.trained, p.yes0, p.yes_star, p.least_yes0, p.least_yes_star)
+            ),
             verdict_cell(p.region),
         ]
         for p in cloud.points
