@@ -135,9 +135,12 @@ def test_a_schedule_has_the_same_losses_alone_and_among_others(deep: Network) ->
 
 
 @pytest.mark.parametrize(
-    ("asked", "run"), [(("direct",), ["direct", "final"]), (("final", "direct"), ["final", "direct"])]
+    ("asked", "run"),
+    [(("direct",), ["direct"]), (("prefix:1",), ["prefix:1", "final"]), (("final", "direct"), ["final", "direct"])],
 )
-def test_final_is_always_run_and_never_twice(asked: tuple[str, ...], run: list[str], deep: Network) -> None:
+def test_final_is_run_wherever_a_block_is_fitted_and_never_twice(
+    asked: tuple[str, ...], run: list[str], deep: Network
+) -> None:
     _, found = referred(measurer(deep), *asked)
     assert [schedule.schedule.name for schedule in found.schedules] == run
     assert found.searched == 0

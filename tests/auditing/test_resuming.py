@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +70,9 @@ class Stage:
         self.kept = Kept(self.clock, self.work, Resumption(Cache(root, patience_s=0)), key)
         self._most = most
 
-    def after(self, done: int) -> Iterator[LayerGain]:
+    def after(self, found: Sequence[LayerGain]) -> Iterator[LayerGain]:
         self.kept.stage("a stage", 10)
-        for number in range(done, 10):
+        for number in range(len(found), 10):
             if len(self.made) == self._most:
                 raise Stopped
             self.work.add(number + 1)
@@ -177,7 +177,7 @@ def test_what_is_damaged_is_made_again_with_all_that_follows(spoil: Callable[[Pa
     assert encoded(tuple(again.run())) == encoded(tuple(map(gain, range(10))))
     assert again.made == [2, 3, 4, 5, 6, 7, 8, 9]
     assert again.clock.work() == (("a stage", 55.0),)
-    assert Stage(tmp_path).kept.each("x", LayerGain, lambda done: iter(())) != []
+    assert Stage(tmp_path).kept.each("x", LayerGain, lambda found: iter(())) != []
 
 
 def test_a_short_audit_writes_nothing_and_a_long_one_all(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_short_audit_writes_nothing_and_a_long_one_all(tmp_path: Path) -> None
 def test_without_a_cache_all_is_computed() -> None:
     kept = Kept()
     assert kept.one("x", LayerGain, lambda: 3) == 3
-    assert kept.each("x", LayerGain, lambda done: iter((done, 1))) == [0, 1]
+    assert kept.each("x", LayerGain, lambda found: iter((len(found), 1))) == [0, 1]
 
 
 def test_the_key_is_of_all_that_digits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,8 +223,8 @@ class Measurer:
             told: of each block, and the held-out nats/token that it gains.
         """
 
-        def after(done: int) -> Iterator[LayerGain]:
-            for refined, gain in examiner.gaps(self.refiner, reach, done=done):
+        def after(found: Sequence[LayerGain]) -> Iterator[LayerGain]:
+            for refined, gain in examiner.gaps(self.refiner, reach, found=found):
                 if told is not None:
                     told(refined, self._panel.mean(gain.losses, "held_out"))
                 yield gain
@@ -271,7 +271,7 @@ class Measurer:
         """
         mapped = partial(projection_map, self._decoder, self._states, self._data.rows, reach=map_reach)
         peel_map = tuple(
-            self._kept.each("peel-map", ProjectionRow, lambda done: mapped(done=done, progress=self._kept))
+            self._kept.each("peel-map", ProjectionRow, lambda found: mapped(done=len(found), progress=self._kept))
         )
         schedules, searched = self._schedules(plan, peel_map)
         nodes, leaves = self._peeled(schedules, trained, low_bit=True)
@@ -335,8 +335,8 @@ class Measurer:
         peeler = Peeler(self._decoder, self._states, self._data.rows, settings, self._store)
         name = "reference" if low_bit else "float-reference"
 
-        def after(done: int) -> Iterator[NodeLosses]:
-            for peeled in peeler.peel(prefix_tree(schedules), done=done, progress=self._kept):
+        def after(found: Sequence[NodeLosses]) -> Iterator[NodeLosses]:
+            for peeled in peeler.peel(prefix_tree(schedules), done=len(found), progress=self._kept):
                 yield self._node(peeled, trained, name.replace("-", " "))
 
         nodes: dict[tuple[int, ...], Losses] = {}

@@ -106,7 +106,7 @@ class Kept:
             given: those of its fields that aren't kept.
         """
         found = self.each(
-            name, kind, lambda done: iter(() if done else (compute(),)), anew=anew, taken=taken, given=given
+            name, kind, lambda found: iter(() if found else (compute(),)), anew=anew, taken=taken, given=given
         )
         return found[0]
 
@@ -114,7 +114,7 @@ class Kept:
         self,
         name: str,
         kind: Any,
-        compute: Callable[[int], Iterator[T]],
+        compute: Callable[[Sequence[T]], Iterator[T]],
         *,
         anew: bool = False,
         taken: Callable[[], None] = lambda: None,
@@ -125,7 +125,7 @@ class Kept:
         Args:
             name: of all.
             kind: the annotation of one.
-            compute: makes those after the first so many.
+            compute: makes those after the ones it is given.
             anew: none is taken over, whatever is kept.
             taken: called where one was.
             given: those of the fields of one that aren't kept.
@@ -134,7 +134,7 @@ class Kept:
         if found:
             taken()
         self._begin_item()
-        for item in compute(len(found)):
+        for item in compute(tuple(found)):
             self._end_segment(None)
             if self._folder is not None:
                 self._keep(f"{name}-{len(found) + 1}", encoded(item, given))

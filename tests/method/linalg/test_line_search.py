@@ -60,3 +60,18 @@ def test_nothing_that_helps_is_nothing_that_is_better(loss: float) -> None:
 
 def test_a_step_that_is_too_far_is_followed_by_shorter_ones() -> None:
     assert least(bracketed(bowl(0.01), 1.0, start=START, unmoved=1e-4)).loss < START - 0.8
+
+
+@given(st.floats(0.5, 1.8), st.floats(0.01, 5.0))
+def test_a_step_that_was_the_best_elsewhere_takes_few_looks_where_it_helps(share: float, depth: float) -> None:
+    probes = bracketed(bowl(4.0, depth), 4.0 * share, start=START, unmoved=1e-4, likely=True)
+    assert len(probes) <= 5
+    assert least(probes).loss <= START - 0.9 * depth
+
+
+def test_a_step_that_was_the_best_elsewhere_and_does_not_help_is_followed_by_what_others_are() -> None:
+    looks = [
+        [probe.step for probe in bracketed(bowl(0.01), 1.0, start=START, unmoved=1e-4, likely=likely)]
+        for likely in (False, True)
+    ]
+    assert looks[0] == looks[1]

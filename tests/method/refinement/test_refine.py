@@ -187,6 +187,36 @@ def test_a_refined_block_of_a_low_bit_network_is_in_its_sets(network: Opener, fa
         np.testing.assert_allclose(losses, loss_with(made, block, made.rows.held_out), rtol=1e-9)
 
 
+def test_the_scales_of_a_low_bit_block_are_read_once(network: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = network("llama", bits=Integer(ScaleLayout.ROW, None, 3, ZeroPoint.SYMMETRIC))
+    read: list[int] = []
+    scales = Block.scales
+    monkeypatch.setattr(Block, "scales", lambda block: read.append(block.layer) or scales(block))
+    found = refiner(made)
+    found.all(Reach(steps=2))
+    list(found.each(Reach(steps=2)))
+    assert sorted(read) == list(range(1, made.decoder.n_layers + 1))
+
+
+def test_looks_at_a_part_of_select_cost_less_and_are_of_that_part(
+    nanogpt: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peelaudit.method.refinement.refine.LEAST_LOOKED", 1)
+    costs, found = [], []
+    for thinned in (1, 2):
+        made = refiner(nanogpt)
+        before = made.passes
+        found.append(made.all(Reach(steps=1, thinned=thinned)))
+        costs.append(made.passes - before)
+    assert costs[1] < costs[0]
+    assert all(refined.moved for refined in found)
+    rows = nanogpt.rows.select
+    looked = slice(rows.start, rows.stop, 2)
+    before, after = own_losses(nanogpt)[looked].sum(), made.losses(found[1], looked).sum()
+    predictions = len(nanogpt.tokens[looked]) * (nanogpt.tokens.shape[1] - 1)
+    assert found[1].select_gain == pytest.approx((before - after) / predictions)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_saved_block_gives_the_loss_that_was_measured(network: Opener, tmp_path: Path, family: str) -> None:
     made = network(family)

@@ -36,6 +36,7 @@ class LayerGain:
         steps: natural-gradient steps that it took.
         products: with the Gauss-Newton curvature.
         passes: the cost in forward passes.
+        first: the length of the first step; None where none was taken.
     """
 
     losses: Losses
@@ -43,6 +44,7 @@ class LayerGain:
     steps: int
     products: int
     passes: float
+    first: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +147,15 @@ class Examiner:
         self._rows = downstream.data.rows.held_out
         self._plain = downstream if plain is None else plain
 
-    def gaps(self, refiner: Refiner, reach: Reach, *, done: int = 0) -> Iterator[tuple[Refined, LayerGain]]:
+    def gaps(
+        self, refiner: Refiner, reach: Reach, *, found: Sequence[LayerGain] = ()
+    ) -> Iterator[tuple[Refined, LayerGain]]:
         """Refine every block alone, the last first; one of them is held at a time.
 
         Args:
             refiner: of the same network, under the same readout.
             reach: how far.
-            done: the first so many blocks are left out.
+            found: of the first blocks, which are left out.
 
         Yields:
             each block, and what it gains.
@@ -160,10 +164,14 @@ class Examiner:
             NonFiniteResult: naming the layer.
         """
         before = refiner.passes
-        for refined in refiner.each(reach, done=done, progress=self._progress):
+        first = next((one.first for one in reversed(found) if one.first is not None), None)
+        for refined in refiner.each(reach, done=len(found), first=first, progress=self._progress):
             losses = self._spread(self._losses[self._rows] - refiner.losses(refined, self._rows))
             passes = refiner.passes - before
-            yield refined, LayerGain(losses, refined.select_gain, refined.steps, refined.products, passes)
+            yield (
+                refined,
+                LayerGain(losses, refined.select_gain, refined.steps, refined.products, passes, refined.first),
+            )
             before = refiner.passes
 
     def losses_with(self, block: Block, what: str) -> Losses:

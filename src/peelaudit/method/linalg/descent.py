@@ -41,8 +41,12 @@ class Objective(Protocol):
         """nats/token of the tokens that are looked at; infinite where something overflows."""
         ...
 
-    def probes(self, look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
-        """Looks along a direction: see `peelaudit.method.linalg.line_search`."""
+    def probes(
+        self, look: Callable[[float], float], first: float, *, start: float, slope: float, likely: bool
+    ) -> list[Probe]:
+        """Looks along a direction: see `peelaudit.method.linalg.line_search`; `first` is `likely` if it was the best
+        step elsewhere.
+        """
         ...
 
     def kept(self, changes: Changes) -> Changes:
@@ -68,12 +72,15 @@ class Course:
         loss: with them.
         changes: of the maps.
         steps: that were taken.
+        first: the length of the first of them; before it is taken, one that was the best elsewhere. None where there
+            is neither.
     """
 
     start: float
     loss: float
     changes: Changes = field(default_factory=dict)
     steps: int = 0
+    first: float | None = None
 
     @property
     def gain(self) -> float:
@@ -96,11 +103,13 @@ def natural_steps(course: Course, objective: Objective, most: int, *, least: flo
         at = objective.direction(course.changes)
         direction = at.natural if previous is None else _conjugate(objective, at, previous)
         slope, before = dot(at.slopes, direction), course.loss
-        best = _best(objective, course, direction, slope, expected)
+        likely = course.first if course.steps == 0 else None
+        best = _best(objective, course, direction, slope, expected, likely)
         if best is None or not best.loss < before - least:
             break
         step = times(best.step, direction)
         course.changes = objective.kept(plus(course.changes, 1.0, step))
+        course.first = course.first if course.steps else best.step
         course.loss, course.steps = best.loss, course.steps + 1
         previous = _Step(at.slopes, dot(at.slopes, at.natural), step)
         expected = -slope * best.step
@@ -113,15 +122,18 @@ def smooth_probes(look: Callable[[float], float], first: float, *, start: float,
     return by_parabolas(look, min(first, FIRST_GAIN / -slope), start=start, slope=slope)
 
 
-def _best(objective: Objective, course: Course, direction: Changes, slope: float, expected: float) -> Probe | None:
-    """The best look along a direction; none where it doesn't lead down."""
+def _best(
+    objective: Objective, course: Course, direction: Changes, slope: float, expected: float, likely: float | None
+) -> Probe | None:
+    """The best look along a direction, near a likely step if there is one; none where it doesn't lead down."""
     if not slope < 0:
         return None
 
     def look(step: float) -> float:
         return objective.loss(plus(course.changes, step, direction))
 
-    probes = objective.probes(look, expected / -slope, start=course.loss, slope=slope)
+    first = expected / -slope if likely is None else likely
+    probes = objective.probes(look, first, start=course.loss, slope=slope, likely=likely is not None)
     return min(probes, key=lambda probe: probe.loss)
 
 

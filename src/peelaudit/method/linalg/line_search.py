@@ -14,6 +14,8 @@ FURTHEST, NEAREST = 4.0, 0.125
 """How far beyond a probe, and short of it, the next may lie."""
 HELD_PROBES = 8
 """Looks where weights are rounded: several may be spent on steps too short to move any."""
+CLOSE = 1.5
+"""The factor from a step that was the best one elsewhere to the next, as long as it helps here too."""
 UNSEEN = 2.0
 """How far short of the best step to look where nothing shorter was looked at."""
 NARROW = 1.25
@@ -51,7 +53,9 @@ def by_parabolas(look: Callable[[float], float], first: float, *, start: float, 
     return found
 
 
-def bracketed(look: Callable[[float], float], first: float, *, start: float, unmoved: float) -> list[Probe]:
+def bracketed(
+    look: Callable[[float], float], first: float, *, start: float, unmoved: float, likely: bool = False
+) -> list[Probe]:
     """Probes of a loss whose weights are rounded after the step.
 
     The slope tells nothing of it: a step may move no weight, and the first that moves one may be far beyond where the
@@ -63,20 +67,24 @@ def bracketed(look: Callable[[float], float], first: float, *, start: float, unm
         first: the first step.
         start: the loss without one.
         unmoved: by how much a loss differs at most where no weight has moved.
+        likely: whether `first` was the best step elsewhere.
     """
     found: list[Probe] = []
     best, step = Probe(0.0, start), first
+    furthest, unseen = FURTHEST, UNSEEN
     for _ in range(HELD_PROBES):
         probe = Probe(step, look(step))
         found.append(probe)
         if probe.loss < best.loss and (best.step or abs(probe.loss - start) > unmoved):
             best = probe
+            if likely and len(found) == 1:
+                furthest = unseen = CLOSE
         still = max((one.step for one in found if not abs(one.loss - start) > unmoved), default=0.0)
         at = best.step or still
         above = min((one.step for one in found if one.step > at), default=math.inf)
         below = max((one.step for one in found if one.step < at), default=0.0)
-        up = min(FURTHEST, math.sqrt(above / at)) if at else NEAREST * above
-        down = min(UNSEEN, math.sqrt(at / below) if below else UNSEEN) if best.step else 0.0
+        up = min(furthest, math.sqrt(above / at)) if at else NEAREST * above
+        down = min(unseen, math.sqrt(at / below) if below else unseen) if best.step else 0.0
         if max(up, down) < NARROW and at:
             break
         step = (at or 1.0) * up if above == math.inf or up >= down else at / down

@@ -1,16 +1,17 @@
 """Fits readouts of any kind to states.
 
     own     the model's final norm and head, frozen
-    refit   the model's final norm, and a linear head moved by the cross-entropy from the model's own, tempered
+    refit   the model's final norm, and a linear head moved by the cross-entropy from the model's own, tempered; of
+            another state than h_L, from that of h_L where it is better there, and it is the nearest by far
     lens    a ridge map from the state to h_L, then the model's own norm and head
 
-Trained states and reference states go through the same procedure, on the same tokens.
+Trained states and reference states are fitted to the same tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -31,7 +32,7 @@ __all__ = ["ReadoutFactory"]
 
 
 class ReadoutFactory:
-    """Fits readouts of any kind to states, always by the same procedure.
+    """Fits readouts of any kind to states.
 
     Args:
         decoder: whose norm and head are the model's own.
@@ -45,6 +46,8 @@ class ReadoutFactory:
         self._data, self._final, self._store = data, final, store
         self._exponent: float | None = None
         """The log of the temperature that the own head's logits want at h_L, once it was looked for."""
+        self._refitted: Readout | None = None
+        """The head that was refitted to h_L, once it was."""
 
     def fit(self, kind: ReadoutKind, state: Tensor, what: str) -> Readout:
         """A readout of this kind for a state [sequences, positions, d_model]: fitted on *fit*, chosen on *select*.
@@ -106,10 +109,18 @@ class ReadoutFactory:
         return moments
 
     def _refit(self, state: Tensor, what: str) -> Readout:
-        """A head moved by the cross-entropy from the model's own, at the temperature that it wants there: the best on
-        *select* of the head as it is, tempered, and moved.
+        """A head moved by the cross-entropy: the best on *select* of the model's own, that at the temperature which it
+        wants there or that of h_L, and the better one of them moved.
         """
-        starts = [replace(head, kind="refit") for head in (self.own, self.tempered(state, what)[1])]
+        if state is self._final:
+            if self._refitted is None:
+                self._refitted = self._moved([self.own, self.tempered(state, what)[1]], state, what)
+            return self._refitted
+        return self._moved([self.own, self._refitted or self.tempered(state, what)[1]], state, what)
+
+    def _moved(self, heads: Sequence[Readout], state: Tensor, what: str) -> Readout:
+        """The head that is best on *select*, moved from there if that helps."""
+        starts = [replace(head, kind="refit") for head in heads]
         losses = [self._select_loss(start, state, what) for start in starts]
         least = min(losses)
         best = starts[losses.index(least)]

@@ -156,7 +156,9 @@ class _Moving:
             total, tokens = total + float(losses.double().sum()), tokens + len(losses)
         return total / tokens if math.isfinite(total) else math.inf
 
-    def probes(self, look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
+    def probes(
+        self, look: Callable[[float], float], first: float, *, start: float, slope: float, likely: bool
+    ) -> list[Probe]:
         """At the bottoms of parabolas."""
         return smooth_probes(look, first, start=start, slope=slope)
 

@@ -52,9 +52,10 @@ class ChangedNetwork:
         """
         block = self.down.decoder.block(layer)
         if own := block_changes(changes, layer):
-            scales = self._scales.setdefault(layer, block.scales()) if block.held else None
-            block = block.changed(own)
-            return block if scales is None else block.rounded(scales)
+            if block.held and layer not in self._scales:  # reading them takes ten times as long as a block
+                self._scales[layer] = block.scales()
+            changed = block.changed(own)
+            return changed.rounded(self._scales[layer]) if block.held else changed
         return block
 
     def low_bit(self, layers: Layers) -> bool:
@@ -86,9 +87,8 @@ class ChangedNetwork:
         state = self.final(layers, changes, rows)
         return self.down.losses(self.n_layers, state, rows, self._what(layers))
 
-    def select_loss(self, layers: Layers, changes: Changes) -> float:
-        """The loss on *select*, nats/token, with these changes in the network; infinite where it overflows."""
-        rows = self.rows.select
+    def loss(self, layers: Layers, changes: Changes, rows: slice) -> float:
+        """The loss of the sequences `rows`, nats/token; infinite where something overflows."""
         try:
             return float(self.losses(layers, changes, rows).sum()) / self.predictions(rows)
         except NonFiniteResult:

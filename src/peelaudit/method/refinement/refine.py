@@ -38,6 +38,8 @@ LENGTHS = (1.0, 0.5, 0.25)
 """Of each iterate of conjugate gradients, those that *select* is asked about."""
 PATIENCE = 2
 """Products without a gain on *select* after which conjugate gradients stop."""
+LEAST_LOOKED = 1024
+"""Tokens of *select* whose losses a look takes at least, all if there are fewer."""
 FAR = 0.05
 """nats/token that natural-gradient steps gain on *select* far from an optimum, where exact curvature is poor value for
 its time. A guess."""
@@ -45,13 +47,20 @@ its time. A guess."""
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far blocks are moved: natural-gradient steps at most, and products with the Gauss-Newton curvature at
-    most, in each of so many rounds.
+    """How far blocks are moved.
+
+    Attributes:
+        steps: natural-gradient ones at most, in a round.
+        products: with the Gauss-Newton curvature at most, in a round.
+        rounds: of both, at most.
+        thinned: one of how many sequences of *select* a look takes the loss of, where that leaves `LEAST_LOOKED` of
+            its tokens: in a deep network most of the work is looks, and no gain is reported of them.
     """
 
     steps: int = MOST_STEPS
     products: int = 0
     rounds: int = 1
+    thinned: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,8 @@ class Refined:
         changes: of their maps, before low-bit weights are rounded.
         steps: natural-gradient steps that were taken.
         products: with the Gauss-Newton curvature.
-        select_gain: nats/token.
+        select_gain: nats/token, of the sequences of *select* that were looked at.
+        first: the length of the first step; None where none was taken.
     """
 
     layers: Layers
@@ -71,6 +81,7 @@ class Refined:
     steps: int
     products: int
     select_gain: float
+    first: float | None
 
     @property
     def moved(self) -> bool:
@@ -80,9 +91,10 @@ class Refined:
 
 @dataclass(kw_only=True)
 class _Blocks(Course):
-    """How far some blocks have come, and with how many products."""
+    """How far some blocks have come, with how many products, and what is looked at."""
 
     layers: Layers
+    looked: slice
     products: int = 0
 
 
@@ -112,7 +124,7 @@ class Refiner:
             NonFiniteResult: naming the layer.
         """
         progress.stage("refined reference", 1)
-        found = self._refined(self._course(1, self._network.n_layers), reach)
+        found = self._refined((1, self._network.n_layers), reach)
         progress.advance()
         return found
 
@@ -120,8 +132,18 @@ class Refiner:
         """What was computed at the blocks as trained, in an earlier process, isn't counted once more."""
         self._counted = True
 
-    def each(self, reach: Reach, *, done: int = 0, progress: Progress = SILENT) -> Iterator[Refined]:
+    def each(
+        self, reach: Reach, *, done: int = 0, first: float | None = None, progress: Progress = SILENT
+    ) -> Iterator[Refined]:
         """Move every block alone, the last first; the first `done` of these are left out.
+
+        The length of one block's first step is where the next one's search for its own begins.
+
+        Args:
+            reach: how far.
+            done: how many are left out.
+            first: the length of the first step of the last that took one of these.
+            progress: told of each.
 
         Raises:
             NonFiniteResult: naming the layer.
@@ -129,7 +151,9 @@ class Refiner:
         progress.stage("layers' gaps", self._network.n_layers)
         progress.advance(done)
         for layer in range(self._network.n_layers - done, 0, -1):
-            yield self._refined(self._course(layer, layer), reach)
+            refined = self._refined((layer, layer), reach, first)
+            first = refined.first or first
+            yield refined
             progress.advance()
 
     def estimated(self, *, progress: Progress = SILENT) -> NDArray[np.float64] | None:
@@ -173,13 +197,16 @@ class Refiner:
             self._network.losses(refined.layers, refined.changes, rows) if refined.moved else self._losses[rows].copy()
         )
 
-    def _course(self, first: int, last: int) -> _Blocks:
-        rows = self._network.rows.select
-        start = float(self._losses[rows].sum()) / self._network.predictions(rows)
-        return _Blocks(start=start, loss=start, layers=(first, last))
+    def _looked(self, reach: Reach) -> slice:
+        """The sequences of *select* whose losses are looked at."""
+        rows, tokens = self._network.rows.select, self._network.predictions(self._network.rows.select)
+        return slice(rows.start, rows.stop, max(1, min(reach.thinned, tokens // LEAST_LOOKED)))
 
-    def _refined(self, course: _Blocks, reach: Reach) -> Refined:
-        moving = _Moving(self._network, course.layers, self._direction)
+    def _refined(self, layers: Layers, reach: Reach, first: float | None = None) -> Refined:
+        looked = self._looked(reach)
+        start = float(self._losses[looked].sum()) / self._network.predictions(looked)
+        course = _Blocks(start=start, loss=start, layers=layers, looked=looked, first=first)
+        moving = _Moving(self._network, layers, looked, self._direction)
         for _ in range(reach.rounds):
             before = course.gain
             natural_steps(course, moving, reach.steps)
@@ -187,7 +214,8 @@ class Refiner:
                 self._gauss_newton(course, reach.products)
             if course.gain - before <= LEAST_GAIN * course.gain:
                 break
-        return Refined(course.layers, course.changes, course.steps, course.products, course.gain)
+        step = course.first if course.steps else None
+        return Refined(course.layers, course.changes, course.steps, course.products, course.gain, step)
 
     def _direction(self, layers: Layers, changes: Changes) -> Direction:
         """At the blocks as they are; at the trained ones, one sweep down has those of all."""
@@ -225,7 +253,7 @@ class Refiner:
             most, since, course.products = most - 1, since + 1, course.products + 1
             for length in LENGTHS:
                 changes = plus(start, length, path)
-                loss = self._network.select_loss(course.layers, changes)
+                loss = self._network.loss(course.layers, changes, course.looked)
                 if loss < course.loss:
                     course.loss, best, since = loss, changes, 0
         if best is not None:
@@ -238,17 +266,20 @@ class _Moving:
 
     network: ChangedNetwork
     layers: Layers
+    looked: slice
     directed: Callable[[Layers, Changes], Direction]
 
     def direction(self, changes: Changes) -> Direction:
         return self.directed(self.layers, changes)
 
     def loss(self, changes: Changes) -> float:
-        return self.network.select_loss(self.layers, changes)
+        return self.network.loss(self.layers, changes, self.looked)
 
-    def probes(self, look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
+    def probes(
+        self, look: Callable[[float], float], first: float, *, start: float, slope: float, likely: bool
+    ) -> list[Probe]:
         if self.network.low_bit(self.layers):
-            return bracketed(look, first, start=start, unmoved=RESOLUTION)
+            return bracketed(look, first, start=start, unmoved=RESOLUTION, likely=likely)
         return smooth_probes(look, first, start=start, slope=slope)
 
     def kept(self, changes: Changes) -> Changes:
