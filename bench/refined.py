@@ -5,8 +5,8 @@ three learning rates and of the epochs by *select* (`bench/end_to_end.py`). Loss
 with their 95 % intervals; the last but one column is what `refined` gains more, paired. Times are CPU seconds, AdamW's
 of all three rates.
 
-`--blocks` refines each block alone instead, against 2,000 Adam steps of that block at each rate. Other checkpoints:
-`python -m bench.refined CKPT --data TEXT`.
+`--blocks` refines each block alone instead, as far as `--effort` does, against 2,000 Adam steps of that block at each
+rate. Other checkpoints: `python -m bench.refined CKPT --data TEXT`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def compared(config: AuditConfig, *, blocks: bool) -> Iterator[str]:
             decoder, audit.calibration, audit.config, store=StateStore(dtype=decoder.dtype, device=decoder.device)
         )
         found = _Comparison(measurer, decoder, TokenRows.of(audit.calibration))
-        yield from found.lines(config, extent(config, decoder.n_layers).whole, blocks=blocks)
+        reach = extent(config, decoder.n_layers)
+        yield from found.lines(config, reach.alone if blocks and reach.alone else reach.whole, blocks=blocks)
 
 
 def _name(config: AuditConfig, layer: int | None) -> str:
@@ -110,12 +111,15 @@ def main() -> None:
     parser.add_argument("--data", action="append", default=[])
     parser.add_argument("--tokens", type=int, default=AuditConfig(checkpoint="").tokens)
     parser.add_argument("--blocks", action="store_true")
+    parser.add_argument("--effort", choices=["default", "thorough"], default="default")
     options = parser.parse_args()
     torch.set_num_threads(1)
     heads = f"{'network':32} {'trained':>7} {'refined':>7} {'gain':>7} {'95 %':18} {'CPU s':>6}  "
     print(heads + f"{'AdamW':>6} {'gain':>7} {'95 %':18} {'rate':>6} {'CPU s':>6}  {'more':>7} 95 %")
     for path in options.checkpoints or DEFAULT:
-        config = AuditConfig(checkpoint=str(path), data=tuple(options.data), tokens=options.tokens)
+        config = AuditConfig(
+            checkpoint=str(path), data=tuple(options.data), tokens=options.tokens, effort=options.effort
+        )
         for line in compared(config, blocks=options.blocks):
             print(line, flush=True)
 

@@ -48,7 +48,7 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
     asked = config.schedules != DEFAULT_SCHEDULES
     few = n_layers <= FEW_LAYERS
     default = Reach(products=6) if few else Reach(steps=4, products=3, thinned=4)
-    far = Reach(products=24, rounds=3)
+    far = Reach(products=24, rounds=3, afresh=True)
     extents: Mapping[Effort, Extent] = MappingProxyType(
         {
             "quick": Extent(("direct",), default, None, half=False, estimate=True, map_reach=0, depth_passes=0.25),

@@ -218,6 +218,18 @@ def test_looks_at_a_part_of_select_cost_less_and_are_of_that_part(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_products_from_the_trained_blocks_too_are_at_least_as_good_on_select(network: Opener, family: str) -> None:
+    made = network(family)
+    steps, products, both = (
+        [refined for refined, _, _ in alone(made, reach)]
+        for reach in (Reach(products=4), Reach(steps=0, products=4), Reach(products=4, afresh=True))
+    )
+    for one, other, best in zip(steps, products, both, strict=True):
+        assert best.select_gain == max(one.select_gain, other.select_gain)
+        assert best.steps in (one.steps, 0)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_saved_block_gives_the_loss_that_was_measured(network: Opener, tmp_path: Path, family: str) -> None:
     made = network(family)
     for _, block, losses in alone(made):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,8 @@ class Reach:
         steps: natural-gradient ones at most, in a round.
         products: with the Gauss-Newton curvature at most, in a round.
         rounds: of both, at most.
+        afresh: whether products are also begun from the blocks as trained, and *select* takes the better end: where
+            natural-gradient steps gain little, they may lead away from what the exact curvature finds.
         thinned: one of how many sequences of *select* a look takes the loss of, where that leaves `LEAST_LOOKED` of
             its tokens: in a deep network most of the work is looks, and no gain is reported of them.
     """
@@ -60,6 +62,7 @@ class Reach:
     steps: int = MOST_STEPS
     products: int = 0
     rounds: int = 1
+    afresh: bool = False
     thinned: int = 1
 
 
@@ -203,6 +206,14 @@ class Refiner:
         return slice(rows.start, rows.stop, max(1, min(reach.thinned, tokens // LEAST_LOOKED)))
 
     def _refined(self, layers: Layers, reach: Reach, first: float | None = None) -> Refined:
+        course = self._course(layers, reach, first)
+        if reach.afresh and course.steps and course.gain < FAR:
+            afresh = self._course(layers, replace(reach, steps=0, rounds=1), None)
+            course = min(course, afresh, key=lambda one: one.loss)
+        step = course.first if course.steps else None
+        return Refined(course.layers, course.changes, course.steps, course.products, course.gain, step)
+
+    def _course(self, layers: Layers, reach: Reach, first: float | None) -> _Blocks:
         looked = self._looked(reach)
         start = float(self._losses[looked].sum()) / self._network.predictions(looked)
         course = _Blocks(start=start, loss=start, layers=layers, looked=looked, first=first)
@@ -214,8 +225,7 @@ class Refiner:
                 self._gauss_newton(course, reach.products)
             if course.gain - before <= LEAST_GAIN * course.gain:
                 break
-        step = course.first if course.steps else None
-        return Refined(course.layers, course.changes, course.steps, course.products, course.gain, step)
+        return course
 
     def _direction(self, layers: Layers, changes: Changes) -> Direction:
         """At the blocks as they are; at the trained ones, one sweep down has those of all."""
