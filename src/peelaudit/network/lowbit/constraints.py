@@ -50,6 +50,11 @@ class Scales:
         length = inputs // self.scale.shape[-1]
         return Scales(self.scale.repeat_interleave(length, dim=-1), self.zero.repeat_interleave(length, dim=-1))
 
+    @property
+    def by_group(self) -> tuple[Tensor, Tensor]:
+        """Both, [..., outputs or 1, groups, 1]: for weights [..., outputs, groups, weights in a group]."""
+        return self.scale.unsqueeze(-1), self.zero.unsqueeze(-1)
+
     def of(self, group: int) -> Scales:
         """A view of one group's, [..., outputs or 1, 1]."""
         return Scales(self.scale[..., group : group + 1], self.zero[..., group : group + 1])
@@ -104,13 +109,14 @@ class Constraint(ABC):
 
     def codes(self, weight: Tensor, scales: Scales) -> Tensor:
         """The nearest codes, [..., outputs, inputs], as floats."""
-        spread = scales.spread(weight.shape[-1])
-        return self.nearest(weight / away_from_zero(spread.scale), spread.zero)
+        scale, zero = scales.by_group
+        groups = weight.reshape(*weight.shape[:-1], scale.shape[-2], -1)
+        return self.nearest(groups / away_from_zero(scale), zero).flatten(-2)
 
     def values(self, codes: Tensor, scales: Scales) -> Tensor:
         """What the codes stand for, [..., outputs, inputs]."""
-        spread = scales.spread(codes.shape[-1])
-        return spread.scale * self.units(codes, spread.zero)
+        scale, zero = scales.by_group
+        return (scale * self.units(codes.reshape(*codes.shape[:-1], scale.shape[-2], -1), zero)).flatten(-2)
 
     def quantise(self, weight: Tensor) -> Tensor:
         """Float weights rounded to the set with scales of their own, [..., outputs, inputs]."""
