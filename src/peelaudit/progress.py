@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-__all__ = ["SILENT", "Clock", "Progress", "SilentProgress"]
+__all__ = ["SILENT", "Clock", "Metered", "Progress", "SilentProgress"]
 
 
 class Progress(Protocol):
@@ -18,6 +18,15 @@ class Progress(Protocol):
 
     def advance(self, steps: int = 1) -> None:
         """`steps` more steps of the current stage are done."""
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A progress that shows how much was computed within a stage, too."""
+
+    def metered(self, meter: Callable[[], float]) -> None:
+        """From now on `meter` says, from any thread, how much was computed so far, in forward passes."""
         ...
 
 
@@ -38,7 +47,7 @@ class Clock:
     """Passes everything on and keeps the seconds that each stage took, and its work where there is a meter.
 
     Attributes:
-        meter: says how much work was done so far, in any unit.
+        meter: says how much was computed so far, in forward passes.
 
     Args:
         progress: whom to tell.
@@ -55,6 +64,12 @@ class Clock:
         """End the stage before, begin this one, or go on with it if it is the same."""
         self._begin(name)
         self._progress.stage(name, total)
+
+    def metered(self, meter: Callable[[], float]) -> None:
+        """Take work by this meter from now on, and pass it on to who shows it."""
+        self.meter = meter
+        if isinstance(self._progress, Metered):
+            self._progress.metered(meter)
 
     def took(self, name: str | None, seconds: float) -> None:
         """So much time was spent on a stage earlier, which begins with this; on the current one if it has no name."""

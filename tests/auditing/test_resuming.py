@@ -66,7 +66,7 @@ class Stage:
 
     def __init__(self, root: Path, key: str = KEY, most: int = 10) -> None:
         self.work, self.clock, self.made, self.asked = Work(), Clock(), list[int](), False
-        self.clock.meter = lambda: self.work.blocks
+        self.clock.metered(lambda: self.work.blocks)
         self.kept = Kept(self.clock, self.work, Resumption(Cache(root, patience_s=0)), key)
         self._most = most
 

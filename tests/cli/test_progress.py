@@ -7,7 +7,7 @@ import time
 import pytest
 
 from peelaudit.cli.progress import BarProgress, LineProgress, progress_on
-from peelaudit.progress import SILENT
+from peelaudit.progress import SILENT, Clock
 from tests.cli.support import Terminal
 
 
@@ -65,3 +65,16 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     progress.end()
     progress.stage("third", 1)
     assert capsys.readouterr().err == "peelaudit: first\npeelaudit: second\n"
+
+
+def test_the_bar_moves_within_a_step_with_what_was_computed() -> None:
+    stream, done = Terminal(), [1.0]
+    with progress_on(stream, quiet=False, delay_s=0.01) as progress:
+        clock = Clock(progress)
+        clock.metered(lambda: done[0])
+        clock.stage("a long one", 1)
+        time.sleep(0.3)
+        done[0] = 2.5
+        time.sleep(0.3)
+    assert "1.0 passes" in stream.getvalue()
+    assert "2.5 passes" in stream.getvalue()

@@ -125,7 +125,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     decoder, low_bit = held_decoder(audit, grids)
     drawn = audit.calibration
     sequences = sum(len(split.tokens) for split in (drawn.fit, drawn.select, drawn.held_out))
-    clock.meter = lambda: decoder.passes / sequences
+    clock.metered(lambda: decoder.passes / sequences)
     store = StateStore(dtype=decoder.dtype, device=decoder.device)
     calibration = fed(drawn, decoder, config.bos, store, progress=clock)
     kept = Kept(clock) if resumption is None else Kept(clock, decoder.work, resumption, _key(audit, save))

@@ -1,4 +1,5 @@
-"""Progress on stderr: a bar with the remaining time on a terminal, a plain line per stage elsewhere.
+"""Progress on stderr: on a terminal a bar, with the forward passes computed so far and the stage's time; elsewhere a
+plain line per stage.
 
 Nothing is shown before two seconds have passed: most audits of small checkpoints are over by then.
 """
@@ -9,7 +10,7 @@ import contextlib
 import io
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from peelaudit.cli.guard import say
@@ -49,6 +50,7 @@ class _Delayed:
         self._begun = False
         self._ended = False
         self._name, self._total, self._done = "", 0, 0
+        self._meter: Callable[[], float] = lambda: 0.0
 
     def stage(self, name: str, total: int) -> None:
         """A stage begins."""
@@ -61,6 +63,10 @@ class _Delayed:
         with self._lock:
             self._done += steps
             self._draw(new=False)
+
+    def metered(self, meter: Callable[[], float]) -> None:
+        """How much was computed so far, in forward passes, is what this says."""
+        self._meter = meter
 
     def begin(self) -> None:
         """From now on, show."""
@@ -141,14 +147,25 @@ class BarProgress(_Delayed):
 
     def _open(self) -> Bars:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
+        from rich.text import Text
+
+        shown = self
+
+        class Passes(ProgressColumn):
+            """Moves within a stage whose steps are long."""
+
+            def render(self, task: Task) -> Text:
+                passes = shown._meter()
+                return Text(f"{passes:.1f} passes" if passes else "")
 
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            Passes(),
+            TimeElapsedColumn(),
         )
         self._bars = Bars(*columns, console=Console(file=cast("IO[str]", _Careful(self._stream))), transient=True)
         self._bars.start()
