@@ -15,7 +15,8 @@
     ├── AuditError                  the audit could not be completed                         (exit 3)
     │   └── NonFiniteResult         a loss or a state became NaN or Inf; names the layer
     ├── ReportError                 a saved report can't be used                             (exit 3)
-    ├── OutputError                 a report could not be written                            (exit 3)
+    ├── OutputError                 what was found or mended could not be written            (exit 3)
+    ├── NothingToFix                no change that was tried makes the network better        (exit 4)
     └── NothingToAudit              there is no checkpoint, or it has no layer, to audit     (exit 5)
 
 A class's `exit_code` is what the command line returns for it. 0 is success, 1 a failed gate and nothing else, 130 an
@@ -42,6 +43,7 @@ __all__ = [
     "NonFiniteResult",
     "NonFiniteWeights",
     "NothingToAudit",
+    "NothingToFix",
     "OutputError",
     "PeelauditError",
     "ReportError",
@@ -163,7 +165,13 @@ class ReportError(PeelauditError):
 
 
 class OutputError(PeelauditError):
-    """A report could not be written."""
+    """A report, or a checkpoint, could not be written."""
+
+
+class NothingToFix(PeelauditError):
+    """No change that was tried makes the network better on *held-out* text; nothing was written."""
+
+    exit_code = 4
 
 
 class NothingToAudit(PeelauditError):

@@ -10,6 +10,7 @@ __all__ = [
     "DEEPSPEED",
     "DEEPSPEED_STAGE_3",
     "DISTRIBUTED",
+    "FIX_RECORD",
     "TOKENIZER_FILES",
     "TORCH_SUFFIXES",
     "WEIGHT_FILES",
@@ -30,6 +31,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 DISTRIBUTED = ".metadata"
 """What makes a directory a torch.distributed checkpoint."""
+
+FIX_RECORD = "peelaudit-fix.json"
+"""What `fix` says of the checkpoint that it has written, beside that."""
 
 DEEPSPEED = "mp_rank_00_model_states.pt"
 """What makes a directory a step's of DeepSpeed: the weights that rank 0 wrote whole."""

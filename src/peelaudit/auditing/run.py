@@ -43,7 +43,16 @@ from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits
 from peelaudit.version import __version__
 
-__all__ = ["Prepared", "Save", "audit_config", "audit_prepared", "held_decoder", "prepared", "tool_version"]
+__all__ = [
+    "Prepared",
+    "Save",
+    "audit_config",
+    "audit_prepared",
+    "held_decoder",
+    "prepared",
+    "tool_version",
+    "versions",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +159,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     findings = conclude(measured, config, checkpoint.info.vocabulary)
     return AuditReport(
         schema_version=SCHEMA_VERSION,
-        versions=_versions(),
+        versions=versions(),
         checkpoint=grids.info(),
         data=calibration.info,
         low_bit=low_bit,
@@ -269,7 +278,8 @@ def tool_version() -> str:
     return __version__
 
 
-def _versions() -> tuple[tuple[str, str], ...]:
+def versions() -> tuple[tuple[str, str], ...]:
+    """Of the tool and of the libraries that compute."""
     libraries = ("torch", "transformers", "numpy", "safetensors")
     return (
         ("peelaudit", tool_version()),

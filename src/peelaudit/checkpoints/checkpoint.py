@@ -13,7 +13,7 @@ import torch
 
 from peelaudit.checkpoints.files import Snapshot, quoted
 from peelaudit.checkpoints.matching import Matched, Origin, tied_names
-from peelaudit.checkpoints.store import Store
+from peelaudit.checkpoints.store import FLOATS, Store
 from peelaudit.errors import ImplausibleWeights, MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, TensorInfo
@@ -90,6 +90,30 @@ class Checkpoint:
             return torch.zeros(origin.shape)
         tensor = self._store.read(origin.stored)
         return tensor if origin.change is None else origin.change(tensor)
+
+    def origin(self, name: str) -> Origin:
+        """Where the tensor of that name comes from."""
+        return self._matched.origins[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What it is stored as; float32 where it is packed, or isn't stored."""
+        stored = self._matched.origins[name].stored
+        return FLOATS.get(self._store.tensors[stored].dtype, torch.float32) if stored else torch.float32
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that hold the weights."""
+        return self._store.paths
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Every name of `skeleton().state_dict()` with the first name of the same tensor."""
+        return self._tied
+
+    @property
+    def head(self) -> str:
+        """The name of the head's weight."""
+        return _name_of(self._skeleton, self._skeleton.get_output_embeddings())  # type: ignore[operator]
 
     def check_weights(
         self, progress: Progress = SILENT, *, visit: Callable[[str, torch.Tensor, TensorInfo], None] | None = None

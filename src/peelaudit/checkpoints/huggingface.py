@@ -50,7 +50,7 @@ def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def open_file(path: Path) -> Store:
+def open_file(path: Path) -> SafetensorsFile | TorchTensors:
     """The tensors of one file, by its suffix; raises as `SafetensorsFile` and `TorchFile`."""
     if path.suffix == ".safetensors":
         return SafetensorsFile(path)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from peelaudit.checkpoints.files import OpenFile, parse_json, quoted
-from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, as_tensor
+from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, as_bytes, as_tensor
 from peelaudit.errors import MalformedCheckpoint
 from peelaudit.records import TensorInfo
 
@@ -74,6 +75,11 @@ class SafetensorsFile:
         info = self.tensors[name]
         data = self._file.read(self._data + self._begins[name], info.bytes)
         return as_tensor(data, info.dtype, info.shape, self.paths[0], name)
+
+    def overwrite(self, handle: BinaryIO, name: str, tensor: torch.Tensor) -> None:
+        """Put a tensor of the stored shape and dtype into the place of that one, in a copy of the file."""
+        handle.seek(self._data + self._begins[name])
+        handle.write(as_bytes(tensor))
 
     def close(self) -> None:
         """Release the file."""

@@ -13,7 +13,17 @@ from peelaudit.checkpoints.files import quoted
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 from peelaudit.records import TensorInfo
 
-__all__ = ["FLOATS", "MAX_TENSORS", "READABLE", "Joined", "Store", "as_tensor", "check_readable", "close_all"]
+__all__ = [
+    "FLOATS",
+    "MAX_TENSORS",
+    "READABLE",
+    "Joined",
+    "Store",
+    "as_bytes",
+    "as_tensor",
+    "check_readable",
+    "close_all",
+]
 
 MAX_TENSORS = 100_000
 """More tensors than any decoder has; reading a header of more takes seconds and hundreds of MB."""
@@ -89,6 +99,11 @@ def close_all(stores: Iterable[Store]) -> None:
     """Release the files of all stores."""
     for store in stores:
         store.close()
+
+
+def as_bytes(tensor: torch.Tensor) -> bytes:
+    """The tensor's elements as they lie in a file."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def check_readable(dtype: str, path: Path, name: str) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from peelaudit.checkpoints.files import OpenFile, Readable, quoted
 from peelaudit.checkpoints.inert import StoredTensor
-from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, as_tensor
-from peelaudit.checkpoints.torch_zip import Record, read_directory, verify
+from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, as_bytes, as_tensor
+from peelaudit.checkpoints.torch_zip import Record, read_directory, seal, verify
 from peelaudit.checkpoints.unpickling import MAX_PICKLE, unpickle
 from peelaudit.errors import MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
 from peelaudit.records import TensorInfo
@@ -126,6 +127,22 @@ class TorchTensors:
     def read(self, name: str) -> torch.Tensor:
         """The tensor of that stored name, on the CPU; raises as `TorchArchive.read`."""
         return self._open.read(name, self._state[name])
+
+    def overwrite(self, handle: BinaryIO, name: str, tensor: torch.Tensor) -> None:
+        """Put a tensor of the stored shape and dtype into the place of that one, in a copy of the file; what shares its
+        storage has the new values too.
+        """
+        stored = self._state[name]
+        record = self._open.record_of(name, stored)
+        begin = record.offset + stored.offset * stored.width
+        handle.seek(begin)
+        flat = as_tensor(
+            bytearray(handle.read(stored.span * stored.width)), stored.dtype, (stored.span,), self.paths[0], name
+        )
+        flat.as_strided(stored.shape, stored.stride).copy_(tensor)
+        handle.seek(begin)
+        handle.write(as_bytes(flat))
+        seal(handle, record)
 
     def close(self) -> None:
         """Release the file."""

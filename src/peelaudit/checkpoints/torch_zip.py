@@ -12,12 +12,13 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from peelaudit.checkpoints.files import Readable, quoted
 from peelaudit.checkpoints.store import MAX_TENSORS
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 
-__all__ = ["Record", "read_directory", "verify"]
+__all__ = ["Record", "read_directory", "seal", "verify"]
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -25,29 +26,36 @@ _END = struct.Struct("<4s4H2LH")
 _WIDE_LOCATOR = struct.Struct("<4sLQL")
 _WIDE_END = struct.Struct("<4sQ2H2L4Q")
 _WIDE = 0xFFFFFFFF
+_BEHIND = b"PK\7\x08"
+"""Before the checksum and the sizes that stand behind a record's bytes, where they do."""
 _MAX_DIRECTORY = 64 << 20
 _CRC_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of the archive: `offset` is that of its bytes in the file. A `crc` of 0 was never computed."""
+    """One record of the archive: `offset` is that of its bytes in the file, `header` that of its local header, `entry`
+    that of its entry in the directory. A `crc` of 0 was never computed.
+    """
 
     name: str
     offset: int
     size: int
     crc: int
+    header: int
+    entry: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One entry of the directory as it stands there: `offset` is that of the record's local header."""
+    """One entry of the directory as it stands there: `offset` is that of the record's local header, `place` its own."""
 
     name: str
     offset: int
     size: int
     crc: int
     plain: bool
+    place: int
 
 
 def read_directory(file: Readable) -> Mapping[str, Record]:
@@ -88,6 +96,27 @@ def verify(file: Readable, record: Record) -> None:
         raise MalformedCheckpoint(f"{quoted(file.path)}: the record {quoted(record.name)} doesn't have its checksum")
 
 
+def seal(handle: BinaryIO, record: Record) -> None:
+    """Make a record's checksum that of its bytes, wherever the archive says it: `handle` is open for both.
+
+    torch writes it behind the bytes, others into the local header, all into the directory.
+    """
+    if not record.crc:
+        return
+    handle.seek(record.offset)
+    crc, left = 0, record.size
+    while left:
+        chunk = handle.read(min(_CRC_CHUNK, left))
+        crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+    told = struct.pack("<L", record.crc)
+    behind = record.offset + record.size + len(_BEHIND)
+    for place, before in ((record.header + 14, b""), (behind, _BEHIND), (record.entry + 16, b"")):
+        handle.seek(place - len(before))
+        if handle.read(len(before) + 4) == before + told:
+            handle.seek(place)
+            handle.write(struct.pack("<L", crc))
+
+
 def _entries(file: Readable) -> Iterator[_Entry]:
     """The directory, which holds exactly the entries that it says and ends where its end record begins."""
     subject = quoted(file.path)
@@ -97,7 +126,7 @@ def _entries(file: Readable) -> Iterator[_Entry]:
     for _ in range(count):
         if at + _CENTRAL.size > len(raw):
             raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged")
-        entry, at = _entry(raw, at, subject)
+        entry, at = _entry(raw, at, begin, subject)
         yield entry
     if at != len(raw):
         raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged")
@@ -128,8 +157,8 @@ def _place(file: Readable) -> tuple[int, int, int]:
     return offset, end, count
 
 
-def _entry(raw: bytes, at: int, subject: str) -> tuple[_Entry, int]:
-    """The entry at that byte of the directory, and where the next one begins."""
+def _entry(raw: bytes, at: int, start: int, subject: str) -> tuple[_Entry, int]:
+    """The entry at that byte of the directory, which begins at `start`, and where the next one begins."""
     signature, _, _, flags, method, _, _, crc, packed, size, name, extra, comment, _, _, _, offset = (
         _CENTRAL.unpack_from(raw, at)
     )
@@ -142,7 +171,8 @@ def _entry(raw: bytes, at: int, subject: str) -> tuple[_Entry, int]:
         raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged") from None
     if signature != b"PK\1\2" or end > len(raw):
         raise MalformedCheckpoint(f"{subject}: the directory of its zip archive is damaged")
-    return _Entry(text, offset, size, crc, plain=method == 0 and packed == size and not flags & 1), end
+    plain = method == 0 and packed == size and not flags & 1
+    return _Entry(text, offset, size, crc, plain, start + at), end
 
 
 def _wide(extra: bytes, sizes: list[int]) -> list[int]:
@@ -168,7 +198,7 @@ def _record(file: Readable, entry: _Entry) -> Record:
     if signature != b"PK\3\4" or method:
         raise MalformedCheckpoint(f"{where} doesn't begin where the directory says")
     begin = entry.offset + _LOCAL.size + name + extra
-    return Record(entry.name.partition("/")[2], begin, entry.size, entry.crc)
+    return Record(entry.name.partition("/")[2], begin, entry.size, entry.crc, entry.offset, entry.place)
 
 
 def _check_ranges(file: Readable, records: Mapping[str, Record]) -> None:

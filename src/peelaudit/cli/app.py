@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peelaudit.cli.options import AUDIT, COMPARISON, GATE, OUTPUT, GroupedCommand, with_flags
+from peelaudit.cli.options import AUDIT, COMPARISON, FIX, GATE, OUTPUT, GroupedCommand, with_flags
 from peelaudit.version import __version__
 
 __all__ = ["app"]
@@ -370,6 +370,48 @@ def selftest(
 
     own = SelftestFlags(faults, layers, redraws, earlier, references)
     run_selftest(checkpoint, flags, own, format_name=format_name, quiet=quiet)
+
+
+@app.command(cls=GroupedCommand)
+@with_flags(FIX)
+def fix(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint: a file or a directory.")],
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", metavar="DIR", help="The directory that is written.", rich_help_panel=OUTPUT),
+    ],
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="1,3-5|named",
+            help="Refine these blocks one after another, or those that an audit names. Default: all together.",
+        ),
+    ] = None,
+    head: Annotated[bool, typer.Option("--head", help="Refit the head too.")] = False,
+    untie: Annotated[
+        bool, typer.Option("--untie", help="With --head: make a head of its own of one that is tied to the embedding.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what an earlier fix wrote there.", rich_help_panel=OUTPUT)
+    ] = False,
+    format_name: Annotated[
+        str, typer.Option("--format", "-f", metavar="NAME", help="table or json.", rich_help_panel=OUTPUT)
+    ] = "table",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no warnings on stderr.", rich_help_panel=OUTPUT)
+    ] = False,
+    **flags: Any,
+) -> None:
+    """Write a checkpoint whose refined blocks predict better, and prove it by reading that back.
+
+    In the checkpoint's own format and dtype; packed weights and GGUF become a directory of floats. Exit code 4 means
+    that nothing gains on held-out text, and nothing was written.
+    """
+    from peelaudit.cli.fix import FixFlags, fix_checkpoint
+
+    own = FixFlags(out, layers, head, untie, force)
+    fix_checkpoint(checkpoint, flags, own, format_name=format_name, quiet=quiet)
 
 
 @app.command()

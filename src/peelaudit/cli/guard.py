@@ -1,7 +1,7 @@
 """From what happened to an exit code, with one plain message on stderr and no traceback for what a user can cause.
 
-0 done, 1 a failed gate and nothing else, 2 usage or configuration, 3 not completed (a bug included), 5 nothing to
-audit, 129, 130 and 143 hung up, interrupted, terminated.
+0 done, 1 a failed gate and nothing else, 2 usage or configuration, 3 not completed (a bug included), 4 nothing to fix,
+5 nothing to audit, 129, 130 and 143 hung up, interrupted, terminated.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ is loaded for good (`peelaudit.network.shell`), and tells what every block is ca
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class Decoder:
         self.width = self.head.in_features
         self.vocabulary = self.head.out_features
         self._arguments = prove(self._shell, Unembedding.of(self), seq_len, checkpoint.info.path)
-        self._replaced: Mapping[int, Block] = {}
+        self._replaced: Mapping[int, Callable[[], Block]] = {}
         self._kept = _Kept(_room(device))
 
     @property
@@ -94,8 +95,12 @@ class Decoder:
 
     def replacing(self, block: Block) -> Decoder:
         """The same network with another block in the place of the one of that layer."""
+        return self.replacing_each([block.layer], lambda _: block)
+
+    def replacing_each(self, layers: Iterable[int], make: Callable[[int], Block]) -> Decoder:
+        """The same network with other blocks in the places of some, each made when it is asked for."""
         other = copy.copy(self)
-        other._replaced = {**self._replaced, block.layer: block}
+        other._replaced = {**self._replaced, **{layer: partial(make, layer) for layer in layers}}
         return other
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -107,7 +112,7 @@ class Decoder:
         would change it in place makes a copy.
         """
         if layer in self._replaced:
-            return self._replaced[layer]
+            return self._replaced[layer]()
         return self._kept.get(layer) or self._kept.added(self._read(layer))
 
     def _read(self, layer: int) -> Block:

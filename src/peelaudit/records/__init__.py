@@ -35,6 +35,7 @@ from peelaudit.records.checkpoints import (
 )
 from peelaudit.records.faults import FaultKind, FaultResult, Said, Score, Selftest
 from peelaudit.records.figures import ClusterSums, Estimate, SplitFigures, Verdict
+from peelaudit.records.fixes import Fix, FixKind
 from peelaudit.records.fleet import TaskFigures, TaskRow, TaskState, Unaudited
 from peelaudit.records.gating import GateCheck, Outcome
 from peelaudit.records.layers import LayerRow, LayerSigns, Symptom
@@ -51,6 +52,8 @@ __all__ = [
     "Estimate",
     "FaultKind",
     "FaultResult",
+    "Fix",
+    "FixKind",
     "Front",
     "GateCheck",
     "Grid",

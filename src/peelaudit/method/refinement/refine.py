@@ -131,6 +131,14 @@ class Refiner:
         progress.advance()
         return found
 
+    def alone(self, layer: int, reach: Reach, *, first: float | None = None) -> Refined:
+        """Move one block; the search for its first step's length begins with `first`, if that is given.
+
+        Raises:
+            NonFiniteResult: naming the layer.
+        """
+        return self._refined((layer, layer), reach, first)
+
     def recall(self) -> None:
         """What was computed at the blocks as trained, in an earlier process, isn't counted once more."""
         self._counted = True
@@ -154,7 +162,7 @@ class Refiner:
         progress.stage("layers' gaps", self._network.n_layers)
         progress.advance(done)
         for layer in range(self._network.n_layers - done, 0, -1):
-            refined = self._refined((layer, layer), reach, first)
+            refined = self.alone(layer, reach, first=first)
             first = refined.first or first
             yield refined
             progress.advance()
@@ -184,7 +192,11 @@ class Refiner:
     def blocks(self, refined: Refined) -> Iterator[Block]:
         """The blocks that were moved, as the network would have them, one held at a time."""
         first, last = refined.layers
-        return (self._network.block(layer, refined.changes) for layer in range(first, last + 1))
+        return (self.block(refined, layer) for layer in range(first, last + 1))
+
+    def block(self, refined: Refined, layer: int) -> Block:
+        """One of them."""
+        return self._network.block(layer, refined.changes)
 
     def final(self, refined: Refined, rows: slice) -> Tensor:
         """The last states of the sequences `rows`, [sequences, positions, d_model], with these blocks in the network.

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peelaudit.records import AuditReport, CheckpointInfo, GateCheck, Selftest, TaskRow
+    from peelaudit.records import AuditReport, CheckpointInfo, Fix, GateCheck, Selftest, TaskRow
     from peelaudit.reports.compare import Comparison
     from peelaudit.reports.trajectory import Trajectory
 
 __all__ = [
     "render_checkpoint",
     "render_comparison",
+    "render_fix",
     "render_gate",
     "render_report",
     "render_selftest",
@@ -74,6 +75,13 @@ def render_comparison(comparison: Comparison, *, width: int = 80, colour: bool =
     from peelaudit.reports.terminal import comparison as page
 
     return page.render(comparison, width=width, colour=colour, encoding=encoding)
+
+
+def render_fix(found: Fix, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
+    """What was mended, and what that gained, as text ending in a newline."""
+    from peelaudit.reports.terminal import fix as page
+
+    return page.render(found, width=width, colour=colour, encoding=encoding)
 
 
 def render_tasks(rows: Sequence[TaskRow], *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
