@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from peelaudit.cli import main
-from tests.places import FIXTURES, NANOGPT
+from tests.places import NANOGPT
 
 CHECKPOINT = str(NANOGPT / "ckpt-000250.pt")
-SMALL = ["--tokens", "4096", "--seq-len", "32", "--resamples", "200", "-q"]
+SMALL = ["--tokens", "3072", "--seq-len", "32", "--resamples", "200", "-q"]
 
 
 def test_a_fix_says_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -26,9 +26,9 @@ def test_a_fix_says_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_where_nothing_gains_the_exit_code_is_4(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    wish = ["--layers", "named", "--data", str(FIXTURES / "nanogpt/calibration.txt"), *SMALL]
+    wish = ["--layers", "2", "--tokens", "1024", "--seq-len", "32", "-q"]
     assert main(["fix", str(NANOGPT / "ckpt.pt"), "-o", str(tmp_path / "out"), *wish]) == 4
-    assert "no layer is named: nothing was written" in capsys.readouterr().err
+    assert "nothing was written" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

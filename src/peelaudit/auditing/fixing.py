@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from torch import Tensor
-
+from peelaudit.auditing.adapting import adapter_factors, check_adaptable
+from peelaudit.auditing.delivering import Written, write_adapter, write_network
+from peelaudit.auditing.effort import extent
 from peelaudit.auditing.mending import Bench, Cure
-from peelaudit.auditing.run import Prepared, held_decoder, prepared, versions
-from peelaudit.checkpoints import Checkpoint, open_checkpoint
-from peelaudit.checkpoints.patching import OwnFiles
-from peelaudit.checkpoints.placing import check_place, copy_beside, placed
-from peelaudit.checkpoints.saving import other_weights, save_directory
+from peelaudit.auditing.run import Prepared, prepared, versions
+from peelaudit.auditing.shrinking import cheapest_layer, check_smaller, write_smaller
+from peelaudit.checkpoints import open_checkpoint
+from peelaudit.checkpoints.placing import check_place, placed
 from peelaudit.errors import ConfigError, NothingToFix, OutputError
 from peelaudit.filenames import FIX_RECORD
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.families import admit
-from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Progress
-from peelaudit.records import Fix, FixKind
+from peelaudit.records import Estimate, Fix, FixKind
 from peelaudit.records.json import dump
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.rules import Selector
@@ -41,6 +40,8 @@ class Wish:
         layers: that are refined, one after another; those that an audit names; None for all together.
         head: whether the head is refitted too.
         untie: whether one that is tied to the embedding is made one of its own for that.
+        rank: of the adapter that is written instead of a network; None for none.
+        drop: the layers that are left out, or `best` for the one that costs least; None for none.
         force: whether what an earlier fix wrote there is replaced.
     """
 
@@ -48,7 +49,19 @@ class Wish:
     layers: Selector | Literal["named"] | None = None
     head: bool = False
     untie: bool = False
+    rank: int | None = None
+    drop: Selector | Literal["best"] | None = None
     force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Mended:
+    """A network with changes: the checkpoint's, or that without some layers. `numbers` are its layers' in the first."""
+
+    bench: Bench
+    cure: Cure
+    numbers: tuple[int, ...]
+    dropped: tuple[int, ...] = ()
 
 
 def fix(config: AuditConfig, wish: Wish, *, progress: Progress = SILENT) -> Fix:
@@ -60,51 +73,41 @@ def fix(config: AuditConfig, wish: Wish, *, progress: Progress = SILENT) -> Fix:
         progress: told of each stage.
 
     Raises:
-        NothingToFix: no change gains on *held-out*, interval and all; nothing was written.
+        NothingToFix: no change gains on *held-out*, interval and all, or leaving layers out costs more than the
+            tolerance; nothing was written.
         PeelauditError: as `audit_config`.
     """
     check_place(wish.out, Path(config.checkpoint), force=wish.force)
-    with prepared(config, progress=progress) as audit:
-        tied = audit.checkpoint.info.tied_head
-        head = wish.head and (wish.untie or not tied)
-        left = "the head is tied to the embedding: without --untie it was left as it is"
-        notes = (left,) if wish.head and not head else ()
-        readout: Literal["refit", "own"] = "refit" if head else "own"
-        bench = Bench(dataclasses.replace(audit, config=dataclasses.replace(audit.config, readout=readout)))
-        cure = _cured(bench, wish)
-        losses = bench.losses_of(cure.decoder, cure.head)
-        _check_gain(bench, losses)
+    with prepared(config, progress=progress) as audit, contextlib.ExitStack() as opened:
+        head, notes = _head(audit, wish)
+        bench = Bench(_reading(audit, head=head), exact=wish.rank is not None)
+        if wish.rank is not None:
+            check_adaptable(bench)
+        mended = _refined(bench, wish) if wish.drop is None else _smaller(bench, wish, opened)
+        written = _written(bench, mended, wish)
         with placed(wish.out) as directory:
-            same = _write(bench, cure, directory, untie=tied and cure.head is not None)
-            sha256 = _read_back(bench, _written(audit, directory, same=same), losses)
+            found = written(directory)
             audit.checkpoint.check_unchanged()
             bench.calibration.check_unchanged()
-            found = Fix(
-                kind=FixKind.REFINED if wish.layers is None else FixKind.LAYERS,
-                checkpoint=audit.checkpoint.info.path,
-                checkpoint_sha256=audit.checkpoint.info.sha256,
-                out=str(wish.out),
-                written_sha256=sha256,
-                same_files=same,
-                data=bench.calibration.info,
-                effort=config.effort,
-                layers=cure.layers,
-                dropped=(),
-                head=cure.head is not None,
-                rank=None,
-                steps=cure.steps,
-                products=cure.products,
-                before=bench.estimate(bench.losses),
-                after=bench.estimate(losses),
-                gain=bench.estimate(bench.losses - losses),
-                notes=(*notes, *audit.checkpoint.notes),
-                versions=versions(),
-            )
-            (directory / FIX_RECORD).write_text(dump(found, Fix), encoding="utf-8")
-    return found
+            record = _record(bench, mended, found, wish, notes)
+            (directory / FIX_RECORD).write_text(dump(record, Fix), encoding="utf-8")
+    return record
 
 
-def _cured(bench: Bench, wish: Wish) -> Cure:
+def _head(audit: Prepared, wish: Wish) -> tuple[bool, tuple[str, ...]]:
+    """Whether the head is refitted, and what to say where it isn't though it was asked for."""
+    if wish.head and audit.checkpoint.info.tied_head and not wish.untie:
+        return False, ("the head is tied to the embedding: without --untie it was left as it is",)
+    return wish.head, ()
+
+
+def _reading(audit: Prepared, *, head: bool) -> Prepared:
+    """The same, the network read by its own head, or by the one that is refitted."""
+    readout: Literal["refit", "own"] = "refit" if head else "own"
+    return dataclasses.replace(audit, config=dataclasses.replace(audit.config, readout=readout))
+
+
+def _refined(bench: Bench, wish: Wish) -> _Mended:
     """The network with what was asked for.
 
     Raises:
@@ -114,113 +117,114 @@ def _cured(bench: Bench, wish: Wish) -> Cure:
     if wish.layers is None:
         cure = bench.refined()
     else:
-        reach, n_layers = bench.audit.extent.alone, bench.decoder.n_layers
+        reach = bench.audit.extent.alone
         if reach is None:
             raise ConfigError("--layers needs --effort default or thorough")
-        if wish.layers == "named":
-            layers = bench.named(reach)
-        else:
-            if missing := wish.layers.beyond(n_layers):
-                raise ConfigError(f"--layers has {', '.join(missing)}: the network has {n_layers} layers")
-            layers = tuple(layer for layer in range(1, n_layers + 1) if layer in wish.layers)
+        layers = bench.named(reach) if wish.layers == "named" else _chosen("--layers", wish.layers, bench)
         cure = bench.one_by_one(layers, reach)
     if not cure.layers and cure.head is None:
         raise NothingToFix("nothing that was tried gains on the text that decides: nothing was written")
-    return cure
+    return _Mended(bench, cure, tuple(range(1, bench.decoder.n_layers + 1)))
 
 
-def _check_gain(bench: Bench, losses: Losses) -> None:
-    """Raise NothingToFix unless the whole interval of the gain is above 0."""
-    gain = bench.estimate(bench.losses - losses)
-    if gain.low <= 0:
-        told = f"{gain.value:+.4f} nats/token, {gain.low:+.4f} to {gain.high:+.4f}"
-        raise NothingToFix(f"what was refined gains {told} on held-out text: nothing was written")
+def _chosen(flag: str, selector: Selector, bench: Bench) -> tuple[int, ...]:
+    """The layers that a selector names. Raises ConfigError where there is none of that number."""
+    n_layers = bench.decoder.n_layers
+    if missing := selector.beyond(n_layers):
+        raise ConfigError(f"{flag} has {', '.join(missing)}: the network has {n_layers} layers")
+    return tuple(layer for layer in range(1, n_layers + 1) if layer in selector)
 
 
-def _write(bench: Bench, cure: Cure, directory: Path, *, untie: bool) -> bool:
-    """Write the network into an empty directory; whether by its own files."""
-    checkpoint = bench.audit.checkpoint
-    files = OwnFiles(checkpoint)
-    try:
-        same = not untie and all(files.hold(part) for part in _changed(bench, cure))
-        copy_beside(checkpoint, directory, bench.audit.config.config, configured=same)
-        if same:
-            files.copy(directory)
-            for part in _changed(bench, cure):
-                files.put(directory, part)
-            return True
-    finally:
-        files.close()
-    config = copy.deepcopy(checkpoint.config)
-    config.tie_word_embeddings = config.tie_word_embeddings and not untie
-    save_directory(checkpoint, directory, config, _all(bench, cure, untie=untie))
-    return False
-
-
-def _changed(bench: Bench, cure: Cure) -> Iterator[dict[str, Tensor]]:
-    """The parameters that are others, by transformers' names, a block at a time."""
-    for layer in cure.layers:
-        prefix = _prefix(bench, layer)
-        yield {prefix + name: part for name, part in cure.decoder.block(layer).present().items()}
-    if head := _head(bench.audit.checkpoint, cure):
-        yield head
-
-
-def _head(checkpoint: Checkpoint, cure: Cure) -> dict[str, Tensor]:
-    """The head's parameters, none where it is as it was."""
-    if cure.head is None:
-        return {}
-    parts = {checkpoint.head: cure.head.weight}
-    if cure.head.bias is not None:
-        parts[f"{checkpoint.head.removesuffix('weight')}bias"] = cure.head.bias
-    return parts
-
-
-def _all(bench: Bench, cure: Cure, *, untie: bool) -> Iterator[dict[str, Tensor]]:
-    """All parameters in the dtypes that they are stored in, a block at a time."""
-    checkpoint = bench.audit.checkpoint
-
-    def stored(parts: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: part.cpu().to(checkpoint.dtype(name)) for name, part in parts}
-
-    for layer in range(1, bench.decoder.n_layers + 1):
-        prefix = _prefix(bench, layer)
-        part = {name: checkpoint.tensor(name) for name in checkpoint.names() if name.startswith(prefix)}
-        if layer in cure.layers:
-            present = cure.decoder.block(layer).present()
-            part |= {prefix + name: tensor for name, tensor in present.items()}
-        yield stored(part.items())
-    head = _head(checkpoint, cure)
-    for part in other_weights(checkpoint, bench.decoder.family.blocks):
-        yield stored((name, head.get(name, tensor)) for name, tensor in part.items())
-    if untie:
-        yield stored(head.items())
-
-
-def _prefix(bench: Bench, layer: int) -> str:
-    return f"{bench.decoder.family.blocks}.{layer - 1}."
-
-
-def _written(audit: Prepared, directory: Path, *, same: bool) -> Path:
-    """What is opened of it: the directory, or the file where the checkpoint was one."""
-    path = Path(audit.checkpoint.info.path)
-    return directory / path.name if same and path.is_file() else directory
-
-
-def _read_back(bench: Bench, path: Path, losses: Losses) -> str:
-    """Open what was written as any checkpoint, and hold it to the losses that are told; its digest.
+def _smaller(bench: Bench, wish: Wish, opened: contextlib.ExitStack) -> _Mended:
+    """The network without some layers, the others refined; open as long as `opened`.
 
     Raises:
-        OutputError: it has others.
+        ConfigError: a layer isn't there, or all would go.
+        UnsupportedCheckpoint: the configuration can't say it.
+        OutputError: there is no room for it.
     """
-    with open_checkpoint(path, admit=admit, progress=bench.audit.clock) as written:
-        audit = dataclasses.replace(bench.audit, checkpoint=written)
-        decoder, _ = held_decoder(audit, check_weights(written, bench.audit.clock))
-        found = bench.losses_of(decoder, None)
-        if not np.allclose(found, losses, rtol=1e-6):
-            before, after = (bench.estimate(each).value for each in (losses, found))
-            raise OutputError(
-                f"{path.name}, read back, has a loss of {after:.6f}, where the mended network has {before:.6f}:"
-                " its format says more of the network than weights; nothing was written"
-            )
-        return written.info.sha256
+    drop = (cheapest_layer(bench),) if wish.drop == "best" else _chosen("--drop", wish.drop or Selector(()), bench)
+    kept = tuple(layer for layer in range(1, bench.decoder.n_layers + 1) if layer not in drop)
+    if not kept:
+        raise ConfigError(f"--drop has all {bench.decoder.n_layers} layers")
+    try:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix=".peelaudit-", dir=wish.out.parent)))
+        write_smaller(bench, drop, folder)
+    except OSError as error:
+        raise OutputError(f"{wish.out} can't be written: {error.strerror or error}") from error
+    audit = bench.audit
+    config = dataclasses.replace(audit.config, config=None, adapter=None)
+    checkpoint = opened.enter_context(open_checkpoint(folder, admit=admit, progress=audit.clock))
+    smaller = Bench(
+        dataclasses.replace(audit, checkpoint=checkpoint, config=config, extent=extent(config, len(kept))),
+        bench.calibration,
+    )
+    check_smaller(bench, drop, smaller)
+    return _Mended(smaller, smaller.refined(), kept, drop)
+
+
+def _written(bench: Bench, mended: _Mended, wish: Wish) -> Callable[[Path], Written]:
+    """What writes it into an empty directory; nothing is begun that wouldn't be good enough.
+
+    Raises:
+        NothingToFix: it isn't.
+    """
+    if wish.rank is not None:
+        rank, factors = wish.rank, adapter_factors(bench, mended.cure, wish.rank)
+
+        def adapter(directory: Path) -> Written:
+            found = write_adapter(bench, factors, rank, directory)
+            _judge(bench, found.losses, wish)
+            return found
+
+        return adapter
+    cure, where = mended.cure, mended.bench
+    losses = where.losses_of(cure.decoder, cure.head)
+    _judge(bench, losses, wish)
+    untie = cure.head is not None and where.audit.checkpoint.info.tied_head
+    return lambda directory: write_network(where, cure, losses, directory, untie=untie)
+
+
+def _judge(bench: Bench, losses: Losses, wish: Wish) -> None:
+    """Raise NothingToFix unless the whole interval of the gain is above 0; where layers are left out, unless that of
+    the cost is within the tolerance.
+    """
+    gain, tolerance = bench.estimate(bench.losses - losses), bench.audit.config.tolerance
+    if wish.drop is not None:
+        if -gain.low > tolerance:
+            cost = Estimate(-gain.value, -gain.high, -gain.low)
+            words = f"above the tolerance of {tolerance:g}: nothing was written"
+            raise NothingToFix(f"leaving that out costs {_told(cost)} on held-out text, {words}")
+    elif gain.low <= 0:
+        raise NothingToFix(f"what was refined gains {_told(gain)} on held-out text: nothing was written")
+
+
+def _told(figure: Estimate) -> str:
+    return f"{figure.value:+.4f} nats/token, {figure.low:+.4f} to {figure.high:+.4f},"
+
+
+def _record(bench: Bench, mended: _Mended, found: Written, wish: Wish, notes: tuple[str, ...]) -> Fix:
+    info, cure = bench.audit.checkpoint.info, mended.cure
+    kind = FixKind.REFINED if wish.layers is None else FixKind.LAYERS
+    kind = FixKind.DROPPED if mended.dropped else FixKind.ADAPTER if wish.rank is not None else kind
+    return Fix(
+        kind=kind,
+        checkpoint=info.path,
+        checkpoint_sha256=info.sha256,
+        out=str(wish.out),
+        written_sha256=found.sha256,
+        same_files=found.same_files and not mended.dropped,
+        data=bench.calibration.info,
+        effort=bench.audit.config.effort,
+        layers=tuple(mended.numbers[layer - 1] for layer in cure.layers),
+        dropped=mended.dropped,
+        head=cure.head is not None,
+        rank=wish.rank,
+        steps=cure.steps,
+        products=cure.products,
+        before=bench.estimate(bench.losses),
+        after=bench.estimate(found.losses),
+        gain=bench.estimate(bench.losses - found.losses),
+        notes=(*notes, *found.notes, *bench.audit.checkpoint.notes),
+        versions=versions(),
+    )

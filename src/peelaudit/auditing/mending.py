@@ -31,7 +31,7 @@ __all__ = ["Bench", "Cure"]
 
 @dataclass(frozen=True, slots=True)
 class Cure:
-    """A network with other weights, rounded to what they will be stored as.
+    """A network with other weights.
 
     Attributes:
         decoder: the network.
@@ -55,22 +55,29 @@ class Bench:
         audit: the checkpoint and the settings.
         decoder: the network.
         calibration: the tokens as the network is fed them.
+        store: where states go.
     """
 
-    def __init__(self, audit: Prepared, calibration: Calibration | None = None) -> None:
-        """`calibration` has been fed already; None where it wasn't."""
+    def __init__(self, audit: Prepared, calibration: Calibration | None = None, *, exact: bool = False) -> None:
+        """Read every weight, and take the losses.
+
+        Args:
+            audit: the checkpoint and the settings.
+            calibration: fed already; None where it wasn't.
+            exact: whether blocks that are moved are left as they are, not rounded to what they would be stored as.
+        """
         grids = check_weights(audit.checkpoint, audit.clock)
-        self.audit = audit
+        self.audit, self._exact = audit, exact
         self.decoder, self._low_bit = held_decoder(audit, grids)
-        self._store = StateStore(dtype=self.decoder.dtype, device=self.decoder.device)
+        self.store = StateStore(dtype=self.decoder.dtype, device=self.decoder.device)
         if calibration is None:
-            calibration = fed(audit.calibration, self.decoder, audit.config.bos, self._store, progress=audit.clock)
+            calibration = fed(audit.calibration, self.decoder, audit.config.bos, self.store, progress=audit.clock)
         self.calibration = calibration
         self._measurer = self.measurer(self.decoder)
 
     def measurer(self, decoder: Decoder) -> Measurer:
         """Of a network of this shape."""
-        return Measurer(decoder, self.calibration, self.audit.config, store=self._store)
+        return Measurer(decoder, self.calibration, self.audit.config, store=self.store)
 
     @property
     def losses(self) -> Losses:
@@ -135,6 +142,8 @@ class Bench:
         return Cure(decoder, changed, head, steps, products)
 
     def _as_stored(self, block: Block) -> Block:
+        if self._exact:
+            return block
         prefix = f"{self.decoder.family.blocks}.{block.layer - 1}."
         return block.loaded({name: self._rounded(prefix + name, part) for name, part in block.present().items()})
 

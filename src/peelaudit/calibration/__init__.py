@@ -48,13 +48,13 @@ from peelaudit.calibration.mixing import Encode, Mixture, draw, split
 from peelaudit.calibration.rows import Chat, Rendered, Row
 from peelaudit.calibration.sources import SourceFile, check_unchanged
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, join, sha256_of_tokens, split_info
-from peelaudit.calibration.tokenization import check_tokenizer, find_tokenizer
+from peelaudit.calibration.tokenization import check_tokenizer, find_tokenizer, write_tokenizer
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, DataInfo, Front
 from peelaudit.settings.audit import AuditConfig
 
-__all__ = ["Calibration", "Split", "check_given", "load_calibration"]
+__all__ = ["Calibration", "Split", "check_given", "load_calibration", "write_tokenizer"]
 
 
 @dataclass(frozen=True, slots=True)

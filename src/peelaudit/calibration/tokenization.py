@@ -8,8 +8,9 @@ from typing import Any
 
 from peelaudit import json_text
 from peelaudit.calibration.arrays import GPT2_VOCABULARIES
+from peelaudit.calibration.bounded import Child
 from peelaudit.calibration.character_table import is_character_table, read_character_table
-from peelaudit.calibration.encoder import Encoder, served, tokenizer_errors
+from peelaudit.calibration.encoder import LIMITS, LOADING, Encoder, served, tokenizer_errors
 from peelaudit.calibration.rows import Chat
 from peelaudit.calibration.vocabulary_files import check_convertible, read_vocabulary, uncached, vocabulary_file
 from peelaudit.errors import CalibrationError
@@ -17,7 +18,7 @@ from peelaudit.escape import printable
 from peelaudit.filenames import TOKENIZER_FILES, gguf_parts
 from peelaudit.plain_files import read_plain
 
-__all__ = ["check_tokenizer", "find_tokenizer"]
+__all__ = ["check_tokenizer", "find_tokenizer", "write_tokenizer"]
 
 _CONFIG = "tokenizer_config.json"
 _MOST_BYTES = 32 << 20
@@ -139,16 +140,38 @@ def _from_directory(folder: Path, gguf_file: str | None = None) -> Encoder:
     return served(name, partial(_read_directory, name, folder, gguf_file))
 
 
-def _read_directory(name: str, folder: Path, gguf_file: str | None) -> Encoder:
+def _of_transformers(folder: Path, gguf_file: str | None) -> Any:
     from transformers import AutoTokenizer
 
+    options = {"config": _hints(folder)} if gguf_file is None else {"gguf_file": gguf_file}
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+
+
+def write_tokenizer(gguf: Path, directory: Path) -> None:
+    """Write the tokenizer inside a GGUF file into a directory, as transformers has it.
+
+    Raises:
+        CalibrationError: it can't be loaded or written, or takes too much.
+    """
+    name = printable(str(gguf))
+
+    def write(_: object) -> None:
+        with tokenizer_errors(name, "can't be written"), uncached():
+            _of_transformers(gguf.parent, gguf_parts(gguf.name)[0]).save_pretrained(str(directory))
+
+    child = Child(write, LIMITS)
+    try:
+        with tokenizer_errors(name, "can't be written"):
+            child.ask(None, computing=LOADING)
+    finally:
+        child.close()
+
+
+def _read_directory(name: str, folder: Path, gguf_file: str | None) -> Encoder:
     described = gguf_file is not None or (folder / _CONFIG).is_file()
     problem = "can't be loaded" if described else f"can't be loaded without its {_CONFIG}"
     with tokenizer_errors(name, problem), uncached():
-        options = {"config": _hints(folder)} if gguf_file is None else {"gguf_file": gguf_file}
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, **options
-        )
+        tokenizer = _of_transformers(folder, gguf_file)
 
         def encode(text: str, *, special: bool = False) -> list[int]:
             ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]

@@ -9,12 +9,14 @@ the stored one (arXiv:2402.09353, equation 5). A setting that changes what is co
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from peelaudit.checkpoints.adapter_config import LoraSettings
 from peelaudit.checkpoints.files import quoted, read_json, within
@@ -25,7 +27,7 @@ from peelaudit.errors import MismatchedWeights, UnreadableCheckpoint, Unsupporte
 from peelaudit.filenames import ADAPTER_CONFIG
 from peelaudit.records import TensorInfo
 
-__all__ = ["Adapter", "Merged"]
+__all__ = ["Adapter", "Merged", "save_adapter"]
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _OUTER = "base_model.model."
@@ -158,6 +160,42 @@ class Adapter:
     def close(self) -> None:
         """Release its file."""
         self._store.close()
+
+
+def save_adapter(
+    directory: Path, base: str, factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], rank: int, *, across: bool
+) -> None:
+    """Write an adapter as peft does, whose product stands as it is.
+
+    Args:
+        directory: that is there.
+        base: the checkpoint that it is for.
+        factors: A, [rank, inputs], and B, [outputs, rank], of each module by its name.
+        rank: of all.
+        across: whether the modules keep their matrices as [inputs, outputs].
+
+    Raises:
+        OSError: it couldn't be written.
+    """
+    tensors = {
+        f"{_OUTER}{module}{end}": part.detach().cpu().float().contiguous()
+        for module, pair in factors.items()
+        for end, part in zip((".lora_A.weight", ".lora_B.weight"), pair, strict=True)
+    }
+    save_file(tensors, directory / _FILES[0], metadata={"format": "pt"})
+    config = {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": across,
+        "inference_mode": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": sorted(factors),
+        "task_type": "CAUSAL_LM",
+    }
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 class Merged:

@@ -100,6 +100,16 @@ class Checkpoint:
         stored = self._matched.origins[name].stored
         return FLOATS.get(self._store.tensors[stored].dtype, torch.float32) if stored else torch.float32
 
+    def stored(self, name: str) -> torch.Tensor:
+        """The tensor of that name in the dtype that it is stored in, a packed one as float32."""
+        return self.tensor(name).to(self.dtype(name))
+
+    @property
+    def packed(self) -> bool:
+        """Whether any of the weights is stored as something else than plain floats."""
+        stored = (origin.stored for origin in self._matched.origins.values())
+        return any(self._store.tensors[name].dtype not in FLOATS for name in stored if name is not None)
+
     @property
     def paths(self) -> tuple[Path, ...]:
         """The files that hold the weights."""

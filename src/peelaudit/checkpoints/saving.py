@@ -76,7 +76,7 @@ def other_weights(checkpoint: Checkpoint, blocks: str) -> Iterator[dict[str, Ten
     """The parameters outside of the blocks, one at a time; of tied ones the first."""
     for name in checkpoint.names():
         if not name.startswith(f"{blocks}.") and checkpoint.tied[name] == name:
-            yield {name: checkpoint.tensor(name)}
+            yield {name: checkpoint.stored(name)}
 
 
 def as_saved(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -392,6 +392,18 @@ def fix(
     untie: Annotated[
         bool, typer.Option("--untie", help="With --head: make a head of its own of one that is tied to the embedding.")
     ] = False,
+    lora: Annotated[
+        str | None,
+        typer.Option("--lora", metavar="RANK", help="Write a LoRA adapter of that rank instead of a checkpoint."),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            "--drop",
+            metavar="1,3-5|best",
+            help="Leave these blocks out, or the one that costs least, if that is within the tolerance.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace what an earlier fix wrote there.", rich_help_panel=OUTPUT)
     ] = False,
@@ -410,7 +422,7 @@ def fix(
     """
     from peelaudit.cli.fix import FixFlags, fix_checkpoint
 
-    own = FixFlags(out, layers, head, untie, force)
+    own = FixFlags(out, layers, head, untie, lora, drop, force)
     fix_checkpoint(checkpoint, flags, own, format_name=format_name, quiet=quiet)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class FixFlags:
     layers: str | None
     head: bool
     untie: bool
+    rank: str | None
+    drop: str | None
     force: bool
 
     def chosen(self) -> Layers | None:
@@ -39,22 +42,49 @@ class FixFlags:
             return None
         return "named" if self.layers == "named" else parse_selector(self.layers)
 
+    def dropped(self) -> Selector | Literal["best"] | None:
+        """The layers to leave out. Raises ConfigError."""
+        if self.drop is None:
+            return None
+        return "best" if self.drop == "best" else parse_selector(self.drop)
+
+    def lora(self) -> int | None:
+        """The rank of an adapter. Raises ConfigError."""
+        if self.rank is None:
+            return None
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", self.rank):
+            raise ConfigError(f"--lora is {self.rank!r}: expected a rank of 1 or more")
+        return int(self.rank)
+
     def check(self) -> None:
         """Raise ConfigError where the flags contradict each other."""
+        problems = []
         if self.untie and not self.head:
-            raise ConfigError("--untie is for --head: without it a tied head is left as it is")
+            problems.append("--untie is for --head: without it a tied head is left as it is")
+        if self.rank is not None and (self.head or self.drop is not None):
+            problems.append("--lora writes what blocks change: without --head and --drop")
+        if self.drop is not None and self.layers is not None:
+            problems.append("--drop refines all layers that are left: without --layers")
+        if problems:
+            raise ConfigError(*problems)
 
 
 def fix_checkpoint(checkpoint: str, flags: Flags, own: FixFlags, *, format_name: str, quiet: bool) -> None:
     """`peelaudit fix`."""
     problems: list[str] = []
     layers: Layers | None = None
+    dropped: Selector | Literal["best"] | None = None
+    rank: int | None = None
     with collecting(problems):
         form = parse_format(format_name, allowed=(Format.TABLE, Format.JSON))
     with collecting(problems):
         config = resolve(checkpoint, flags, environ=os.environ, directory=Path.cwd())
     with collecting(problems):
         layers = own.chosen()
+    with collecting(problems):
+        dropped = own.dropped()
+    with collecting(problems):
+        rank = own.lora()
     with collecting(problems):
         own.check()
     if problems:
@@ -63,7 +93,7 @@ def fix_checkpoint(checkpoint: str, flags: Flags, own: FixFlags, *, format_name:
         progress.stage("starting", 1)
         from peelaudit.auditing.fixing import Wish, fix
 
-        wish = Wish(Path(own.out), layers, head=own.head, untie=own.untie, force=own.force)
+        wish = Wish(Path(own.out), layers, own.head, own.untie, rank, dropped, own.force)
         found = fix(config, wish, progress=progress)
     if form is Format.JSON:
         from peelaudit.records import Fix

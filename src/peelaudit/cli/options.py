@@ -42,7 +42,7 @@ class GroupedCommand(TyperCommand):
 AUDIT = in_groups(SETTINGS.values())
 """Of every setting of an audit."""
 
-_FIX = ("schedules", "solver", "init", "steps", "readout", "depth_readout", "float_reference", "tolerance")
+_FIX = ("schedules", "solver", "init", "steps", "readout", "depth_readout", "float_reference")
 FIX = tuple(one for one in AUDIT if one.name not in _FIX)
 """Of what refines blocks: those of an audit that aren't of its other references, or of its words."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 
@@ -47,13 +47,19 @@ def _signed(estimate: Estimate) -> str:
 
 
 def _files(found: Fix) -> str:
-    return "the same files" if found.same_files else "a directory of floats for transformers"
+    if found.rank is not None:
+        return f"a LoRA adapter of rank {found.rank}"
+    return "the same files" if found.same_files else "a directory for transformers"
+
+
+def _layers(numbers: Sequence[int]) -> str:
+    return f"{'layer' if len(numbers) == 1 else 'layers'} {', '.join(map(str, numbers))}"
 
 
 def _changed(found: Fix) -> str:
     """Which blocks, and how."""
-    numbers = ", ".join(map(str, found.layers))
-    blocks = f"{'layer' if len(found.layers) == 1 else 'layers'} {numbers}" if found.layers else "no layer"
-    how = "together" if found.kind is FixKind.REFINED and len(found.layers) > 1 else ""
+    blocks = _layers(found.layers) if found.layers else "no layer"
+    how = "together" if found.kind is not FixKind.LAYERS and len(found.layers) > 1 else ""
     how = "one after another" if found.kind is FixKind.LAYERS and len(found.layers) > 1 else how
-    return f"{blocks} refined {how}".rstrip() + (", and the head refitted" if found.head else "")
+    left = f"without {_layers(found.dropped)}, " if found.dropped else ""
+    return f"{left}{blocks} refined {how}".rstrip() + (", and the head refitted" if found.head else "")
