@@ -13,8 +13,13 @@ from peelaudit.errors import ConfigError
 from peelaudit.progress import Clock
 
 
-def test_the_package_exports_one_function() -> None:
-    assert peelaudit.__all__ == ["audit"]
+def test_the_package_exports_one_function_and_what_comes_of_it() -> None:
+    exported = {name: getattr(peelaudit, name) for name in peelaudit.__all__}
+    functions = [name for name, one in exported.items() if not isinstance(one, type)]
+    assert functions == ["audit"]
+    assert {name for name, one in exported.items() if isinstance(one, type) and not issubclass(one, Exception)} == {
+        "Verdict"
+    }
     assert list(inspect.signature(peelaudit.audit).parameters) == ["checkpoint", "data", "progress", "settings"]
 
 
@@ -60,7 +65,7 @@ def version(name):
 importlib.metadata.version = version
 import peelaudit, peelaudit.cli
 from peelaudit.auditing import run
-assert run.tool_version() == dict(run._versions())["peelaudit"] == peelaudit.__version__
+assert run.tool_version() == dict(run.versions())["peelaudit"] == peelaudit.__version__
 peelaudit.cli.main(["--version"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
     report = peelaudit.audit("ckpt.pt", "calibration.txt")
     report.network.held_out.gap_layers      # Estimate(value, low, high), nats/token
+    report.save("report.html")
 
 Importing the package imports neither torch nor transformers; the first audit does.
 """
@@ -9,34 +10,57 @@ Importing the package imports neither torch nor transformers; the first audit do
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from peelaudit.errors import (
+    AuditError,
+    CalibrationError,
+    CheckpointError,
+    ConfigError,
+    NothingToAudit,
+    OutputError,
+    PeelauditError,
+)
 from peelaudit.progress import SILENT, Progress
+from peelaudit.records.figures import Verdict
 from peelaudit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from peelaudit.records import AuditReport
+    from torch.nn import Module
 
-__all__ = ["audit"]
+    from peelaudit.library import Report
+
+__all__ = [
+    "AuditError",
+    "CalibrationError",
+    "CheckpointError",
+    "ConfigError",
+    "NothingToAudit",
+    "OutputError",
+    "PeelauditError",
+    "Verdict",
+    "audit",
+]
 
 
 def audit(
-    checkpoint: str | os.PathLike[str],
-    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
-    *,
-    progress: Progress = SILENT,
-    **settings: Any,
-) -> AuditReport:
-    """Audit a saved decoder-only checkpoint: what `peelaudit run` calls.
+    checkpoint: str | os.PathLike[str] | Module, data: Any = (), *, progress: Progress = SILENT, **settings: Any
+) -> Report:
+    """Audit a decoder-only language model: a saved one, as `peelaudit run` does, or a module in memory.
+
+    A module's weights are read and never changed, and nothing of it is called: its mode, its gradients and hooks stay
+    as they are, and so do the process's random generators, threads and torch's modes.
 
     Args:
-        checkpoint: a file or a directory.
-        data: calibration text or token files or directories. Empty: `calibration.*` beside the checkpoint, else a
-            built-in generic text.
+        checkpoint: a file or a directory; or a causal language model of transformers (or nanoGPT's), also wrapped for
+            data parallelism or compiled.
+        data: calibration text or token files or directories, one or several. Empty: `calibration.*` beside the
+            checkpoint, else a built-in generic text. For a module also a list of texts, or of sequences of token ids,
+            or an array of ids; files are named by one text, or by `pathlib.Path`.
         progress: told of each stage; silent by default.
         **settings: any other field of `peelaudit.config.AuditConfig`, such as `tokens`, `schedules`, `solver`, `seed`.
-            Neither the environment nor a configuration file is read.
+            Neither the environment nor a configuration file is read. For texts and a module, `tokenizer` may be
+            transformers' own object.
 
     Returns:
         The report: losses and gaps in nats/token, each with its 95 % interval; errors as ratios without unit.
@@ -48,12 +72,12 @@ def audit(
         AuditError: a state or a loss became NaN or Inf.
         NothingToAudit: the checkpoint has no decoder block.
     """
-    from peelaudit.auditing.run import audit_config
-    from peelaudit.errors import ConfigError
+    from peelaudit.library import audit_checkpoint, audit_model
     from peelaudit.settings.audit import AuditConfig
 
     unknown = sorted(set(settings) - set(AuditConfig.__dataclass_fields__) | settings.keys() & {"checkpoint", "data"})
     if unknown:
         raise ConfigError(*(f"{name} is no setting of an audit" for name in unknown))
-    given: dict[str, Any] = {"checkpoint": checkpoint, "data": data, **settings}  # it makes texts of paths
-    return audit_config(AuditConfig(**given), progress=progress)
+    if isinstance(checkpoint, str | os.PathLike) or not hasattr(checkpoint, "state_dict"):
+        return audit_checkpoint(checkpoint, data, settings, progress)  # type: ignore[arg-type]  # which it says itself
+    return audit_model(checkpoint, data, settings, progress)

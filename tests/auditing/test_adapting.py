@@ -11,7 +11,7 @@ import transformers
 from peelaudit.auditing.fixing import Wish, fix
 from peelaudit.errors import ConfigError
 from peelaudit.records import FixKind
-from tests.auditing.test_fixing import loss_of, wish_for
+from tests.auditing.fixed import loss_of, wish_for
 from tests.checkpoints import gguf_models, models
 from tests.places import FIXTURES
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
 from peelaudit.auditing.fixing import Wish, fix
 from peelaudit.auditing.run import audit_config
-from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import ConfigError, NothingToFix, OutputError
 from peelaudit.network.weights import check_weights
@@ -24,38 +21,9 @@ from peelaudit.records import Fix, FixKind
 from peelaudit.records.json import load
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.rules import parse_selector
+from tests.auditing.fixed import SMALL, transformers_loss, wish_for
 from tests.checkpoints import gguf_models, models
 from tests.places import ROOT
-
-SMALL: dict[str, Any] = {"tokens": 2560, "seq_len": 16, "resamples": 100}
-
-
-def tokens(folder: Path, vocabulary: int = 64) -> Path:
-    """Ids of which each tells much of the next."""
-    draw = np.random.default_rng(0)
-    follows, ids = draw.permutation(vocabulary), np.zeros(6000, dtype=np.uint16)
-    for at in range(1, len(ids)):
-        ids[at] = follows[ids[at - 1]] if draw.random() < 0.8 else draw.integers(vocabulary)
-    np.save(folder / "tokens.npy", ids)
-    return folder / "tokens.npy"
-
-
-def wish_for(path: Path, folder: Path, **settings: Any) -> AuditConfig:
-    return AuditConfig(checkpoint=path, data=tokens(folder), **{**SMALL, **settings})
-
-
-def transformers_loss(folder: Path, config: AuditConfig) -> float:
-    """nats/token of transformers' own forward on the held-out tokens."""
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return loss_of(loaded, config)
-
-
-@torch.no_grad()
-def loss_of(model: Any, config: AuditConfig) -> float:
-    with open_checkpoint(config.checkpoint, config=config.config) as checkpoint:
-        held_out = torch.from_numpy(load_calibration(config, checkpoint.info).held_out.tokens)
-    logits = model(held_out, use_cache=False).logits[:, :-1]
-    return float(F.cross_entropy(logits.flatten(0, 1).double(), held_out[:, 1:].flatten()))
 
 
 def held_to_transformers(found: Fix, config: AuditConfig) -> None:
@@ -75,7 +43,7 @@ def test_the_same_files_hold_other_weights(family: str, tmp_path: Path) -> None:
     config = wish_for(base, tmp_path)
     found = fix(config, Wish(tmp_path / "out"))
     assert found.same_files
-    assert found.layers == (1, 2)
+    assert set(found.layers) in ({1}, {2}, {1, 2})
     held_to_transformers(found, config)
     assert (tmp_path / "out/config.json").read_bytes() == (base / "config.json").read_bytes()
     assert not list(tmp_path.glob(".peelaudit-*"))
@@ -176,8 +144,8 @@ def test_a_tied_head_is_left_with_a_word(tmp_path: Path) -> None:
 
 def test_single_blocks_are_what_the_report_calls_their_gaps(tmp_path: Path) -> None:
     base = models.save(models.model("llama"), tmp_path / "base")
-    config = wish_for(base, tmp_path, readout="own")
-    report = audit_config(config)
+    config = wish_for(base, tmp_path, readout="own", effort="default")
+    report = audit_config(dataclasses.replace(config, schedules=("final",)))
     for layer in (1, 2):
         found = fix(config, Wish(tmp_path / f"out-{layer}", parse_selector(str(layer))))
         assert (found.kind, found.layers) == (FixKind.LAYERS, (layer,))
@@ -190,19 +158,18 @@ def test_single_blocks_are_what_the_report_calls_their_gaps(tmp_path: Path) -> N
 
 
 def test_a_layer_that_isnt_there_is_refused(tmp_path: Path) -> None:
-    config = wish_for(models.save(models.model("llama"), tmp_path / "base"), tmp_path)
+    config = wish_for(models.save(models.model("llama"), tmp_path / "base"), tmp_path, effort="default")
     with pytest.raises(ConfigError, match="--layers has 3: the network has 2 layers"):
         fix(config, Wish(tmp_path / "out", parse_selector("3")))
-    quick = dataclasses.replace(config, effort="quick")
     with pytest.raises(ConfigError, match="--layers needs --effort"):
-        fix(quick, Wish(tmp_path / "out", parse_selector("1")))
+        fix(dataclasses.replace(config, effort="quick"), Wish(tmp_path / "out", parse_selector("1")))
     assert not (tmp_path / "out").exists()
 
 
 def test_where_nothing_gains_nothing_is_written(tmp_path: Path) -> None:
     base = models.save(models.model("llama"), tmp_path / "base")
     np.save(tmp_path / "noise.npy", np.random.default_rng(1).integers(0, 64, 4000).astype(np.uint16))
-    config = AuditConfig(checkpoint=base, data=tmp_path / "noise.npy", **{**SMALL, "tokens": 1024})
+    config = AuditConfig(checkpoint=base, data=tmp_path / "noise.npy", **{**SMALL, "tokens": 1024, "effort": "default"})
     with pytest.raises(NothingToFix, match="nothing was written"):
         fix(config, Wish(tmp_path / "out", parse_selector("1")))
     assert {path.name for path in tmp_path.iterdir()} == {"base", "noise.npy"}
@@ -226,8 +193,8 @@ def test_what_is_there_stays_there(tmp_path: Path) -> None:
     first = fix(config, Wish(out))
     with pytest.raises(OutputError, match="is there already"):
         fix(config, Wish(out))
-    again = fix(dataclasses.replace(config, effort="quick"), Wish(out, force=True))
-    assert json.loads((out / "peelaudit-fix.json").read_text())["effort"] == "quick"
+    again = fix(dataclasses.replace(config, effort="default"), Wish(out, force=True))
+    assert json.loads((out / "peelaudit-fix.json").read_text())["effort"] == "default"
     assert again.before == first.before
     assert {path.name for path in tmp_path.iterdir()} == {"base", "out", "tokens.npy"}
 

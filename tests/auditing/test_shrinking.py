@@ -13,7 +13,7 @@ from peelaudit.errors import ConfigError, NothingToFix
 from peelaudit.records import FixKind
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.rules import parse_selector
-from tests.auditing.test_fixing import transformers_loss, wish_for
+from tests.auditing.fixed import transformers_loss, wish_for
 from tests.checkpoints import models
 from tests.places import NANOGPT
 

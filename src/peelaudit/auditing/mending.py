@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +17,7 @@ from peelaudit.calibration import Calibration
 from peelaudit.errors import NothingToFix
 from peelaudit.method.diagnosis.naming import name_layers
 from peelaudit.method.readouts.readout import Readout
-from peelaudit.method.refinement.refine import Reach
+from peelaudit.method.refinement.refine import Reach, Refined
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -46,6 +47,13 @@ class Cure:
     head: Unembedding | None
     steps: int
     products: int
+
+
+class _Tried(NamedTuple):
+    """A cure, and what it gains on *select*, nats/token."""
+
+    cure: Cure
+    select_gain: float
 
 
 class Bench:
@@ -96,11 +104,33 @@ class Bench:
         return panel.estimate(whole, "held_out")
 
     def refined(self) -> Cure:
-        """All blocks moved together."""
-        refiner = self._measurer.refiner
-        found = refiner.all(self.audit.extent.whole, progress=self.audit.clock)
-        moved = range(1, self.decoder.n_layers + 1) if found.moved else ()
-        return self._cure(moved, lambda layer: refiner.block(found, layer), found.steps, found.products)
+        """All blocks moved together: as they are, or from where the one is that gains most alone, whichever *select*
+        likes better. All at once would make up for one block that is damaged by means of the others.
+        """
+        straight = self._together(self._measurer, {})
+        reach = self.audit.extent.alone
+        if reach is None or self._measurer.head.kind != "own":
+            return straight.cure
+        best = max(self._measurer.refiner.each(reach, progress=self.audit.clock), key=lambda one: one.select_gain)
+        if not best.moved:
+            return straight.cure
+        (block,) = self._measurer.refiner.blocks(best)
+        first = {block.layer: block}
+        around = self._together(self.measurer(self.decoder.replacing(block)), first, best)
+        return max(straight, around, key=lambda one: one.select_gain).cure
+
+    def _together(self, measurer: Measurer, first: Mapping[int, Block], before: Refined | None = None) -> _Tried:
+        """All blocks moved in the network that has these ones."""
+        found = measurer.refiner.all(self.audit.extent.whole, progress=self.audit.clock)
+        moved = tuple(range(1, self.decoder.n_layers + 1)) if found.moved else tuple(first)
+        steps, products, gain = found.steps, found.products, found.select_gain
+        if before is not None:
+            steps, products, gain = steps + before.steps, products + before.products, gain + before.select_gain
+
+        def make(layer: int) -> Block:
+            return measurer.refiner.block(found, layer) if found.moved else first[layer]
+
+        return _Tried(self._cure(moved, make, steps, products, measurer), gain)
 
     def one_by_one(self, layers: Iterable[int], reach: Reach) -> Cure:
         """Some blocks moved, the last first, each in the network that has those before it."""
@@ -115,7 +145,7 @@ class Bench:
                 blocks[layer] = measurer.refiner.block(found, layer)
                 decoder = decoder.replacing(blocks[layer])
                 steps, products = steps + found.steps, products + found.products
-        return self._cure(sorted(blocks), blocks.__getitem__, steps, products)
+        return self._cure(sorted(blocks), blocks.__getitem__, steps, products, measurer)
 
     def named(self, reach: Reach) -> tuple[int, ...]:
         """The layers that an audit names.
@@ -130,10 +160,14 @@ class Bench:
             raise NothingToFix("no layer is named: nothing was written")
         return named
 
-    def _cure(self, layers: Iterable[int], make: Callable[[int], Block], steps: int, products: int) -> Cure:
-        """With the blocks that `make` gives; where the settings round all matrices, all others are others too."""
+    def _cure(
+        self, layers: Iterable[int], make: Callable[[int], Block], steps: int, products: int, measurer: Measurer
+    ) -> Cure:
+        """With the blocks that `make` gives, and the head of the network that they were moved in; where the settings
+        round all matrices, all others are others too.
+        """
         layers = tuple(layers)
-        head = self._head()
+        head = self._head(measurer.head)
         rounds = isinstance(parse_bits(self.audit.config.bits), Grid)
         changed = tuple(range(1, self.decoder.n_layers + 1)) if rounds and (layers or head) else layers
         decoder = self.decoder.replacing_each(
@@ -150,10 +184,10 @@ class Bench:
     def _rounded(self, name: str, tensor: Tensor) -> Tensor:
         return tensor.to(self.audit.checkpoint.dtype(name)).to(tensor.dtype)
 
-    def _head(self) -> Unembedding | None:
+    def _head(self, readout: Readout) -> Unembedding | None:
         """The refitted head with its temperature in its weights, None where the network is read by its own."""
-        found, own = self._measurer.head.unembedding, Unembedding.of(self.decoder)
-        if self._measurer.head.kind == "own" or (found.weight is own.weight and found.scale == own.scale):
+        found, own = readout.unembedding, Unembedding.of(self.decoder)
+        if readout.kind == "own" or (found.weight is own.weight and found.scale == own.scale):
             return None
         factor, name = found.scale / own.scale, self.audit.checkpoint.head
 

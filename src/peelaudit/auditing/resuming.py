@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import torch
 
-import peelaudit
 from peelaudit.auditing.caching import Resumption
 from peelaudit.auditing.encoding import decoded, encoded
 from peelaudit.network.work import Work
@@ -206,7 +205,7 @@ def place_key(audit: str, device: str, wishes: Sequence[bool]) -> str:
 @functools.cache
 def _code() -> str:
     """Of peelaudit's own source: one that is being worked on keeps its version."""
-    root = Path(peelaudit.__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, experts_warnings, rank_warnings
 from peelaudit.auditing.caching import Resumption
@@ -24,8 +25,9 @@ from peelaudit.auditing.measure import Measurer
 from peelaudit.auditing.measurements import Measurements
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.resuming import Kept, place_key
-from peelaudit.calibration import Calibration, check_given, load_calibration
+from peelaudit.calibration import Calibration, Held, check_given, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
+from peelaudit.checkpoints.live import open_module
 from peelaudit.errors import ConfigError, OutputError
 from peelaudit.method.diagnosis.naming import naming_warnings
 from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
@@ -44,6 +46,7 @@ from peelaudit.settings.bits import parse_bits
 from peelaudit.version import __version__
 
 __all__ = [
+    "Live",
     "Prepared",
     "Save",
     "audit_config",
@@ -72,6 +75,14 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """A module in memory, and the texts that a program holds; None where files are named."""
+
+    model: nn.Module
+    held: Held | None
+
+
+@dataclass(frozen=True, slots=True)
 class Save:
     """Directories for blocks that were refined: each alone, and all together with the head that they are read by."""
 
@@ -83,12 +94,18 @@ NOTHING = Save()
 
 
 def audit_config(
-    config: AuditConfig, *, save: Save = NOTHING, resumption: Resumption | None = None, progress: Progress = SILENT
+    config: AuditConfig,
+    *,
+    live: Live | None = None,
+    save: Save = NOTHING,
+    resumption: Resumption | None = None,
+    progress: Progress = SILENT,
 ) -> AuditReport:
     """Audit one checkpoint.
 
     Args:
         config: the settings.
+        live: what is audited instead of a checkpoint.
         save: where refined blocks are written.
         resumption: where what is found is kept until its `end`, so that an audit that was killed goes on; nowhere if
             None.
@@ -97,13 +114,18 @@ def audit_config(
     Raises:
         PeelauditError: see `peelaudit.errors` for what can go wrong.
     """
-    with prepared(config, progress=progress) as audit:
+    with prepared(config, live=live, progress=progress) as audit:
         return audit_prepared(audit, save=save, resumption=resumption)
 
 
 @contextlib.contextmanager
-def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Prepared]:
+def prepared(config: AuditConfig, *, live: Live | None = None, progress: Progress = SILENT) -> Iterator[Prepared]:
     """The audit that `config` asks for, up to where it becomes heavy; the checkpoint is closed at the end.
+
+    Args:
+        config: the settings.
+        live: what is audited instead of a checkpoint; then of the settings `data` is used where that holds no text.
+        progress: told of each stage.
 
     Raises:
         PeelauditError: as `audit_config`.
@@ -111,16 +133,20 @@ def prepared(config: AuditConfig, *, progress: Progress = SILENT) -> Iterator[Pr
     clock = Clock(progress)
     config = dataclasses.replace(config, device=_device(config), dtype=_dtype(config))
     check_given(config)  # before hundreds of gigabytes are hashed
-    path = Path(config.checkpoint)
-    with (
-        exact_float32(),
-        open_checkpoint(path, config=config.config, adapter=config.adapter, admit=admit, progress=clock) as checkpoint,
-    ):
+    with exact_float32(), _opened(config, live, clock) as checkpoint:
         wanted = extent(config, checkpoint.info.layers)
         plan = parse_schedules(wanted.schedules, checkpoint.info.layers)
-        calibration = load_calibration(config, checkpoint.info, progress=clock)
+        held = None if live is None else live.held
+        calibration = load_calibration(config, checkpoint.info, held=held, progress=clock)
         resolved = dataclasses.replace(config, seq_len=calibration.info.seq_len)
         yield Prepared(resolved, checkpoint, plan, wanted, calibration, clock)
+
+
+def _opened(config: AuditConfig, live: Live | None, clock: Clock) -> Checkpoint:
+    if live is not None:
+        return open_module(live.model, admit=admit, progress=clock)
+    path = Path(config.checkpoint)
+    return open_checkpoint(path, config=config.config, adapter=config.adapter, admit=admit, progress=clock)
 
 
 def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumption | None = None) -> AuditReport:

@@ -4,6 +4,7 @@
     texts, columns, arrays      what a file holds: documents, or one undivided stream
     rows            what a row of records holds: a text, or a chat
     corpus          what all of them hold
+    held            the same of texts or ids in memory
     tokenization    the checkpoint's tokenizer, or the given one; never from a hub
     encoder         documents and chats by a tokenizer
     bounded         a tokenizer in a child that is ended where it takes too much
@@ -34,6 +35,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,17 +46,18 @@ from peelaudit.calibration.drawing import Document, choose_seq_len, drop_repeate
 from peelaudit.calibration.encoder import Encoder, encode_document, render_chats
 from peelaudit.calibration.feeding import feeding_only, headed
 from peelaudit.calibration.finding import find_parts
+from peelaudit.calibration.held import Held, corpus_of
 from peelaudit.calibration.mixing import Encode, Mixture, draw, split
 from peelaudit.calibration.rows import Chat, Rendered, Row
 from peelaudit.calibration.sources import SourceFile, check_unchanged
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, join, sha256_of_tokens, split_info
-from peelaudit.calibration.tokenization import check_tokenizer, find_tokenizer, write_tokenizer
+from peelaudit.calibration.tokenization import check_tokenizer, encoder_of, find_tokenizer, write_tokenizer
 from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, DataInfo, Front
 from peelaudit.settings.audit import AuditConfig
 
-__all__ = ["Calibration", "Split", "check_given", "load_calibration", "write_tokenizer"]
+__all__ = ["Calibration", "Held", "Split", "check_given", "load_calibration", "write_tokenizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,10 @@ def check_given(config: AuditConfig) -> None:
         check_tokenizer(Path(config.tokenizer))
 
 
-def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progress: Progress = SILENT) -> Calibration:
-    """Read, tokenise and split the calibration data that `config` names for this checkpoint.
+def load_calibration(
+    config: AuditConfig, checkpoint: CheckpointInfo, *, held: Held | None = None, progress: Progress = SILENT
+) -> Calibration:
+    """Read, tokenise and split the calibration data that `config` names for this checkpoint, or what is `held`.
 
     Equal settings and equal data give equal splits.
 
@@ -126,9 +131,9 @@ def load_calibration(config: AuditConfig, checkpoint: CheckpointInfo, *, progres
         ConfigError: the settings ask for sequences longer than the context, or for too few tokens.
     """
     _check_settings(config, checkpoint)
-    corpus = read_corpus(config, checkpoint, progress)
+    corpus = read_corpus(config, checkpoint, progress) if held is None else corpus_of(held, checkpoint.vocabulary)
     progress.stage("tokenising", 1)
-    encoder = _encoder(config, checkpoint, corpus)
+    encoder = _encoder(config, checkpoint, corpus, None if held is None else held.tokenizer)
     portions = _rendered(corpus, encoder)
     seq_len, mixture = _draw(config, checkpoint.context, portions, _encoding(encoder, checkpoint.vocabulary))
     clusters, repeated = drop_repeated([drawn.clusters for drawn in mixture.drawn])
@@ -157,12 +162,15 @@ def _check_settings(config: AuditConfig, checkpoint: CheckpointInfo) -> None:
         raise ConfigError(*problems)
 
 
-def _encoder(config: AuditConfig, checkpoint: CheckpointInfo, corpus: Corpus) -> Encoder | None:
-    """The tokenizer, putting nothing in front where that isn't wanted. Token ids alone need none."""
+def _encoder(config: AuditConfig, checkpoint: CheckpointInfo, corpus: Corpus, held: Any) -> Encoder | None:
+    """The tokenizer, `held` or found, putting nothing in front where that isn't wanted. Token ids alone need none."""
     if all(isinstance(one, np.ndarray) for portion in corpus.portions for one in portion.documents):
         return None
     path = Path(checkpoint.path)
-    encoder = find_tokenizer(config.tokenizer, path, checkpoint.vocabulary, config=config.config)
+    if held is None:
+        encoder = find_tokenizer(config.tokenizer, path, checkpoint.vocabulary, config=config.config)
+    else:
+        encoder = encoder_of(held)
     return dataclasses.replace(encoder, prefix=()) if config.bos == "never" else encoder
 
 

@@ -21,7 +21,7 @@ from peelaudit.progress import Progress
 from peelaudit.records import CheckpointInfo
 from peelaudit.settings.audit import AuditConfig
 
-__all__ = ["Corpus", "Portion", "read_corpus"]
+__all__ = ["Corpus", "Portion", "distinct", "read_corpus"]
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def read_corpus(config: AuditConfig, checkpoint: CheckpointInfo, progress: Progr
     found = [_read_part(part, config, checkpoint.vocabulary, 1 / len(parts), progress) for part in parts]
     every = [one for files in found for one in files]
     sha256 = sha256_of_files(sources)
-    kept = _distinct([[document for file in files for document in file.documents] for files in found])
+    kept = distinct([[document for file in files for document in file.documents] for files in found])
     portions = [
         Portion(part.name, part.share, documents, divided=len(documents) >= MIN_CLUSTERS)
         for part, documents in zip(parts, kept, strict=True)
@@ -117,7 +117,7 @@ def _default_corpus() -> Corpus:
         "no calibration data were given: the verdict is about generic English, the docstrings of Python's standard "
         "library; name text like the model's own with --data"
     )
-    (documents,) = _distinct([texts])
+    (documents,) = distinct([texts])
     return Corpus(
         source=DEFAULT_SOURCE,
         kind="default",
@@ -151,7 +151,7 @@ def _read_file(source: SourceFile, config: AuditConfig, vocabulary: int, budget:
         raise CalibrationError(f"{source}: the calibration data can't be read: {error.strerror or error}") from error
 
 
-def _distinct(portions: Sequence[Sequence[Row | Tokens]]) -> list[list[Row | Tokens]]:
+def distinct(portions: Sequence[Sequence[Row | Tokens]]) -> list[list[Row | Tokens]]:
     """Without the documents that are equal to an earlier one, of whichever portion."""
     seen: set[tuple[str, str | bytes]] = set()
     kept = []

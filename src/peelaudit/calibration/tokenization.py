@@ -18,7 +18,7 @@ from peelaudit.escape import printable
 from peelaudit.filenames import TOKENIZER_FILES, gguf_parts
 from peelaudit.plain_files import read_plain
 
-__all__ = ["check_tokenizer", "find_tokenizer", "write_tokenizer"]
+__all__ = ["check_tokenizer", "encoder_of", "find_tokenizer", "write_tokenizer"]
 
 _CONFIG = "tokenizer_config.json"
 _MOST_BYTES = 32 << 20
@@ -171,12 +171,22 @@ def _read_directory(name: str, folder: Path, gguf_file: str | None) -> Encoder:
     described = gguf_file is not None or (folder / _CONFIG).is_file()
     problem = "can't be loaded" if described else f"can't be loaded without its {_CONFIG}"
     with tokenizer_errors(name, problem), uncached():
-        tokenizer = _of_transformers(folder, gguf_file)
+        return encoder_of(_of_transformers(folder, gguf_file), name)
 
-        def encode(text: str, *, special: bool = False) -> list[int]:
-            ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-            return ids
 
+def encoder_of(tokenizer: Any, name: str | None = None) -> Encoder:
+    """One of transformers' tokenizers.
+
+    Raises:
+        CalibrationError: it is none, or can't encode.
+    """
+    name = name or type(tokenizer).__name__
+
+    def encode(text: str, *, special: bool = False) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        return ids
+
+    with tokenizer_errors(name, "isn't one of transformers'"):
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         special = _special_tokens(encode("a", special=True), encode("a"), bos, eos)
         return Encoder(name, encode, render=partial(_render, tokenizer) if tokenizer.chat_template else None, **special)

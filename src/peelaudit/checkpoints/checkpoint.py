@@ -212,8 +212,11 @@ def gather_info(
     tokenizer: str | None,
     training_step: int | None,
     sha256: str,
+    size: int | None = None,
 ) -> CheckpointInfo:
-    """What the checkpoint is. `sha256` is of its weight files and configuration."""
+    """What the checkpoint is. `sha256` is of its weight files and configuration, `size` in bytes that of the files if
+    None.
+    """
     heads = config.num_attention_heads
     used = {origin.stored: origin.shape for origin in matched.origins.values() if origin.stored is not None}
     root = path if path.is_dir() else path.parent
@@ -233,7 +236,7 @@ def gather_info(
         context=_context(config),
         dtype=_dtypes(store, used),
         parameters=sum(math.prod(shape) for shape in used.values()),
-        bytes=sum(file.stat().st_size for file in store.paths),
+        bytes=sum(file.stat().st_size for file in store.paths) if size is None else size,
         tied_head=tied.get(head) != head,
         tokenizer=tokenizer,
         training_step=training_step,

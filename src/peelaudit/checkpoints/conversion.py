@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from peelaudit.checkpoints.files import quoted
-from peelaudit.checkpoints.matching import conversions, outer_changes, unwrapped
+from peelaudit.checkpoints.matching import Origin, conversions, outer_changes, rename, unwrapped
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MismatchedWeights
 from peelaudit.records import TensorInfo
 
-__all__ = ["Converted"]
+__all__ = ["Converted", "named"]
 
 
 @dataclass(slots=True)
@@ -35,6 +35,12 @@ class _Group:
     def names(self) -> list[str]:
         """The stored names, those of numbered parts in their order."""
         return [name for found in self.parts.values() for _, name in sorted(found, key=lambda part: part[0] or 0)]
+
+
+def named(store: Store, skeleton: Any, *, within_wrapper: bool) -> tuple[Store, Mapping[str, Origin]]:
+    """The tensors as transformers has them once it has read them, by its names."""
+    made = Converted(store, skeleton, within_wrapper=within_wrapper)
+    return made, rename(made, skeleton, made=made.made, within_wrapper=within_wrapper)
 
 
 class Converted:

@@ -16,7 +16,7 @@ import torch
 from peelaudit.checkpoints.adapter import Adapter, Merged
 from peelaudit.checkpoints.checkpoint import Checkpoint, check_floats, gather_info
 from peelaudit.checkpoints.configuration import Description, build_config, build_skeleton, check_layer_count, describe
-from peelaudit.checkpoints.conversion import Converted
+from peelaudit.checkpoints.conversion import named
 from peelaudit.checkpoints.deepspeed import DEEPSPEED_FORMAT
 from peelaudit.checkpoints.distributed import DISTRIBUTED_FORMAT
 from peelaudit.checkpoints.files import quoted, read_json, take_snapshot, within
@@ -24,7 +24,7 @@ from peelaudit.checkpoints.folding import folded
 from peelaudit.checkpoints.foreign import check_names
 from peelaudit.checkpoints.huggingface import find_beside, find_tokenizer, find_training_step, open_weights
 from peelaudit.checkpoints.inert import StoredTensor
-from peelaudit.checkpoints.matching import Matched, Origin, match, rename, stored_vocabulary
+from peelaudit.checkpoints.matching import Matched, Origin, match, stored_vocabulary
 from peelaudit.checkpoints.prediction_heads import without_heads
 from peelaudit.checkpoints.quantized import SETTINGS_FILES, Dequantized, refuse_codebooks_by_tensors
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
@@ -211,7 +211,7 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
             format=state.format if state else store.format if store.format in _OWN else f"huggingface/{store.format}",
             store=store,
             description=description,
-            names=lambda found, skeleton: _named(found, skeleton, within_wrapper=description.within_wrapper),
+            names=lambda found, skeleton: named(found, skeleton, within_wrapper=description.within_wrapper),
             config_paths=(chosen, *((beside,) if beside else ())),
             tokenizer=find_tokenizer(path.parent) or _beside(config),
             training_step=find_training_step(path.parent) if step is None else step,
@@ -220,12 +220,6 @@ def _described(path: Path, store: Store, config: Path | None, state: StateDict[S
     except BaseException:
         store.close()
         raise
-
-
-def _named(store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool) -> tuple[Store, Mapping[str, Origin]]:
-    """The tensors as transformers has them once it has read them, by its names."""
-    made = Converted(store, skeleton, within_wrapper=within_wrapper)
-    return made, rename(made, skeleton, made=made.made, within_wrapper=within_wrapper)
 
 
 def _beside(config: Path | None) -> str | None:

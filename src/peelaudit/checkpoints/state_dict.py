@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeGuard, TypeVar
@@ -16,7 +16,7 @@ from peelaudit.checkpoints.matching import Origin, unwrapped
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
 
-__all__ = ["StateDict", "nanogpt_config", "nanogpt_origins", "recognise"]
+__all__ = ["StateDict", "is_nanogpt", "nanogpt_config", "nanogpt_origins", "recognise"]
 
 _HOLDERS = ("state_dict", "model_state_dict", "model", "module", "model_state", "state", "app")
 _DEEPEST = 3
@@ -122,6 +122,11 @@ def _tensors(state: Mapping[object, object], path: Path, kind: type[T]) -> Mappi
 def _step(content: Mapping[object, object], key: str) -> int | None:
     step = content.get(key)
     return step if type(step) is int and step >= 0 else None
+
+
+def is_nanogpt(arguments: Collection[str]) -> bool:
+    """Whether these are the names of nanoGPT's arguments."""
+    return set(arguments) >= _NANOGPT
 
 
 def nanogpt_config(model_args: Mapping[str, Any], subject: str) -> dict[str, Any]:
