@@ -51,7 +51,7 @@ class Report(AuditReport):
         write_whole(where, export((self,), form))
 
     def to_frame(self) -> Any:
-        """The rows of its CSV as pandas has them: the network's, and one for each layer.
+        """The rows of its CSV as pandas has them, one for each layer; the last is the network's own.
 
         Raises:
             ImportError: pandas isn't installed.
