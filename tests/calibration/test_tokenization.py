@@ -14,9 +14,10 @@ import pytest
 from peelaudit.calibration import Calibration
 from peelaudit.calibration.bounded import Limits
 from peelaudit.calibration.encoder import Encoder, encode_document
-from peelaudit.calibration.tokenization import find_tokenizer
+from peelaudit.calibration.tokenization import find_tokenizer, write_tokenizer
 from peelaudit.errors import CalibrationError
 from tests.calibration.support import CHARACTERS, character_tokenizer, decode, load, refusal, shared
+from tests.checkpoints import gguf_models, models
 from tests.places import ROOT
 
 TEXT = "\f".join(f"document {number} " + "abc def " * 20 for number in range(60))
@@ -326,6 +327,29 @@ def test_a_gguf_brings_its_tokenizer(tmp_path: Path) -> None:
     encoder = find_tokenizer(None, gguf, 49_152)
     assert (encoder.prefix, encoder.suffix) == ((), ())
     assert encoder.encode("Hello there") == [19556, 665]
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_tokenizer_inside_a_gguf_is_written_beside(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    words = [f"w{number}" for number in range(60)] + list("abĠ") + ["ab"]
+
+    def metadata(writer: Any) -> None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(words)
+        writer.add_token_types([1] * 64)
+        writer.add_token_merges(["a b"])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+
+    made = gguf_models.convert(models.model("llama"), tmp_path / "x.gguf", metadata=metadata)
+    (tmp_path / "out").mkdir()
+    write_tokenizer(made, tmp_path / "out")
+    inside, beside = (find_tokenizer(None, place, 64) for place in (made, tmp_path / "out"))
+    assert inside.encode("ab a") == beside.encode("ab a") == [63, 62, 60]
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CalibrationError, match="can't be written"):
+        write_tokenizer(tmp_path / "bad.gguf", tmp_path / "out")
 
 
 def test_pieces_without_a_configuration_are_refused_with_what_is_missing(tmp_path: Path) -> None:

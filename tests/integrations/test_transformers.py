@@ -13,6 +13,7 @@ import transformers
 
 from peelaudit import ConfigError
 from peelaudit.integrations.transformers import AuditCallback
+from peelaudit.reports.trajectory import trace
 from tests.checkpoints import models
 
 pytest.importorskip("accelerate")
@@ -73,6 +74,7 @@ def test_the_weights_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
     losses = [[(step, logs["loss"]) for step, logs in each.logs if "loss" in logs] for each in (told, told_too)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == STEPS // 10
+    assert trace(reports).steps == (20, 40)
     saved = [json.loads(path.read_text()) for path in sorted((tmp_path / "audited/reports").iterdir())]
     assert [report["checkpoint"]["training_step"] for report in saved] == [20, 40]
 
