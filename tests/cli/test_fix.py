@@ -11,7 +11,7 @@ from peelaudit.cli import main
 from tests.places import NANOGPT
 
 CHECKPOINT = str(NANOGPT / "ckpt-000250.pt")
-SMALL = ["--tokens", "3072", "--seq-len", "32", "--resamples", "200", "-q"]
+SMALL = ["--tokens", "3072", "--seq-len", "32", "--resamples", "200", "--effort", "quick", "-q"]
 
 
 def test_a_fix_says_what_it_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

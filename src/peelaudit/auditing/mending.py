@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from peelaudit.errors import NothingToFix
 from peelaudit.method.diagnosis.naming import name_layers
 from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.refinement.refine import Reach, Refined
-from peelaudit.method.statistics.panel import Losses
+from peelaudit.method.statistics.panel import Losses, SplitName
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore
@@ -50,10 +50,10 @@ class Cure:
 
 
 class _Tried(NamedTuple):
-    """A cure, and what it gains on *select*, nats/token."""
+    """A cure, and its losses, [sequences] nats, on *select*."""
 
     cure: Cure
-    select_gain: float
+    select: Losses
 
 
 class Bench:
@@ -96,41 +96,45 @@ class Bench:
         """The same of another network of this shape, under a head or its own."""
         return self._measurer.losses_of(decoder, Readout("own", head or Unembedding.of(decoder)))
 
-    def estimate(self, losses: Losses) -> Estimate:
-        """nats/token of *held-out*, of a loss or a difference of two."""
+    def estimate(self, losses: Losses, split: SplitName = "held_out") -> Estimate:
+        """nats/token of a split, of [sequences] a loss or a difference of two."""
         panel = self._measurer.panel
         whole = np.zeros(len(panel.index))
-        whole[panel.splits["held_out"]] = losses
-        return panel.estimate(whole, "held_out")
+        whole[panel.splits[split]] = losses
+        return panel.estimate(whole, split)
 
     def refined(self) -> Cure:
-        """All blocks moved together: as they are, or from where the one is that gains most alone, whichever *select*
-        likes better. All at once would make up for one block that is damaged by means of the others.
+        """All blocks moved together: as they are, or from where the one is that gains most alone; or that one alone,
+        unless the others gain more on *select* than chance does. With all at once, much is made up for by healthy
+        blocks that is wrong in one, and the more is moved, the less of what *select* likes holds elsewhere.
         """
-        straight = self._together(self._measurer, {})
+        straight = self._together(self._measurer)
         reach = self.audit.extent.alone
         if reach is None or self._measurer.head.kind != "own":
             return straight.cure
         best = max(self._measurer.refiner.each(reach, progress=self.audit.clock), key=lambda one: one.select_gain)
         if not best.moved:
             return straight.cure
+        alone = self._tried(self._measurer, best)
         (block,) = self._measurer.refiner.blocks(best)
-        first = {block.layer: block}
-        around = self._together(self.measurer(self.decoder.replacing(block)), first, best)
-        return max(straight, around, key=lambda one: one.select_gain).cure
+        around = self._together(self.measurer(self.decoder.replacing(block)), alone)
+        most = min(straight, around, key=lambda one: float(one.select.sum()))
+        return most.cure if self.estimate(alone.select - most.select, "select").low > 0 else alone.cure
 
-    def _together(self, measurer: Measurer, first: Mapping[int, Block], before: Refined | None = None) -> _Tried:
-        """All blocks moved in the network that has these ones."""
+    def _together(self, measurer: Measurer, first: _Tried | None = None) -> _Tried:
+        """All blocks moved, in the network that was tried first."""
         found = measurer.refiner.all(self.audit.extent.whole, progress=self.audit.clock)
-        moved = tuple(range(1, self.decoder.n_layers + 1)) if found.moved else tuple(first)
-        steps, products, gain = found.steps, found.products, found.select_gain
-        if before is not None:
-            steps, products, gain = steps + before.steps, products + before.products, gain + before.select_gain
+        return self._tried(measurer, found, first)
 
-        def make(layer: int) -> Block:
-            return measurer.refiner.block(found, layer) if found.moved else first[layer]
-
-        return _Tried(self._cure(moved, make, steps, products, measurer), gain)
+    def _tried(self, measurer: Measurer, found: Refined, first: _Tried | None = None) -> _Tried:
+        refiner, select = measurer.refiner, measurer.refiner.losses(found, measurer.rows.select)
+        if first is not None and not found.moved:
+            return first
+        layers = range(found.layers[0], found.layers[1] + 1) if found.moved else ()
+        steps, products = found.steps, found.products
+        if first is not None:
+            steps, products = steps + first.cure.steps, products + first.cure.products
+        return _Tried(self._cure(layers, lambda layer: refiner.block(found, layer), steps, products, measurer), select)
 
     def one_by_one(self, layers: Iterable[int], reach: Reach) -> Cure:
         """Some blocks moved, the last first, each in the network that has those before it."""
