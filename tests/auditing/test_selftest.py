@@ -205,3 +205,12 @@ def test_no_other_layer_is_misscaled_where_one_is_untrained(capsys: pytest.Captu
     wish = ["--faults", "reinitialised", "--layers", "1", "--redraws", "0", "--effort", "quick"]
     assert main(["selftest", str(FIXTURES / "llama"), *wish, "-f", "json", "--tokens", "8192", "-q"]) == 0
     assert [fault.said.named for fault in load(capsys.readouterr().out, Selftest).faults] == [(1,)]
+
+
+def test_a_redrawn_router_is_ranked_by_what_it_loses_by_its_own_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ["--faults", "router-reinitialised", "--layers", "3", "--redraws", "0", "--effort", "quick"]
+    more = ["--no-references", "--tokens", "6144", "-q", "-f", "json"]
+    assert main(["selftest", str(FIXTURES / "mixtral"), *wish, *more]) == 0
+    (fault,) = load(capsys.readouterr().out, Selftest).faults
+    assert dict(fault.ranks)[Score.ROUTING] == 1
+    assert fault.said.named == (3,)

@@ -190,6 +190,7 @@ class _Bench:
             Score.GAP: np.array([gap.value for gap in naming.gaps if gap]),
             Score.SCALE_SLOPE: np.abs([found[Symptom.MISSCALED].value for found in slopes]),
             Score.BULK_SLOPE: np.array([found[Symptom.NOISY].value for found in slopes]),
+            Score.ROUTING: _lost_by_routing(naming),
             Score.DEPTH_GAP: np.array([row.depth_gap.value for row in audit.rows]),
             Score.PROJECTION: np.array(errors),
             Score.REDUNDANCY: _oddity(redundancies),
@@ -205,6 +206,12 @@ class _Bench:
         for before, after in pairwise(states):
             change, spread = sequence_errors(before, after, slice(None)).sum(), squared_deviation(after, slice(None))
             yield float(change) / spread, float(influence(before, after).mean())
+
+
+def _lost_by_routing(naming: Naming) -> NDArray[np.float64]:
+    """[L] what each router loses by its own choice, less than any where a layer has none; empty without a mixture."""
+    lost = [-np.inf if one is None else one for one in naming.lost_by_routing]
+    return np.array(lost if any(np.isfinite(lost)) else [])
 
 
 def _shape(checkpoint: Checkpoint) -> tuple[object, ...]:

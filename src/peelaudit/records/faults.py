@@ -44,6 +44,7 @@ class Score(StrEnum):
     GAP = "gap"
     SCALE_SLOPE = "scale slope"
     BULK_SLOPE = "bulk slope"
+    ROUTING = "routing"
     DEPTH_GAP = "depth gap"
     PROJECTION = "projection error"
     REDUNDANCY = "redundancy"

@@ -13,7 +13,7 @@ from peelaudit.auditing.measure import Measurer
 from peelaudit.auditing.run import Prepared, held_decoder, prepared
 from peelaudit.method.diagnosis.examine import Examination
 from peelaudit.method.diagnosis.naming import name_layers
-from peelaudit.method.diagnosis.routing import ASSIGNMENTS, at_chance, routing_gains
+from peelaudit.method.diagnosis.routing import ASSIGNMENTS, at_chance, most_lost, routing_gains
 from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.statistics.panel import Losses, Panel
@@ -101,6 +101,12 @@ def test_one_share_without_a_gain_is_chance(
 ) -> None:
     found = [None if one is None else saved(one) for one in worst]
     assert at_chance(PANEL, found, barred) == named
+
+
+def test_what_a_router_loses_by_its_own_choice_is_that_of_its_worst_share() -> None:
+    lost = most_lost(PANEL, [saved(-1.0), None, saved(0.05)])
+    assert lost[1] is None
+    assert lost[0] == pytest.approx(-20 * lost[2])  # type: ignore[operator]
 
 
 def test_a_gain_that_is_clear_is_no_chance_though_one_share_has_none() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from peelaudit.method.diagnosis.examine import Examination
 from peelaudit.method.diagnosis.outliers import FEWEST_CLUSTERS, BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
-from peelaudit.method.diagnosis.routing import at_chance
+from peelaudit.method.diagnosis.routing import at_chance, most_lost
 from peelaudit.method.diagnosis.symptoms import symptoms
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.records import DataInfo, Estimate, LayerRefinement, Symptom, named_layers
@@ -28,6 +28,8 @@ class Naming:
         gaps: what refining each block alone gains; None where none was.
         refinement: how blocks were refined, if they were.
         strongest: the layer, 1 … L, that gains most on *select* refined alone; None where none does.
+        lost_by_routing: what each router loses by its own choice where that is most, nats/token; None for layers
+            without one.
         suspicion: by a layer's looks, else by how far its gap or a slope of its stands out.
     """
 
@@ -37,6 +39,7 @@ class Naming:
     refinement: LayerRefinement | None
     suspicion: Losses
     strongest: int | None = None
+    lost_by_routing: tuple[float | None, ...] = ()
 
     @property
     def named(self) -> tuple[int, ...]:
@@ -82,6 +85,7 @@ def name_layers(examined: Examination) -> Naming:
         refinement=refinement,
         suspicion=_suspects_first(np.max(suspicions, axis=0) if suspicions else np.zeros(len(looks)), suspects),
         strongest=strongest,
+        lost_by_routing=most_lost(examined.panel, examined.routings),
     )
 
 

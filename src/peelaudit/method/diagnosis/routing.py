@@ -21,7 +21,7 @@ from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.network.block import Block
 
-__all__ = ["ASSIGNMENTS", "at_chance", "routing_gains"]
+__all__ = ["ASSIGNMENTS", "at_chance", "most_lost", "routing_gains"]
 
 ASSIGNMENTS = 9
 """Of other experts, each on its share of *held-out*. With four experts there are no more."""
@@ -73,6 +73,25 @@ def _assignments(experts: int, seed: int) -> list[tuple[int, ...]]:
     return list(found)
 
 
+def most_lost(panel: Panel, gains: Sequence[Losses | None]) -> tuple[float | None, ...]:
+    """What each layer's router loses by its own choice on the ninth of *held-out* where that is most, nats/token; below
+    0 where it gains on all. None for a layer that has none.
+
+    Args:
+        panel: of the network's losses.
+        gains: of each layer, on the panel; None where it has none.
+    """
+    rows = panel.splits["held_out"]
+    counts = panel.predictions[rows]
+    shares = [slice(share, None, ASSIGNMENTS) for share in range(ASSIGNMENTS)]
+    return tuple(
+        None
+        if gain is None
+        else -min(float(gain[rows][share].sum()) / max(1, int(counts[share].sum())) for share in shares)
+        for gain in gains
+    )
+
+
 def at_chance(panel: Panel, gains: Sequence[Losses | None], barred: Collection[int] = ()) -> tuple[int, ...]:
     """The layers, 1 … L, whose router does no better than one of the other assignments.
 
@@ -84,17 +103,14 @@ def at_chance(panel: Panel, gains: Sequence[Losses | None], barred: Collection[i
         gains: of each layer, on the panel; None where it has none.
         barred: layers whose routing doesn't matter: what they route to is damaged.
     """
-    rows = panel.splits["held_out"]
-    counts = panel.predictions[rows]
-    shares = [slice(share, None, ASSIGNMENTS) for share in range(ASSIGNMENTS)]
-    least = {}
-    for layer, gain in enumerate(gains, 1):
-        if gain is not None and layer not in barred:
-            worst = min(float(gain[rows][share].sum()) / max(1, int(counts[share].sum())) for share in shares)
-            if worst <= -LEAST_LOSS * max(0.0, panel.mean(gain, "held_out")):
-                least[layer] = worst
-    found = sorted(least, key=least.__getitem__)
+    lost = {
+        layer: most
+        for layer, (gain, most) in enumerate(zip(gains, most_lost(panel, gains), strict=True), 1)
+        if gain is not None and most is not None and layer not in barred
+        if most >= LEAST_LOSS * max(0.0, panel.mean(gain, "held_out"))
+    }
+    found = sorted(lost, key=lost.__getitem__, reverse=True)
     if len(found) <= max(1, MOST_AT_CHANCE * len(gains)):
         return tuple(sorted(found))
-    first, second, *_ = (least[layer] for layer in found)
-    return tuple(found[:1]) if first < STANDS_OUT * second else ()
+    first, second, *_ = (lost[layer] for layer in found)
+    return tuple(found[:1]) if first > STANDS_OUT * second else ()

@@ -28,6 +28,9 @@ _TITLES = {
 }
 
 
+_ROUTING = "routing: what a router loses by its own choice of experts, on the ninth of the text where that is most. "
+
+
 def render(result: Selftest, *, width: int, colour: bool, encoding: str) -> str:
     """The result as text; see `peelaudit.reports.terminal.render_selftest`."""
     return draw(_parts(result), width=width, colour=colour, encoding=encoding)
@@ -50,10 +53,12 @@ def _places(result: Selftest) -> Iterator[RenderableType]:
     """How the scores did, and what they are."""
     yield heading("The damaged layer's place, by score: first / in the first two, of all faults of the kind")
     yield _table(result)
+    routed = any(name == Score.ROUTING for fault in result.faults for name, _ in fault.ranks)
     words = (
         "audit: layers that look untrained or silent first, then by the gap or a slope, whichever stands out "
         "furthest. scale slope: the loss's derivative by the scale of a block's matrices; bulk slope: by that of what "
-        "is beside their leading directions. projection error: of the best block at the next one's job. redundancy: "
+        f"is beside their leading directions. {_ROUTING if routed else ''}"
+        "projection error: of the best block at the next one's job. redundancy: "
         "the error of leaving the block out. block influence: 1 - cosine of a block's input and output. These two and "
         "the norm: farthest from the layers' median. named: the damaged layer; in headline: named, or the one that "
         "gains most; not green: the verdict on the network. loss rise: nats/token."
