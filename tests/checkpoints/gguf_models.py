@@ -16,6 +16,7 @@ import torch
 import transformers
 
 Write = Callable[[gguf.GGUFWriter], None]
+_FLOAT = gguf.GGMLQuantizationType.F32
 _GRANITES = ("granitemoe", "granitemoeshared")
 ARCHITECTURES = {
     "gemma3_text": "gemma3",
@@ -31,6 +32,8 @@ ARCHITECTURES = {
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
     "granitemoeshared": "granitemoe",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
 }
 """GGUF's name of the families that have another one there."""
 
@@ -44,9 +47,11 @@ def convert(
     changed: dict[str, Any] | None = None,
     metadata: Write = lambda writer: None,
     split: int = 0,
+    kind: gguf.GGMLQuantizationType = _FLOAT,
 ) -> Path:
     """The model as a GGUF file; `without` leaves keys and tensors out, `beside` adds tensors under GGUF's names,
-    `changed` has other values for the architecture's keys, and `split` is how many tensors a part may have.
+    `changed` has other values for the architecture's keys, `split` is how many tensors a part may have, and `kind` is
+    the type of the blocks' matrices, routers aside.
     """
     config = made.config
     architecture = ARCHITECTURES.get(config.model_type, config.model_type)
@@ -61,7 +66,9 @@ def convert(
     tensors = {**(beside or {}), **_tensors(made, architecture)}
     for stored, tensor in tensors.items():
         if stored not in without:
-            writer.add_tensor(stored, np.ascontiguousarray(tensor.float().numpy()))
+            values = np.ascontiguousarray(tensor.float().numpy())
+            own = kind if stored.startswith("blk.") and tensor.ndim > 1 and ".ffn_gate_inp." not in stored else _FLOAT
+            writer.add_tensor(stored, gguf.quantize(values, own), raw_dtype=own)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -96,7 +103,7 @@ def _tensors(made: transformers.PreTrainedModel, architecture: str) -> dict[str,
     for name, tensor in made.state_dict().items():
         if ".act_fn." in name or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
-        if parts := _experts(name, tensor):
+        if parts := _experts(name, tensor) or _latent(name, tensor, config):
             found |= parts
             continue
         known = name.removeprefix("transformer.") if config.model_type == "bloom" else name
@@ -118,6 +125,18 @@ def _experts(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         return {}
     gate, up = tensor.chunk(2, dim=-2)
     return {f"blk.{layer}.ffn_gate_{kind[end]}.weight": gate, f"blk.{layer}.ffn_up_{kind[end]}.weight": up}
+
+
+def _latent(name: str, tensor: torch.Tensor, config: Any) -> dict[str, torch.Tensor]:
+    """What is written of the matrix that makes keys and values of DeepSeek's latent, and of experts' corrections."""
+    layer = name.split(".")[2] if name.startswith("model.layers.") else ""
+    if name.endswith("e_score_correction_bias"):
+        return {f"blk.{layer}.exp_probs_b.bias": tensor}
+    if not name.endswith("kv_b_proj.weight"):
+        return {}
+    each = tensor.view(config.num_attention_heads, -1, config.kv_lora_rank)
+    keys, values = each.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
+    return {f"blk.{layer}.attn_k_b.weight": keys.transpose(1, 2), f"blk.{layer}.attn_v_b.weight": values}
 
 
 # --- what becomes of a tensor -----------------------------------------------------------------------------------------
@@ -278,6 +297,34 @@ def _qwen_mixture(config: Any) -> dict[str, Any]:
     return found | ({"expert_shared_feed_forward_length": beside} if beside else {})
 
 
+def _deepseek(config: Any) -> dict[str, Any]:
+    """DeepseekV2Model's: attention as one key head, as wide as the latent and the rotated part."""
+    found = _usual(config, head_dim=False) | _mixture(config, "moe_intermediate_size")
+    rank, rotated = config.kv_lora_rank, config.qk_rope_head_dim
+    if config.n_group is not None:
+        found |= {"expert_group_count": config.n_group, "expert_group_used_count": config.topk_group}
+    if config.norm_topk_prob:
+        found["expert_weights_norm"] = True
+    if config.q_lora_rank is not None:
+        found["attention.q_lora_rank"] = config.q_lora_rank
+    if "mscale_all_dim" in config.rope_parameters:
+        found["rope.scaling.yarn_log_multiplier"] = 0.1 * config.rope_parameters["mscale_all_dim"]
+    return found | {
+        "attention.head_count_kv": 1,
+        "expert_gating_func": 2 if config.model_type == "deepseek_v3" else 1,
+        "vocab_size": config.vocab_size,
+        "leading_dense_block_count": config.first_k_dense_replace,
+        "attention.kv_lora_rank": rank,
+        "attention.key_length": rank + rotated,
+        "attention.value_length": rank,
+        "attention.key_length_mla": config.qk_nope_head_dim + rotated,
+        "attention.value_length_mla": config.v_head_dim,
+        "expert_shared_count": config.n_shared_experts,
+        "expert_weights_scale": float(config.routed_scaling_factor),
+        "rope.dimension_count": rotated,
+    }
+
+
 def _granite_mixture(config: Any) -> dict[str, Any]:
     beside = getattr(config, "shared_intermediate_size", 0)
     return _granite(config) | _mixture(config) | ({"expert_shared_feed_forward_length": beside} if beside else {})
@@ -396,6 +443,8 @@ _OWN: dict[str, Callable[[Any], dict[str, Any]]] = {
     "olmoe": lambda config: _usual(config) | _mixture(config),
     "granitemoe": _granite_mixture,
     "granitemoeshared": _granite_mixture,
+    "deepseek_v2": _deepseek,
+    "deepseek_v3": _deepseek,
     "granite": _granite,
     "smollm3": _like_llama,
     "arcee": _like_llama,

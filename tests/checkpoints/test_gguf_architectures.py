@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 import transformers
@@ -19,6 +20,7 @@ from peelaudit.checkpoints import open_checkpoint
 from peelaudit.checkpoints.gguf_architectures import ARCHITECTURES
 from peelaudit.checkpoints.gguf_file import GgufFile
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
+from peelaudit.network.weights import check_weights
 from tests.checkpoints import gguf_models
 from tests.checkpoints.gguf_models import Write, convert, listed_of, values_of, write_value
 from tests.network.registry import tiny_values
@@ -29,6 +31,8 @@ BASE = {"rope_type": "default", "rope_theta": 10_000.0}
 HALF = {"rope_parameters": {**BASE, "partial_rotary_factor": 0.5}}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 8}
 GROWING = {"beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5}
+LATENT_YARN = {"beta_fast": 16.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}
+UNGROUPED = {"n_group": None, "topk_group": None}
 FULL, SLIDING = "full_attention", "sliding_attention"
 QUARTER = {"intermediate_size": 128}
 """What an MLP is in families whose converters write nothing but four times the width."""
@@ -88,11 +92,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmoe": ("olmoe", {}),
     "granitemoe": ("granitemoe", {"attention_multiplier": 0.7}),
     "granitemoe shared": ("granitemoeshared", {"shared_intermediate_size": 40, "logits_scaling": 4.0}),
+    "deepseek2": ("deepseek_v2", UNGROUPED | {"q_lora_rank": None, "routed_scaling_factor": 1.7}),
+    "deepseek2 yarn": ("deepseek_v2", UNGROUPED | {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}}),
+    "deepseek2 sigmoid": ("deepseek_v3", {"num_hidden_layers": 2, "rope_parameters": YARN | LATENT_YARN}),
 }
 OLDER = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2"}
 """Those of `test_gguf_config.py`."""
 
-SOME_MIXTURES = ("llama mixture", "qwen2moe", "granitemoe shared")
+SOME_MIXTURES = ("llama mixture", "qwen2moe", "granitemoe shared", "deepseek2", "deepseek2 sigmoid")
 
 NEEDED = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count")
 LAYER_NORM = {"command-r", "cohere2", "nemotron", "starcoder2", "stablelm", "phi2", "gptneox", "falcon", "bloom", "mpt"}
@@ -107,6 +114,10 @@ OWN_NEEDED = {
     "phi3 long": ("rope.scaling.original_context_length",),
     **dict.fromkeys(("qwen2moe", "qwen3moe", "olmoe"), ("expert_count", "expert_used_count")),
     "granitemoe": ("expert_count", "expert_used_count", "logit_scale"),
+    "deepseek2": (
+        *("expert_count", "expert_used_count", "expert_shared_count", "attention.kv_lora_rank", "rope.dimension_count"),
+        "attention.value_length_mla",
+    ),
 }
 """What llama.cpp doesn't open a file without, and what tells how it was converted."""
 
@@ -258,6 +269,14 @@ def test_a_tensor_left_out_or_added_is_an_error(name: str, tmp_path: Path) -> No
         ("qwen2moe", {"expert_weights_norm": True}),
         ("olmoe", {"expert_feed_forward_length": 24}),
         ("olmoe", {"expert_weights_scale": 2.5}),
+        ("deepseek2", {"expert_group_count": 2}),
+        ("deepseek2", {"expert_weights_norm": True}),
+        ("deepseek2", {"expert_gating_func": 0}),
+        ("deepseek2", {"attention.layer_norm_rms_epsilon": 1e-5}),
+        ("deepseek2", {"attention.temperature_scale": 0.1}),
+        ("deepseek2", {"attention.key_length": 16}),
+        ("deepseek2 sigmoid", {"expert_group_count": 4}),
+        ("deepseek2 sigmoid", {"expert_group_used_count": 3}),
     ],
 )
 def test_what_cannot_be_taken_over_is_refused_by_name(name: str, changed: dict[str, Any], tmp_path: Path) -> None:
@@ -317,3 +336,52 @@ def test_exaone_4_has_windows_in_one_size_alone(tmp_path: Path) -> None:
         values = file.describe().values
     assert values["sliding_window"] == 8
     assert values["layer_types"] == [FULL if layer % 4 == 3 else SLIDING for layer in range(64)]
+
+
+@pytest.mark.parametrize("name", ["deepseek2", "deepseek2 yarn", "deepseek2 sigmoid"])
+def test_an_older_deepseek_has_its_keys_and_values_in_one_matrix(name: str, tmp_path: Path) -> None:
+    made = lively(name)
+    config = made.config
+    wide = {"key_length": config.qk_head_dim, "value_length": config.v_head_dim, "head_count_kv": 4}
+    layers = range(config.num_hidden_layers)
+    path = convert(
+        made,
+        tmp_path / "a.gguf",
+        without=(
+            *("attention.key_length_mla", "attention.value_length_mla"),
+            *(f"blk.{layer}.attn_{part}_b.weight" for layer in layers for part in "kv"),
+        ),
+        beside={
+            f"blk.{layer}.attn_kv_b.weight": made.model.layers[layer].self_attn.kv_b_proj.weight.detach()
+            for layer in layers
+        },
+        changed={f"attention.{key}": size for key, size in wide.items()},
+    )
+    assert same(logits_of(path), logits(made))
+
+
+def test_a_deepseek_whose_yarn_or_groups_are_not_told_is_refused(tmp_path: Path) -> None:
+    path = convert(lively("deepseek2 yarn"), tmp_path / "a.gguf", without=("rope.scaling.yarn_log_multiplier",))
+    with pytest.raises(MalformedCheckpoint, match=r"lacks the value 'deepseek2\.rope\.scaling\.yarn_log_multiplier'"):
+        open_checkpoint(path)
+    told = {"expert_group_count": 1, "expert_group_used_count": 1}
+    path = convert(lively("deepseek2"), tmp_path / "b.gguf", changed=told)
+    assert same(logits_of(path), logits(lively("deepseek2")))
+    path = convert(lively("deepseek2"), tmp_path / "c.gguf", changed={"expert_count": 160})
+    with pytest.raises(MalformedCheckpoint, match=r"lacks the value 'deepseek2\.expert_group_count'"):
+        open_checkpoint(path)
+
+
+def test_keys_and_values_that_were_packed_apart_are_on_no_grid(tmp_path: Path) -> None:
+    """Keys are packed along their own outputs: their groups aren't of neighbouring inputs any more."""
+    names = ("kv_lora_rank", "qk_nope_head_dim", "v_head_dim", "q_lora_rank", "moe_intermediate_size")
+    wide = dict.fromkeys(names, 32)
+    values = {**tiny_values("deepseek_v2"), **UNGROUPED, **wide, "intermediate_size": 64}
+    made = transformers.AutoModelForCausalLM.from_config(transformers.CONFIG_MAPPING["deepseek_v2"](**values))
+    path = convert(made, tmp_path / "a.gguf", kind=gguf.GGMLQuantizationType.Q4_0)
+    with open_checkpoint(path) as checkpoint:
+        grids = check_weights(checkpoint)
+    found = {tensor.name: tensor for tensor in grids.info().tensors}
+    assert found["blk.0.attn_kv_b.weight"].dtype == "Q4_0 and Q4_0"
+    assert found["blk.0.attn_kv_b.weight"].grid is None
+    assert found["blk.1.ffn_gate_up_exps.weight"].grid is not None

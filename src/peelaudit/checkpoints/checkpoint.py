@@ -74,6 +74,10 @@ class Checkpoint:
         """The parameters and persistent buffers, under the names of `skeleton().state_dict()`."""
         return tuple(self._matched.origins)
 
+    def parts(self, name: str) -> int:
+        """Of how many matrices, stored apart, a tensor is made, one's outputs behind the other's."""
+        return self._matched.origins[name].parts
+
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor under the name that `skeleton()` has for it, on the CPU, in the stored float dtype.
 

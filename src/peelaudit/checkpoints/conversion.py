@@ -81,9 +81,16 @@ class Converted:
             self._made[name] = group
 
     @property
-    def made(self) -> Collection[str]:
-        """The names of the tensors that are made of others."""
-        return self._made.keys()
+    def made(self) -> Mapping[str, int]:
+        """The names of the tensors that are made of others, and of how many matrices of one size, one's outputs behind
+        the other's.
+        """
+        return {name: self._parts(name, group) for name, group in self._made.items()}
+
+    def _parts(self, name: str, group: _Group) -> int:
+        joints = [getattr(one, "dim", None) for one in group.entry.operations if type(one).__name__ == "Concatenate"]
+        sizes = {self._store.tensors[part].shape for part in group.names()}
+        return len(group.parts) if joints == [len(self._tensors[name].shape) - 2] and len(sizes) == 1 else 1
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

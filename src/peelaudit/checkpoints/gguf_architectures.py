@@ -11,8 +11,19 @@ from enum import Enum
 from typing import Any
 
 from peelaudit.checkpoints import gguf_odd as odd
+from peelaudit.checkpoints.gguf_latent import deepseek2
 from peelaudit.checkpoints.gguf_rotary import Sizes, Stored
-from peelaudit.checkpoints.gguf_undo import Undo, grouped, minus_one, paired_keys, paired_queries, transposed
+from peelaudit.checkpoints.gguf_undo import (
+    Join,
+    Undo,
+    below,
+    grouped,
+    key_above_value,
+    minus_one,
+    paired_keys,
+    paired_queries,
+    transposed,
+)
 from peelaudit.checkpoints.gguf_values import OwnValues
 
 __all__ = ["ARCHITECTURES", "Architecture", "Rotary"]
@@ -47,8 +58,8 @@ class Architecture:
         listed: parameters that are stored as values, one for each layer: the key, the name within a layer, the rank.
         experts: the family's names of how many a mixture has, how many a token is given to, and their width; None where
             it has no name of its own, for then the MLP's width is theirs. Empty for what is no mixture.
-        joined: tensors within a layer that the family has as one: the first, the second behind it, and the name of
-            both, the last but one dimension of each being the outputs.
+        joined: tensors within a layer that the family has as one: the first, the second, the name of both, and how.
+        latent: whether keys and values are made of a latent.
         mixture: what it is with experts, where it may be both.
     """
 
@@ -64,7 +75,8 @@ class Architecture:
     undo: tuple[tuple[str, Undo], ...] = ()
     listed: tuple[tuple[str, str, int], ...] = ()
     experts: tuple[str, str, str | None] | tuple[()] = ()
-    joined: tuple[tuple[str, str, str], ...] = ()
+    joined: tuple[tuple[str, str, str, Join], ...] = ()
+    latent: bool = False
     mixture: Architecture | None = None
 
     def name_of(self, size: str) -> str | None:
@@ -83,8 +95,9 @@ _TRANSPOSED = tuple(
     (f".{name}.weight", transposed) for name in ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 )  # not `output.weight`, the head
 _ALL_HEADS: Mapping[str, str | None] = {"num_key_value_heads": None}
-_EXPERTS = (("ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_gate_up_exps.weight"),)
-_SHARED = (("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_gate_up_shexp.weight"),)
+_EXPERTS = (("ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_gate_up_exps.weight", below),)
+_SHARED = (("ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_gate_up_shexp.weight", below),)
+_KEY_VALUE = (("attn_k_b.weight", "attn_v_b.weight", "attn_kv_b.weight", key_above_value),)
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture(
@@ -125,6 +138,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         undo=_PAIRED,
         experts=("num_local_experts", "num_experts_per_tok", None),
         joined=(*_EXPERTS, *_SHARED),
+    ),
+    "deepseek2": Architecture(
+        family="deepseek_v2",
+        odd=deepseek2,
+        experts=("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
+        joined=(*_EXPERTS, *_KEY_VALUE),
+        latent=True,
     ),
     "qwen2": Architecture(family="qwen2", head=True),
     "qwen3": Architecture(family="qwen3", head=True, biases=_ATTENTION),

@@ -13,6 +13,7 @@ from peelaudit.checkpoints.configuration import check_layer_count
 from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.gguf_architectures import ARCHITECTURES, Architecture, Rotary
 from peelaudit.checkpoints.gguf_header import GgufHeader
+from peelaudit.checkpoints.gguf_latent import latent_head
 from peelaudit.checkpoints.gguf_rotary import Sizes, Stored, rotary_parameters
 from peelaudit.checkpoints.gguf_undo import Heads
 from peelaudit.checkpoints.gguf_values import OwnValues
@@ -115,6 +116,9 @@ def _sizes(own: OwnValues, architecture: Architecture) -> Sizes:
     """The network's sizes, which are those that transformers' family can have."""
     layers, context, width = (own.need_count(key) for key in ("block_count", "context_length", "embedding_length"))
     inner, heads = own.per_layer("feed_forward_length"), own.per_layer("attention.head_count")
+    if architecture.latent:
+        latent = latent_head(own, heads)
+        return Sizes(layers, context, width, inner, heads, heads, latent.size, latent.rotary)
     keys = own.per_layer("attention.head_count_kv", heads)
     per_head = width // max(heads, 1)
     head = own.count("attention.key_length", per_head)

@@ -23,7 +23,7 @@ from peelaudit.checkpoints.gguf_rotary import Stored
 from peelaudit.checkpoints.gguf_split import open_parts
 from peelaudit.checkpoints.gguf_undo import transposed
 from peelaudit.checkpoints.matching import Origin
-from peelaudit.checkpoints.store import Joined, close_all
+from peelaudit.checkpoints.store import FLOATS, Joined, close_all
 from peelaudit.errors import MalformedCheckpoint
 from peelaudit.records import TensorInfo
 
@@ -36,6 +36,7 @@ _RENAMED = {
     "block_sparse_moe.experts.down_proj": "mlp.experts.down_proj",
     "block_sparse_moe.router.": "block_sparse_moe.router.layer.",
     "shared_mlp.input_linear.": "mlp.shared_expert.gate_proj.",
+    "mlp.gate.e_score_correction_bias": "mlp.gate.e_score_correction.bias",
 }
 """Transformers' names that gguf's table hasn't, and others that it has instead: of what is joined the first part's."""
 
@@ -60,7 +61,7 @@ class GgufFile(Joined):
             raise
         listed = {name: TensorInfo(name, tuple(one.shape), "float32", 4) for name, one in self._listed.items()}
         self._pairs = joined_pairs(self._header, self.tensors)
-        apart = {name for pair in self._pairs.values() for name in pair}
+        apart = {name for pair in self._pairs.values() for name in (pair.first, pair.second)}
         self.tensors = {
             **{name: info for name, info in self.tensors.items() if name not in apart},
             **{name: self._joined(name) for name in self._pairs},
@@ -72,15 +73,17 @@ class GgufFile(Joined):
     def read(self, name: str) -> torch.Tensor:
         """The tensor of that stored name, on the CPU; what is stored as values has transformers' names."""
         if name in self._pairs:
-            return torch.cat([super(GgufFile, self).read(part) for part in self._pairs[name]], dim=-2)
+            pair = self._pairs[name]
+            return pair.join(super().read(pair.first), super().read(pair.second))
         return self._listed[name].clone() if name in self._listed else super().read(name)
 
     def _joined(self, name: str) -> TensorInfo:
         """A tensor of two."""
-        first, second = (self.tensors[part] for part in self._pairs[name])
-        *outer, outputs, inputs = first.shape
-        dtype = first.dtype if first.dtype == second.dtype else f"{first.dtype} and {second.dtype}"
-        return TensorInfo(name, (*outer, 2 * outputs, inputs), dtype, first.bytes + second.bytes)
+        pair = self._pairs[name]
+        first, second = self.tensors[pair.first], self.tensors[pair.second]
+        alike = first.dtype == second.dtype and (pair.parts > 1 or first.dtype in FLOATS)  # the same groups of inputs
+        dtype = first.dtype if alike else f"{first.dtype} and {second.dtype}"
+        return TensorInfo(name, pair.shape, dtype, first.bytes + second.bytes)
 
     @property
     def tokenizer(self) -> str | None:
@@ -118,7 +121,7 @@ class GgufFile(Joined):
         config, shape = self._config, self.tensors[stored].shape
         undo = next((undo for end, undo in config.architecture.undo if stored.endswith(end)), None)
         if undo is None:
-            return Origin(stored, shape)
+            return Origin(stored, shape, parts=self._pairs[stored].parts if stored in self._pairs else 1)
         return Origin(stored, shape[::-1] if undo is transposed else shape, lambda tensor: undo(tensor, config.heads))
 
     def _names(self, skeleton: torch.nn.Module) -> Mapping[str, str]:
@@ -142,5 +145,6 @@ class GgufFile(Joined):
             there = table.get_name(name.replace(own, known), try_suffixes=_ENDS) if own in name else None
             if there is not None:
                 first = str(there).removesuffix(".weight")
-                return f"{first.replace('_gate_', '_gate_up_') if 'gate_proj' in known else first}.weight"
+                first = first.replace("_gate_", "_gate_up_") if "gate_proj" in known else first
+                return first if first.endswith(".bias") else f"{first}.weight"
         return None

@@ -1,22 +1,34 @@
-"""Tensors that a GGUF file stores apart and transformers has as one: the first two matrices of a mixture's experts."""
+"""Tensors that a GGUF file stores apart and transformers has as one: the first two matrices of a mixture's experts, and
+what makes keys and values of a latent.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
+
 from peelaudit.checkpoints.gguf_architectures import ARCHITECTURES
 from peelaudit.checkpoints.gguf_header import GgufHeader
+from peelaudit.checkpoints.gguf_undo import Join, below
 from peelaudit.records import TensorInfo
 
 __all__ = ["Pair", "joined_pairs"]
 
 
 class Pair(NamedTuple):
-    """The stored names of two tensors, of which the outputs of the second stand behind the first's."""
+    """The stored names of two tensors, how one is made of them, and its shape."""
 
     first: str
     second: str
+    join: Join
+    shape: tuple[int, ...]
+
+    @property
+    def parts(self) -> int:
+        """Of how many matrices it is made, the outputs of one behind the other's; 1 where it is made otherwise."""
+        return 2 if self.join is below else 1
 
 
 def joined_pairs(header: GgufHeader, tensors: Mapping[str, TensorInfo]) -> Mapping[str, Pair]:
@@ -31,10 +43,19 @@ def joined_pairs(header: GgufHeader, tensors: Mapping[str, TensorInfo]) -> Mappi
     if architecture is not None and architecture.mixture is not None:
         architecture = architecture.mixture
     found = {}
-    for one, other, both in () if architecture is None else architecture.joined:
+    for one, other, both, join in () if architecture is None else architecture.joined:
         for name in tensors:
             block = name.removesuffix(one)
-            pair = Pair(name, f"{block}{other}")
-            if block != name and pair.second in tensors and tensors[name].shape == tensors[pair.second].shape:
-                found[f"{block}{both}"] = pair
+            second = f"{block}{other}"
+            if block == name or second not in tensors:
+                continue
+            if (shape := _shape(join, tensors[name], tensors[second])) is not None:
+                found[f"{block}{both}"] = Pair(name, second, join, shape)
     return found
+
+
+def _shape(join: Join, first: TensorInfo, second: TensorInfo) -> tuple[int, ...] | None:
+    try:
+        return tuple(join(*(torch.empty(one.shape, device="meta") for one in (first, second))).shape)
+    except (RuntimeError, IndexError):
+        return None

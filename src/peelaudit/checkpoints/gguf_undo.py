@@ -8,7 +8,10 @@ from itertools import pairwise
 
 import torch
 
-__all__ = ["Heads", "Undo", "grouped", "minus_one", "paired_keys", "paired_queries", "transposed"]
+__all__ = [
+    *("Heads", "Join", "Undo", "below", "grouped", "key_above_value", "minus_one", "paired_keys", "paired_queries"),
+    "transposed",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,22 @@ class Heads:
 
 Undo = Callable[[torch.Tensor, Heads], torch.Tensor]
 """The tensor as transformers has it, of the stored one."""
+
+
+Join = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""One tensor of two; raises RuntimeError where they don't fit together."""
+
+
+def below(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The outputs of the second behind the first's: two of one size, [..., outputs, inputs]."""
+    return torch.stack([first, second], dim=-3).flatten(-3, -2)
+
+
+def key_above_value(keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """[heads × (keys + values), latent] of each head's keys, turned round, and its values: [heads, latent, keys] and
+    [heads, values, latent].
+    """
+    return torch.cat([keys.mT, values], dim=-2).flatten(0, 1)
 
 
 def paired_queries(tensor: torch.Tensor, heads: Heads) -> torch.Tensor:

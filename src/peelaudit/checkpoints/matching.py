@@ -60,11 +60,15 @@ _DEEPEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a parameter comes from: a stored tensor, changed or not, or zeros where the format leaves it out."""
+    """Where a parameter comes from: a stored tensor, changed or not, or zeros where the format leaves it out.
+
+    `parts` is how many matrices, stored apart, it is made of, one's outputs behind the other's.
+    """
 
     stored: str | None
     shape: tuple[int, ...]
     change: Callable[[torch.Tensor], torch.Tensor] | None = None
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ def unwrapped(name: str) -> str:
 
 
 def rename(
-    store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool, made: Collection[str] = ()
+    store: Store, skeleton: torch.nn.Module, *, within_wrapper: bool, made: Mapping[str, int] | None = None
 ) -> Mapping[str, Origin]:
     """Every stored tensor under the module's name for it, where it has one, else under its own.
 
@@ -99,8 +103,10 @@ def rename(
         store: of the tensors.
         skeleton: the module.
         within_wrapper: whether it is the text part of a multimodal file.
-        made: those of the store's names that are the module's already, whatever the others' outer name.
+        made: those of the store's names that are the module's already, whatever the others' outer name, and of how many
+            parts each is.
     """
+    made = made or {}
     wanted = set(_state(skeleton))
     renamed = _renamings(skeleton)
     best: dict[str, str] = {}
@@ -117,7 +123,7 @@ def rename(
     for stored, name in best.items():
         if name in origins:
             raise MismatchedWeights(f"{quoted(store.paths[0])}: the tensor {quoted(name)} is stored twice")
-        origins[name] = Origin(stored, store.tensors[stored].shape)
+        origins[name] = Origin(stored, store.tensors[stored].shape, parts=made.get(stored, 1))
     return origins
 
 
