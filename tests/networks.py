@@ -15,6 +15,7 @@ from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import family_of
 from peelaudit.network.lowbit.constraints import Constraint
 from peelaudit.network.states import Rows, StateStore, trained_states
+from peelaudit.network.weights import check_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,12 @@ def opened(
 ) -> Iterator[Network]:
     """The network of a checkpoint over random tokens, in float64 unless told: what is exact can then be held to it.
 
-    With `bits` every matrix of its blocks is rounded to that set, and held to it.
+    With `bits` every matrix of its blocks is rounded to that set, and held to it, each expert's, and no router.
     """
     with open_checkpoint(path) as checkpoint:
         blocks = family_of(checkpoint).blocks
-        held = [name for name in checkpoint.names() if name.startswith(blocks) and checkpoint.tensor(name).ndim == 2]
+        grids = check_weights(checkpoint)
+        held = [name for name in grids.matrices(blocks) if name not in grids.routers]
         decoder = Decoder(
             checkpoint,
             seq_len=positions,

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
 import peelaudit
+from peelaudit.auditing.run import Save, audit_config, held_decoder, prepared
 from peelaudit.auditing.selftest import Plan, selftest
-from peelaudit.errors import UnsupportedCheckpoint
-from peelaudit.records import FaultKind
+from peelaudit.method.refinement.files import load_block
+from peelaudit.network.lowbit.constraints import Constraint, Integer, Ternary
+from peelaudit.network.weights import check_weights
+from peelaudit.records import FaultKind, LowBit, LowBitSet, ScaleLayout
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.rules import Selector
 from tests.checkpoints import models
+from tests.checkpoints.gguf_models import convert
+from tests.checkpoints.quantized import gptq
+from tests.checkpoints.quantized.support import configure
+from tests.network.registry import tiny_values
 from tests.places import FIXTURES
 
 MIXTRAL = FIXTURES / "mixtral"
@@ -46,19 +58,88 @@ def test_a_dead_expert_is_told_and_what_reaches_none_is_left_as_it_is(tmp_path: 
     assert 2 / 3 < second.most_load.value <= 1
 
 
-def test_experts_of_few_bits_are_audited_as_floats_alone(tmp_path: Path) -> None:
-    model = models.model("mixtral")
+def rounded(family: str, bits: Constraint, **changes: Any) -> transformers.PreTrainedModel:
+    """A tiny mixture with each matrix of its blocks on the set's grid, as it is stored, but for the routers."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64, "num_key_value_heads": 4}
+    values = {**tiny_values(family), **sizes, "head_dim": 16, **changes}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.CONFIG_MAPPING[family](**values)).eval()
     with torch.no_grad():
-        for layer in model.model.layers:
-            experts = layer.mlp.experts.down_proj
-            experts.copy_(experts.sign() * experts.abs().mean(dim=(1, 2), keepdim=True))
+        for name, weight in model.model.layers.named_parameters():
+            if weight.ndim < 2 or name.endswith(".gate.weight"):
+                continue
+            for matrix in weight if weight.ndim == 3 else weight[None]:
+                for piece in matrix.chunk(2) if "gate_up" in name else [matrix]:
+                    piece.copy_(bits.quantise(piece))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("family", "bits", "name"),
+    [
+        ("mixtral", Ternary(), "ternary per tensor"),
+        ("qwen3_moe", Integer(ScaleLayout.GROUP, 32, 4), "4-bit in groups of 32"),
+    ],
+)
+def test_a_mixture_of_few_bits_has_references_of_as_few(
+    family: str, bits: Constraint, name: str, tmp_path: Path
+) -> None:
+    """The files of the refined blocks are read back by the audit itself, and have the loss that it reports."""
+    folder = tiny(tmp_path / "model", rounded(family, bits))
+    config = AuditConfig(
+        checkpoint=str(folder), data=(str(folder / "tokens.npy"),), tokens=1024, seq_len=16, resamples=100
+    )
+    report = audit_config(config, save=Save(refined=tmp_path / "refined"))
+    assert report.low_bit == LowBit((LowBitSet(name, 24),), 26, held=True)  # 4 of the attention, 8 of experts
+    assert report.network.refinement is not None
+    assert all(math.isfinite(row.held_out.bound.value) and math.isfinite(row.fit.bound.value) for row in report.layers)
+    with prepared(config) as audit:
+        decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
+        for layer in (1, 2):
+            block, trained = load_block(tmp_path / "refined", decoder, layer), decoder.block(layer)
+            weights, scales = dict(block.module.named_parameters()), trained.scales()
+            assert len(block.held) == 12
+            assert all(held.fits(weights[path], scales[path]) for path, held in block.held.items())
+            assert any(not torch.equal(weights[path], weight) for path, weight in trained.module.named_parameters())
+
+
+def packed(folder: Path) -> None:
+    """Pack each matrix of the blocks as GPTQ does, but for the routers."""
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if ".layers." in name and tensor.ndim == 2 and not name.endswith(".gate.weight"):
+            parts, _ = gptq.packer(4, 32)(tensor)
+            tensors |= {f"{name.removesuffix('weight')}{part}": made.contiguous() for part, made in parts.items()}
+        else:
+            tensors[name] = tensor
+    save_file(tensors, folder / "model.safetensors")
+    configure(folder, quantization_config=gptq.config(4, 32))
+
+
+@pytest.mark.parametrize(("family", "stored"), [("mixtral", "gptq-int4-g32"), ("qwen3_moe", "Q4_0")])
+def test_packed_experts_are_held_to_how_they_are_packed(family: str, stored: str, tmp_path: Path) -> None:
+    model = rounded(family, Integer(ScaleLayout.GROUP, 32, 4), norm_topk_prob=True)
     folder = tiny(tmp_path / "model", model)
-    config = {"tokens": 1024, "seq_len": 16, "resamples": 100, "effort": "quick"}
-    with pytest.raises(UnsupportedCheckpoint, match="down_proj are low-bit, which references of them can't be held to"):
-        peelaudit.audit(folder, folder / "tokens.npy", **config)
-    with pytest.raises(UnsupportedCheckpoint, match="experts can't be held to few bits"):
-        peelaudit.audit(folder, folder / "tokens.npy", bits="ternary", **config)
-    assert len(peelaudit.audit(folder, folder / "tokens.npy", bits="float", **config).layers) == 2
+    path = folder
+    if stored == "Q4_0":
+        path = convert(model, tmp_path / "model.gguf", kind=gguf.GGMLQuantizationType.Q4_0)
+    else:
+        packed(folder)
+    report = peelaudit.audit(
+        path, folder / "tokens.npy", tokens=1024, seq_len=16, resamples=100, effort="quick", schedules="all"
+    )
+    assert report.low_bit == LowBit((LowBitSet("4-bit in groups of 32", 24),), 26, held=True)
+    assert {tensor.dtype for tensor in report.checkpoint.tensors if "exp" in tensor.name} == {stored}
+    assert all(tensor.grid is not None for tensor in report.checkpoint.tensors if "exp" in tensor.name)
+
+
+def test_a_set_that_is_asked_for_leaves_routers_alone(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model", models.model("mixtral"))
+    wish = {"tokens": 1024, "seq_len": 16, "resamples": 100, "effort": "quick"}
+    report = peelaudit.audit(folder, folder / "tokens.npy", bits="ternary", **wish)
+    assert report.low_bit == LowBit((LowBitSet("ternary per tensor", 24),), 26, held=True)
+    free = peelaudit.audit(folder, folder / "tokens.npy", bits="float", **wish)
+    assert free.low_bit is None
 
 
 @pytest.mark.slow

@@ -233,7 +233,8 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
     config, checkpoint = audit.config, audit.checkpoint
     family = family_of(checkpoint)
     matrices = grids.matrices(family.blocks)
-    wanted = [name for name in matrices if config.bits_on == "all" or family.is_mlp_or_output(name)]
+    rounded = [name for name in matrices if name not in grids.routers]
+    wanted = [name for name in rounded if config.bits_on == "all" or family.is_mlp_or_output(name)]
     holding = grids.holding(parse_bits(config.bits), matrices, wanted)
     decoder = Decoder(
         checkpoint,

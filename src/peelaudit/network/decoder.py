@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.network.block import Block
-from peelaudit.network.experts import separate
+from peelaudit.network.experts import map_names, separate, stacks
 from peelaudit.network.families import family_of
 from peelaudit.network.linear import keeps_inputs_first
-from peelaudit.network.lowbit.constraints import Constraint, Held
+from peelaudit.network.lowbit.constraints import Constraint, Held, Scales
 from peelaudit.network.parts import Unclear
 from peelaudit.network.shell import Shell, fill_buffers, prove
 from peelaudit.network.unembedding import Unembedding
@@ -119,13 +119,19 @@ class Decoder:
         module = copy.deepcopy(self._shell.blueprints[layer - 1])
         prefix = f"{self.family.blocks}.{layer - 1}."
         held = self._held(module, prefix)
-        weights, scales = {}, {}
+        weights: dict[str, Tensor] = {}
+        scales: dict[str, Scales] = {}
+        stacked = stacks(module)
         for name in module.state_dict():
             weight = self._checkpoint.tensor(prefix + name)
-            weight = held[name].quantise(weight.float()) if self._rounding and name in held else weight
+            maps = dict(zip(map_names(name, len(weight)), weight, strict=True)) if name in stacked else {name: weight}
+            if self._rounding and not held.keys().isdisjoint(maps):
+                maps = {one: held[one].quantise(matrix.float()) for one, matrix in maps.items()}
+                weight = torch.stack([*maps.values()]) if name in stacked else maps[name]
             weights[name] = weight.to(device=self.device, dtype=self.dtype)
-            if name in held and self.dtype in (torch.float16, torch.bfloat16):
-                scales[name] = held[name].scales(weight.float().to(self.device))
+            if self.dtype in (torch.float16, torch.bfloat16):
+                low = {one: matrix for one, matrix in maps.items() if one in held}
+                scales.update((one, held[one].scales(matrix.float().to(self.device))) for one, matrix in low.items())
         module.load_state_dict(weights, strict=True, assign=True)
         fill_buffers(self._shell.model, module, self.device, f"{self._checkpoint.info.path}: layer {layer}")
         module.requires_grad_(requires_grad=False).eval()
@@ -142,12 +148,15 @@ class Decoder:
             raise UnsupportedCheckpoint(f"{self._checkpoint.info.path}: layer {layer}: {error}") from None
 
     def _held(self, module: nn.Module, prefix: str) -> dict[str, Held]:
-        """The block's low-bit parameters."""
+        """The block's low-bit parameters, experts' as they are named once they are maps of their own."""
         held = {}
-        for name, _ in module.named_parameters():
-            if (constraint := self._constraints.get(prefix + name)) is not None:
-                owner = module.get_submodule(name.rpartition(".")[0])
-                held[name] = Held(constraint, transposed=keeps_inputs_first(owner))
+        stacked = stacks(module)
+        for name, weight in module.named_parameters():
+            owner = module.get_submodule(name.rpartition(".")[0])
+            turned = stacked[name] if name in stacked else keeps_inputs_first(owner)
+            for one in map_names(name, len(weight)) if name in stacked else [name]:
+                if (constraint := self._constraints.get(prefix + one)) is not None:
+                    held[one] = Held(constraint, turned, self._checkpoint.parts(prefix + name))
         return held
 
 

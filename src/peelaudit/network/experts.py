@@ -28,9 +28,12 @@ __all__ = [
     "down_maps",
     "exchange",
     "expert_maps",
+    "map_names",
+    "routers",
     "routing_of",
     "separate",
     "stacked",
+    "stacks",
     "trace_experts",
     "unstacked",
 ]
@@ -86,6 +89,35 @@ def check_experts(skeleton: nn.Module) -> None:
             raise Unclear(NOT_OURS)
         if getattr(module, "has_post_expert_norm", False):
             raise Unclear("a norm stands behind each of its experts")
+
+
+def stacks(module: nn.Module) -> dict[str, bool]:
+    """The tensors in which transformers keeps several experts' matrices, by name, and whether these are [inputs,
+    outputs].
+    """
+    found = [(path, one) for path, one in module.named_modules() if are_experts(one)]
+    return {
+        f"{path}.{name}": bool(getattr(one, "is_transposed", _sees_all_tokens(one)))
+        for path, one in found
+        for name in _maps(one)
+    }
+
+
+def map_names(stack: str, count: int) -> list[str]:
+    """The names of the weights that so many matrices of a stack have once they are maps of their own."""
+    return [f"{stack}.{expert}.weight" for expert in range(count)]
+
+
+def routers(skeleton: nn.Module) -> frozenset[str]:
+    """The names of the matrices that decide on each token's experts."""
+    found = [(path, one) for path, one in skeleton.named_modules() if are_experts(one)]
+    return frozenset(
+        f"{beside}.{name}.weight"
+        for path, experts in found
+        for beside in [path.rpartition(".")[0]]
+        for name, one in skeleton.get_submodule(beside).named_modules()
+        if is_linear(one) and len(cast("Tensor", one.weight)) == cast("Any", experts).num_experts
+    )
 
 
 def trace_experts(skeleton: nn.Module) -> None:
@@ -317,7 +349,7 @@ def _names(block: nn.Module) -> dict[str, list[str]]:
         if are_experts(module):
             for name in _maps(module):
                 maps = cast("nn.ModuleList", getattr(module, name))
-                found[f"{path}.{name}"] = [f"{path}.{name}.{expert}.weight" for expert in range(len(maps))]
+                found[f"{path}.{name}"] = map_names(f"{path}.{name}", len(maps))
                 if cast("Any", module).has_bias:
                     found[f"{path}.{name}_bias"] = [f"{path}.{name}.{expert}.bias" for expert in range(len(maps))]
     return found

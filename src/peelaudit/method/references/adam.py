@@ -86,7 +86,7 @@ class Latent:
     def weights(self) -> dict[str, Tensor]:
         """The low-bit matrices, by name, as the block is to have them."""
         return {
-            name: held.matrix(held.constraint.straight_through(held.matrix(weight), self._scales[name])).to(weight)
+            name: held.parameter(held.constraint.straight_through(held.matrix(weight), self._scales[name])).to(weight)
             for name, (held, weight) in self._matrices.items()
         }
 

@@ -8,8 +8,8 @@ Where the writers are low-bit, the ridge solution is rounded to their set agains
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,7 @@ from peelaudit.method.references.writers import (
     split_change,
     trainable_writers,
     undo_gains,
+    writer_groups,
     writer_weights,
 )
 from peelaudit.network.block import Block
@@ -62,13 +63,19 @@ class FittedBlock:
 @dataclass(frozen=True, slots=True)
 class RidgeChange:
     """A change of a block's writers: `value` [features, d_model] float64, and its summed squared error on *select*.
+    `penalties` are those of the groups, None where a group stays as it is.
 
     Low-bit writers are low-bit after it, to the last bit.
     """
 
     value: Tensor
-    penalty: float
+    penalties: tuple[float | None, ...]
     error: float
+
+    @property
+    def penalty(self) -> float:
+        """The largest of the groups'."""
+        return max(penalty for penalty in self.penalties if penalty is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,58 +147,76 @@ class BlockRegression:
         return self._changes[target]
 
     def _ridge(self, target: int) -> RidgeChange | None:
-        """Each group's ridge solution, its penalty the best on *select*; the penalty is the largest of them, and the
-        error right for one group. None where no group's helps.
+        """Each group's ridge solution, its penalty the best on *select*; the error is right for one group. None where
+        no group's helps.
         """
         parts, penalties, error = [], [], 0.0
         for index, factorisation in enumerate(self.factorisations):
             cross, select = self._fit.groups[index].cross[target], self._select.groups[index]
             penalty, error = best_penalty(factorisation, cross, select, target, rotated_gram=self._rotated[index])
             parts.append(torch.zeros_like(cross) if penalty is None else factorisation.solve(cross, penalty).value)
-            penalties += [] if penalty is None else [penalty]
-        return RidgeChange(torch.cat(parts), max(penalties), error) if penalties else None
+            penalties.append(penalty)
+        return RidgeChange(torch.cat(parts), tuple(penalties), error) if any(p is not None for p in penalties) else None
 
     @cached_property
     def _changes(self) -> tuple[RidgeChange | None, ...]:
-        """For every target: one rounding serves all targets of a penalty."""
+        """For every target, the best step of each."""
         found = [self._ridge(target) for target in range(len(self._targets))]
         if self.exact and not self.low_bit:
             return tuple(found)
-        solutions = [None if one is None else one.value for one in found]
-        penalties = [0.0 if one is None else one.penalty for one in found]
-        best: list[RidgeChange | None] = [None] * len(solutions)
+        best: list[RidgeChange | None] = [None] * len(found)
         for step in (1.0,) if self.exact else STEPS:
-            directions = [None if s is None else undo_gains(self._block, self.writers, step * s) for s in solutions]
-            for target, value in enumerate(self._rounded(directions, penalties)):
-                if value is None:
+            directions = [
+                None if one is None else replace(one, value=undo_gains(self._block, self.writers, step * one.value))
+                for one in found
+            ]
+            for target, change in enumerate(self._rounded(directions)):
+                if change is None:
                     continue
-                error = self._select_error(value, target)
+                error = self._select_error(change.value, target)
                 least = self.trained_error(target) if (known := best[target]) is None else known.error
                 if error < least:
-                    best[target] = RidgeChange(value, penalties[target], error)
+                    best[target] = replace(change, error=error)
         return tuple(best)
 
-    def _rounded(self, changes: Sequence[Tensor | None], penalties: Sequence[float]) -> list[Tensor | None]:
+    def _rounded(self, changes: Sequence[RidgeChange | None]) -> list[RidgeChange | None]:
         """Changes after which the writers are in their low-bit sets, and near those given in what they do."""
         if not self.low_bit:
             return list(changes)
+        given = {target: change for target, change in enumerate(changes) if change is not None}
+        cuts = {target: torch.split(change.value, self._sizes) for target, change in given.items()}
+        parts: dict[int, list[Tensor]] = {target: [] for target in given}
+        for group in range(len(self._sizes)):
+            wanted = {target: (cuts[target][group], change.penalties[group]) for target, change in given.items()}
+            for target, part in self._rounded_group(group, wanted).items():
+                parts[target].append(part)
+        rounded = {target: replace(change, value=torch.cat(parts[target])) for target, change in given.items()}
+        return [rounded.get(target) for target in range(len(changes))]
+
+    def _rounded_group(self, group: int, wanted: Mapping[int, tuple[Tensor, float | None]]) -> dict[int, Tensor]:
+        """The same of one group, by target: of changes with their penalties, of which one rounding serves all targets.
+
+        A group without a penalty, such as an expert's that no token reached, stays as it is.
+        """
+        writers, moments = writer_groups(self._block, self.writers)[group], self._fit.groups[group]
+        result = {target: change for target, (change, _) in wanted.items()}
+        parts = feature_parts(self._block, writers)
+        if all(part.constraint is None for part in parts):
+            return result
         by_penalty: dict[float, list[int]] = defaultdict(list)
-        for target, change in enumerate(changes):
-            if change is not None:
-                by_penalty[penalties[target]].append(target)
-        (moments,), (factorisation,) = self._fit.groups, self.factorisations
-        trained = writer_weights(self._block, self.writers, moments.gram.dtype)
-        parts = feature_parts(self._block, self.writers)
+        for target, (_, penalty) in wanted.items():
+            if penalty is not None:
+                by_penalty[penalty].append(target)
+        trained = writer_weights(self._block, writers, moments.gram.dtype)
         dtype = next(self._block.module.parameters()).dtype
-        result: list[Tensor | None] = [None] * len(changes)
         size = max(1, _TOGETHER.get(trained.device.type, 1 << 22) // trained.numel())
         for penalty, targets in by_penalty.items():
-            ridge = max(penalty, _DAMPING) * factorisation.values.mean()
+            ridge = max(penalty, _DAMPING) * self.factorisations[group].values.mean()
             gram = moments.gram + torch.diag_embed(ridge.expand(len(trained)))
             for first in range(0, len(targets), size):
                 chosen = targets[first : first + size]
-                wanted = torch.stack([trained + change for t in chosen if (change := changes[t]) is not None])
-                for target, weight in zip(chosen, fit_to_grid(wanted, trained, gram, parts, dtype), strict=True):
+                near = torch.stack([trained + result[target] for target in chosen])
+                for target, weight in zip(chosen, fit_to_grid(near, trained, gram, parts, dtype), strict=True):
                     result[target] = weight - trained
         return result
 

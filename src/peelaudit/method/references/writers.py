@@ -33,6 +33,7 @@ __all__ = [
     "split_change",
     "trainable_writers",
     "undo_gains",
+    "writer_groups",
     "writer_weights",
 ]
 
@@ -139,13 +140,20 @@ def observe(block: Block, hidden: Tensor, writers: tuple[int, ...]) -> Observati
     with tapped([tap for one in seen.values() for tap in one.taps()]), block.watched() as routes:
         output = block(hidden)
     one = torch.ones(1, 1, device=output.device)
-    shared = [seen[index].features(one) for index in writers if block.numbers[index] is None]
-    groups = [Features(torch.cat(shared, dim=-1))] if shared else []
-    for index in writers:
-        if (number := block.numbers[index]) is not None:
-            tokens, weights = routes.of(number)
-            groups.append(Features(seen[index].features(weights, tokens), tokens))
+    groups = []
+    for first, *others in writer_groups(block, writers):
+        number = block.numbers[first]
+        tokens, weights = (None, one) if number is None else routes.of(number)
+        values = [seen[index].features(weights, tokens) for index in (first, *others)]
+        groups.append(Features(torch.cat(values, dim=-1), tokens))
     return Observation(output.reshape(-1, output.shape[-1]), tuple(groups))
+
+
+def writer_groups(block: Block, writers: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The writers by what is regressed together: those that all tokens go through, and each expert's by itself."""
+    shared = tuple(index for index in writers if block.numbers[index] is None)
+    alone = ((index,) for index in writers if block.numbers[index] is not None)
+    return (*([shared] if shared else []), *alone)
 
 
 @torch.no_grad()

@@ -261,16 +261,27 @@ class Integer(Even):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A parameter of a block that a constraint holds. `transposed` where it is kept as [inputs, outputs], as
-    transformers' Conv1D has it.
+    """A parameter of a block that a constraint holds.
+
+    Attributes:
+        constraint: the set.
+        transposed: whether it is kept as [inputs, outputs], as transformers' Conv1D has it.
+        parts: how many matrices of that set it is, one's outputs behind the other's: an expert's first two.
     """
 
     constraint: Constraint
     transposed: bool
+    parts: int = 1
 
     def matrix(self, weight: Tensor) -> Tensor:
-        """[outputs, inputs] of the parameter, or the parameter of [outputs, inputs]."""
-        return weight.mT if self.transposed else weight
+        """[outputs, inputs] of the parameter, of several parts [parts, outputs, inputs]."""
+        matrix = weight.mT if self.transposed else weight
+        return matrix if self.parts == 1 else matrix.reshape(self.parts, -1, matrix.shape[-1])
+
+    def parameter(self, matrix: Tensor) -> Tensor:
+        """The parameter of what `matrix` returns."""
+        whole = matrix if self.parts == 1 else matrix.flatten(-3, -2)
+        return (whole.mT if self.transposed else whole).contiguous()
 
     def scales(self, weight: Tensor) -> Scales:
         """Those of a parameter that is of the set."""
@@ -286,12 +297,12 @@ class Held:
         matrix = self.matrix(weight)
         if not bool(scales.scale.any()):
             scales = self.constraint.scales(matrix)
-        return self.matrix(self.constraint.values(self.constraint.codes(matrix, scales), scales)).contiguous()
+        return self.parameter(self.constraint.values(self.constraint.codes(matrix, scales), scales))
 
     def quantise(self, weight: Tensor) -> Tensor:
         """The parameter rounded to the set with scales of its own, unless it is of the set already."""
         matrix = self.matrix(weight)
-        return weight if self.constraint.holds(matrix) else self.matrix(self.constraint.quantise(matrix)).contiguous()
+        return weight if self.constraint.holds(matrix) else self.parameter(self.constraint.quantise(matrix))
 
 
 def best_scales(constraint: Constraint, groups: Tensor, tried: Iterable[Scales], *, gain: float = 1.0) -> Scales:

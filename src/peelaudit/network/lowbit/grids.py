@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
 
 from peelaudit.checkpoints import Checkpoint
-from peelaudit.errors import ConfigError, UnsupportedCheckpoint
+from peelaudit.errors import ConfigError
+from peelaudit.network.experts import map_names, routers, stacks
 from peelaudit.network.linear import keeps_inputs_first
 from peelaudit.network.lowbit.constraints import Constraint
 from peelaudit.network.lowbit.detection import find_grid
@@ -42,19 +43,24 @@ class Grids:
         self._info = checkpoint.info
         self._stored: dict[str, Grid] = {}
         self._named: dict[str, tuple[Grid | None, int]] = {}
-        self._stacked: dict[str, bool] = {}
-        self._transposed = _transposed(checkpoint.skeleton())
+        skeleton = checkpoint.skeleton()
+        self._stacks, self._transposed = stacks(skeleton), _transposed(skeleton)
+        self._parts = checkpoint.parts
+        self.routers = routers(skeleton)
 
     def add(self, name: str, weight: Tensor, stored: TensorInfo) -> None:
-        """Look at one tensor, by its name in the skeleton; what is no matrix, or several of them, is passed over."""
-        if weight.ndim == 3:
-            self._stacked[name] = any(_on_a_grid(matrix, stored.dtype) for matrix in weight)
-        if weight.ndim != 2:
+        """Look at one tensor, by its name in the skeleton; all but matrices and stacks of experts' are passed over."""
+        if name in self._stacks:
+            matrices = weight.mT if self._stacks[name] else weight
+            names = map_names(name, len(matrices))
+        elif weight.ndim == 2 and name.removesuffix("_bias") not in self._stacks:
+            matrices = (weight.T if name in self._transposed else weight)[None]
+            names = [name]
+        else:
             return
-        matrix = weight.T if name in self._transposed else weight
-        grid = find_grid(matrix, stored.dtype)
-        self._named[name] = (grid, matrix.shape[1])
-        if grid is not None:
+        found = [_grid_of(matrix, stored.dtype, self._parts(name)) for matrix in matrices]
+        self._named.update((one, (grid, matrices.shape[2])) for one, grid in zip(names, found, strict=True))
+        if (grid := _common(found)) is not None:
             self._stored[stored.name] = grid
 
     def info(self) -> CheckpointInfo:
@@ -63,7 +69,7 @@ class Grids:
         return replace(self._info, tensors=tensors)
 
     def matrices(self, blocks: str) -> tuple[str, ...]:
-        """The names of the blocks' matrices; `blocks` is their path in the skeleton."""
+        """The names of the blocks' matrices, of experts each one's; `blocks` is their path in the skeleton."""
         return tuple(name for name in self._named if name.startswith(f"{blocks}."))
 
     def holding(
@@ -78,15 +84,7 @@ class Grids:
 
         Raises:
             ConfigError: a matrix can't be cut into the groups that were asked for.
-            UnsupportedCheckpoint: a mixture's experts would have to be held to few bits.
         """
-        if isinstance(bits, Grid) and self._stacked:
-            raise UnsupportedCheckpoint(f"{self._info.path}: experts can't be held to few bits; say --bits float")
-        if bits == "auto" and (low := next((name for name, found in self._stacked.items() if found), None)):
-            raise UnsupportedCheckpoint(
-                f"{self._info.path}: the experts {low} are low-bit, which references of them can't be held to; say"
-                " --bits float for references that are floats"
-            )
         if not isinstance(bits, Grid):
             found = {name: grid for name in matrices if (grid := self._named[name][0]) is not None}
             low_bit = _described(found, len(matrices), held=bits == "auto")
@@ -100,9 +98,21 @@ class Grids:
         return Holding(dict.fromkeys(wanted, constraint_of(bits)), rounding=True, low_bit=low_bit)
 
 
-def _on_a_grid(matrix: Tensor, stored: str) -> bool:
-    """Whether an expert's matrix is low-bit, whichever way round it is kept."""
-    return find_grid(matrix, stored) is not None or find_grid(matrix.T, stored) is not None
+def _grid_of(matrix: Tensor, stored: str, parts: int) -> Grid | None:
+    """The grid of a matrix, [outputs, inputs], which may be that of each of its parts with scales of its own."""
+    if parts > 1 and len(matrix) % parts == 0:
+        found = _common([find_grid(part, stored) for part in matrix.chunk(parts)])
+        if found is not None:
+            return found
+    return find_grid(matrix, stored)
+
+
+def _common(grids: Sequence[Grid | None]) -> Grid | None:
+    """The grid that all of them are, with the mean share of zeros; None where one is another."""
+    found = [grid for grid in grids if grid is not None]
+    if len(found) < len(grids) or len({replace(grid, zero_fraction=0.0) for grid in found}) != 1:
+        return None
+    return replace(found[0], zero_fraction=sum(grid.zero_fraction for grid in found) / len(found))
 
 
 def _described(grids: Mapping[str, Grid], matrices: int, *, held: bool) -> LowBit | None:
