@@ -148,12 +148,12 @@ class Refiner:
     ) -> Iterator[Refined]:
         """Move every block alone, the last first; the first `done` of these are left out.
 
-        The length of one block's first step is where the next one's search for its own begins.
+        Where looks are thinned, the length of one block's first step is where the next one's search for its own begins.
 
         Args:
             reach: how far.
             done: how many are left out.
-            first: the length of the first step of the last that took one of these.
+            first: then, the length of the first step of the last that took one of these.
             progress: told of each.
 
         Raises:
@@ -162,7 +162,7 @@ class Refiner:
         progress.stage("layers' gaps", self._network.n_layers)
         progress.advance(done)
         for layer in range(self._network.n_layers - done, 0, -1):
-            refined = self.alone(layer, reach, first=first)
+            refined = self.alone(layer, reach, first=first if reach.thinned > 1 else None)
             first = refined.first or first
             yield refined
             progress.advance()
