@@ -13,7 +13,8 @@
     │   └── UnsupportedCheckpoint   sound as far as it was read, but nothing that peelaudit can audit
     ├── CalibrationError            the calibration data can't be used                       (exit 3)
     ├── AuditError                  the audit could not be completed                         (exit 3)
-    │   └── NonFiniteResult         a loss or a state became NaN or Inf; names the layer
+    │   ├── NonFiniteResult         a loss or a state became NaN or Inf; names the layer
+    │   └── OutOfMemory             it doesn't fit, one sequence at a time; names the stage
     ├── ReportError                 a saved report can't be used                             (exit 3)
     ├── OutputError                 what was found or mended could not be written            (exit 3)
     ├── NothingToFix                no change that was tried makes the network better        (exit 4)
@@ -44,6 +45,7 @@ __all__ = [
     "NonFiniteWeights",
     "NothingToAudit",
     "NothingToFix",
+    "OutOfMemory",
     "OutputError",
     "PeelauditError",
     "ReportError",
@@ -160,6 +162,10 @@ class NonFiniteResult(AuditError):
     """A loss or a hidden state became NaN or Inf; the message names the layer and the schedule."""
 
 
+class OutOfMemory(AuditError):
+    """Memory ran out, with one sequence at a time too; the message names the stage."""
+
+
 class ReportError(PeelauditError):
     """A saved report is unreadable, damaged, of another version, or no report at all."""
 
@@ -192,10 +198,13 @@ def about(subject: str) -> Iterator[None]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's own error, or torch's, which is a RuntimeError (with a class of its own on a GPU
-    alone).
+    alone, and there not where one of CUDA's libraries asked).
     """
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+        or (
+            isinstance(error, RuntimeError)
+            and any(word in str(error) for word in ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED"))
+        )
     )

@@ -27,7 +27,6 @@ from peelaudit.network.states import (
     TokenRows,
     apply_block,
     available_memory,
-    batches,
     trained_states,
 )
 from peelaudit.settings.audit import AuditConfig
@@ -52,21 +51,13 @@ def test_states_are_transformers_own(family: str, network: Callable[..., Network
 
 
 def test_batches_of_any_size_give_the_same_states(
-    network: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+    network: Callable[..., Network],
 ) -> None:
     opened = network("gemma3_text", positions=20)
-    monkeypatch.setattr(batches, "__defaults__", (50,))
-    assert len(list(batches(slice(0, 38), 20))) == 19
+    opened.decoder.memory.tokens = 50
     again = trained_states(opened.decoder, opened.tokens, StateStore(dtype=torch.float64))
     for found, before in zip(again, opened.states, strict=True):
         torch.testing.assert_close(found, before, rtol=1e-6, atol=1e-6)
-
-
-@given(st.integers(0, 30), st.integers(0, 200), st.integers(1, 50), st.integers(1, 500))
-def test_batches_cover_the_rows_once_in_order(start: int, length: int, positions: int, tokens: int) -> None:
-    parts = list(batches(slice(start, start + length), positions, tokens))
-    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(start, start + length))
-    assert all(part.stop - part.start == 1 or (part.stop - part.start) * positions <= tokens for part in parts)
 
 
 def files_in(folder: Path) -> list[Path]:

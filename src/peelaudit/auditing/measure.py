@@ -70,7 +70,8 @@ class Measurer:
         kept: Kept | None = None,
         depth_passes: float = 1.0,
     ) -> None:
-        self._decoder, self._config, self._store, self._kept = decoder, config, store, kept or Kept()
+        self._decoder, self._config, self._store = decoder, config, store
+        self._kept = kept or Kept(memory=decoder.memory)
         self._data = TokenRows.of(calibration)
         clusters: dict[SplitName, NDArray[np.int64]] = {
             "fit": calibration.fit.clusters,
@@ -89,12 +90,18 @@ class Measurer:
         self._depth_data = self._data.thinned(self._thinning(some, depth_passes))
         counts = self._depth_data.predictions(slice(None)).numpy()
         self._depth_panel = draw(fit_sequences=some, predictions=counts)
-        self._states = trained_states(decoder, self._data.tokens, store, progress=self._kept)
+        run = partial(trained_states, decoder, self._data.tokens, store, progress=self._kept)
+        self._states = decoder.memory.retried(run)
         self._readouts = ReadoutFactory(decoder, self._data, self._states[-1], store)
-        self._head = self._readouts.fit(config.readout, self._states[-1], "the trained network")
+        self._head, self._base = decoder.memory.retried(self._fitted)
         self._down = Downstream(decoder, self._data, self._head, store)
-        self._base = self._read(self._head, self._states[-1], "the trained network")
         self.refiner = Refiner(self._down, self._states, self._base)
+
+    def _fitted(self) -> tuple[Readout, Losses]:
+        """The readout of the network, and its losses under it."""
+        what = "the trained network"
+        head = self._readouts.fit(self._config.readout, self._states[-1], what)
+        return head, self._read(head, self._states[-1], what)
 
     def _thinning(self, fit_sequences: int, passes: float) -> int:
         """One of how many tokens is read out at depths below the last: all, or as many as so many passes allow."""

@@ -23,6 +23,7 @@ import torch
 
 from peelaudit.auditing.caching import Resumption
 from peelaudit.auditing.encoding import decoded, encoded
+from peelaudit.network.memory import Memory
 from peelaudit.network.work import Work
 from peelaudit.progress import SILENT, Clock, Progress
 
@@ -62,12 +63,19 @@ class Kept:
         work: what is counted.
         resumption: where results are kept.
         key: of all that they depend on.
+        memory: where it runs out, a result is begun anew on half as much at once.
     """
 
     def __init__(
-        self, clock: Progress = SILENT, work: Work | None = None, resumption: Resumption | None = None, key: str = ""
+        self,
+        clock: Progress = SILENT,
+        work: Work | None = None,
+        resumption: Resumption | None = None,
+        key: str = "",
+        *,
+        memory: Memory | None = None,
     ) -> None:
-        self._clock, self._work, self._key = clock, work or Work(), key
+        self._clock, self._work, self._memory, self._key = clock, work or Work(), memory or Memory(), key
         self._resumption = resumption or Resumption()
         self._folder = self._resumption.opened(key)
         self._waiting: list[_Item] = []
@@ -78,6 +86,7 @@ class Kept:
     def stage(self, name: str, total: int) -> None:
         """Pass it on."""
         self._end_segment(name)
+        self._memory.stage = name
         self._clock.stage(name, total)
 
     def advance(self, steps: int = 1) -> None:
@@ -133,12 +142,16 @@ class Kept:
         if found:
             taken()
         self._begin_item()
-        for item in compute(tuple(found)):
-            self._end_segment(None)
-            if self._folder is not None:
-                self._keep(f"{name}-{len(found) + 1}", encoded(item, given))
-            found.append(item)
-            self._begin_item()
+
+        def go_on() -> None:
+            for item in compute(tuple(found)):
+                self._end_segment(None)
+                if self._folder is not None:
+                    self._keep(f"{name}-{len(found) + 1}", encoded(item, given))
+                found.append(item)
+                self._begin_item()
+
+        self._memory.retried(go_on)
         return found
 
     def _begin_item(self) -> None:

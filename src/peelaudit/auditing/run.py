@@ -161,9 +161,10 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     drawn = audit.calibration
     sequences = sum(len(split.tokens) for split in (drawn.fit, drawn.select, drawn.held_out))
     clock.metered(lambda: decoder.passes / sequences)
-    store = StateStore(dtype=decoder.dtype, device=decoder.device)
-    calibration = fed(drawn, decoder, config.bos, store, progress=clock)
-    kept = Kept(clock) if resumption is None else Kept(clock, decoder.work, resumption, _key(audit, save))
+    store = StateStore.of(decoder)
+    key = "" if resumption is None else _key(audit, save)
+    kept = Kept(clock, decoder.work, resumption, key, memory=decoder.memory)
+    calibration = decoder.memory.retried(partial(fed, drawn, decoder, config.bos, store, progress=kept))
     measurer = Measurer(decoder, calibration, config, store=store, kept=kept, depth_passes=wanted.depth_passes)
     trained = measurer.trained()
     references = measurer.references(trained, audit.plan, map_reach=wanted.map_reach)
@@ -205,6 +206,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
             *experts_warnings(findings.layers),
             *checkpoint.notes,
             *bits_warnings(low_bit),
+            *decoder.memory.notes,
         ),
         headline=findings.headline,
         advice=findings.advice,

@@ -134,7 +134,7 @@ class _Bench:
         self._info = audit.checkpoint.info
         self._dtype = getattr(torch, audit.config.dtype)
         self.decoder = _decoder(audit)
-        store = StateStore(dtype=self._dtype, device=self.decoder.device)
+        store = StateStore.of(self.decoder)
         self._calibration = fed(audit.calibration, self.decoder, audit.config.bos, store)
 
     def decoder_of(self, path: Path, stack: ExitStack) -> Decoder:
@@ -165,9 +165,7 @@ class _Bench:
     def audit(self, decoder: Decoder, *, references: bool = False) -> _Audit:
         """The figures of this network."""
         config = self._config
-        measurer = Measurer(
-            decoder, self._calibration, config, store=StateStore(dtype=self._dtype, device=decoder.device)
-        )
+        measurer = Measurer(decoder, self._calibration, config, store=StateStore.of(decoder))
         examiner, wanted = measurer.examiner(), self._audit.extent
         examined = examiner.examination(measurer.gaps(examiner, wanted.alone) if wanted.alone is not None else None)
         if not references:
@@ -202,7 +200,7 @@ class _Bench:
     def _changes(self, decoder: Decoder) -> Iterator[tuple[float, float]]:
         """Of each block, over *held-out*: the normalised error of leaving it out, and its influence."""
         data = TokenRows.of(self._calibration)
-        states = trained_states(decoder, data.tokens[data.rows.held_out], StateStore(dtype=self._dtype))
+        states = trained_states(decoder, data.tokens[data.rows.held_out], StateStore.of(decoder))
         for before, after in pairwise(states):
             change, spread = sequence_errors(before, after, slice(None)).sum(), squared_deviation(after, slice(None))
             yield float(change) / spread, float(influence(before, after).mean())

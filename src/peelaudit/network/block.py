@@ -25,6 +25,7 @@ from peelaudit.network.experts import (
 )
 from peelaudit.network.linear import LinearMap, is_linear, tapped
 from peelaudit.network.lowbit.constraints import Held, Scales
+from peelaudit.network.memory import Memory
 from peelaudit.network.parts import Family, Writer
 from peelaudit.network.routes import Routes
 from peelaudit.network.work import Work
@@ -58,6 +59,7 @@ class Block:
         numbers: of each writer which expert's it is; None for others.
         experts: how many of them there are; 0 in a block without.
         work: is told of each call.
+        memory: says how much goes through it at once.
         held: the parameters that are low-bit, by name: a reference block's must be too.
     """
 
@@ -72,9 +74,10 @@ class Block:
         scales: Mapping[str, Scales] | None = None,
         *,
         work: Work,
+        memory: Memory,
     ) -> None:
         self.layer = layer
-        self.work = work
+        self.work, self.memory = work, memory
         self.module = module
         self.held = held
         self._scales = scales
@@ -187,7 +190,7 @@ class Block:
 
     def _with(self, module: nn.Module) -> Block:
         known = (self._family, self._arguments, self._absent, self.held, self._scales)
-        return Block(self.layer, module, *known, work=self.work)
+        return Block(self.layer, module, *known, work=self.work, memory=self.memory)
 
     def replaced(self, weights: Mapping[str, Tensor]) -> Block:
         """The block with other weights (or buffers) by name, in the dtypes of its own, the rest shared with it; nothing
@@ -228,7 +231,8 @@ class Block:
 
     def unconstrained(self) -> Block:
         """The same block, its weights shared, whose references may be floats."""
-        return Block(self.layer, self.module, self._family, self._arguments, self._absent, work=self.work)
+        known = (self._family, self._arguments, self._absent)
+        return Block(self.layer, self.module, *known, work=self.work, memory=self.memory)
 
     def scales(self) -> dict[str, Scales]:
         """Those of the low-bit parameters, which are of their sets.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from peelaudit.network.experts import map_names, separate, stacks
 from peelaudit.network.families import family_of
 from peelaudit.network.linear import keeps_inputs_first
 from peelaudit.network.lowbit.constraints import Constraint, Held, Scales
+from peelaudit.network.memory import Memory
 from peelaudit.network.parts import Unclear
 from peelaudit.network.shell import Shell, fill_buffers, prove
 from peelaudit.network.unembedding import Unembedding
@@ -38,6 +39,7 @@ class Decoder:
 
     Attributes:
         work: what its blocks and its head computed.
+        memory: what they may take.
 
     Args:
         checkpoint: open, with complete weights.
@@ -75,9 +77,10 @@ class Decoder:
         self.norm, self.head = self._shell.norm, self._shell.head
         self.width = self.head.in_features
         self.vocabulary = self.head.out_features
+        self.memory = Memory(seq_len, self.vocabulary)
         self._arguments = prove(self._shell, Unembedding.of(self), seq_len, checkpoint.info.path)
         self._replaced: Mapping[int, Callable[[], Block]] = {}
-        self._kept = _Kept(_room(device))
+        self._kept = _Kept(self.memory, device)
 
     @property
     def passes(self) -> float:
@@ -138,7 +141,7 @@ class Decoder:
         self._separate(module, layer)
         absent = frozenset(name for name in weights if prefix + name in self._checkpoint.absent)
         known = (self.family, self._arguments[layer - 1], absent, held, scales or None)
-        return Block(layer, module, *known, work=self.work)
+        return Block(layer, module, *known, work=self.work, memory=self.memory)
 
     def _separate(self, module: nn.Module, layer: int) -> None:
         """Make the block's experts linear maps of their own, as `Block` needs them."""
@@ -191,8 +194,9 @@ CACHED = 1 << 30
 class _Kept:
     """Blocks that were read and fit in so many bytes, the first ones: all are asked for in turns."""
 
-    def __init__(self, room: int) -> None:
-        self._room = room
+    def __init__(self, memory: Memory, device: torch.device) -> None:
+        self._memory, self._device = memory, device
+        self._taken = 0
         self._blocks: dict[int, Block] = {}
 
     def get(self, layer: int) -> Block | None:
@@ -200,12 +204,14 @@ class _Kept:
 
     def added(self, block: Block) -> Block:
         size = sum(tensor.nbytes for tensor in (*block.module.parameters(), *block.module.buffers()))
-        if size <= self._room:
-            self._room -= size
+        if self._taken + size <= self._room:
+            self._taken += size
             self._blocks[block.layer] = block
         return block
 
-
-def _room(device: torch.device) -> int:
-    """Bytes for blocks: of a CUDA device, where each would be carried there again, a quarter of what is free."""
-    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else CACHED
+    @cached_property
+    def _room(self) -> int:
+        """Bytes for blocks: of a CUDA device, where each would be carried there again, a quarter of what is free."""
+        if self._device.type == "cuda":
+            return torch.cuda.mem_get_info(self._device)[0] // 4
+        return CACHED if self._memory.block_bytes is None else min(CACHED, self._memory.block_bytes)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from peelaudit.calibration import Calibration
 from peelaudit.errors import NonFiniteResult
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
+from peelaudit.network.memory import batches
 from peelaudit.progress import SILENT, Progress
 
 __all__ = [
@@ -30,14 +30,11 @@ __all__ = [
     "TokenRows",
     "apply_block",
     "available_memory",
-    "batches",
     "trained_states",
 ]
 
 NO_TARGET = -100
 """Stands for a token that isn't to be predicted; torch's losses leave it out."""
-BATCH_TOKENS = 4096
-"""Tokens that go through a block at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +122,11 @@ class StateStore:
             self._left = {device: device_budget, **self._left}
         self.dtype = dtype
 
+    @classmethod
+    def of(cls, decoder: Decoder) -> StateStore:
+        """For the states of a network, in as much memory as it may take."""
+        return cls(decoder.memory.state_bytes, decoder.dtype, device=decoder.device)
+
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """An uninitialised state of this shape, in the store's dtype unless said otherwise.
 
@@ -167,16 +169,9 @@ def available_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
 
 
-def batches(rows: slice, positions: int, tokens: int = BATCH_TOKENS) -> Iterator[slice]:
-    """Cut a range of sequences into ranges of about `tokens` tokens."""
-    size = max(1, tokens // positions)
-    for start in range(rows.start, rows.stop, size):
-        yield slice(start, min(start + size, rows.stop))
-
-
 @torch.no_grad()
 def apply_block(
-    block: Block | Callable[[Tensor], Tensor],
+    block: Block,
     states: Tensor,
     output: Tensor,
     *,
@@ -189,7 +184,7 @@ def apply_block(
     Raises:
         NonFiniteResult: naming `what`, if a value of the output is NaN or Inf, or so large that a norm overflows.
     """
-    for part in batches(slice(0, len(states)), states.shape[1]):
+    for part in batches(slice(0, len(states)), states.shape[1], block.memory.tokens):
         result = block(states[part].to(device=device, dtype=dtype))
         _check(result, what)
         output[part] = result.to(output.dtype)
@@ -218,7 +213,7 @@ def trained_states(
     shape = (*tokens.shape, decoder.width)
     place = {"device": decoder.device, "dtype": decoder.dtype}
     embedded = store.empty(*shape)
-    for part in batches(slice(0, len(tokens)), tokens.shape[1]):
+    for part in batches(slice(0, len(tokens)), tokens.shape[1], decoder.memory.tokens):
         embedded[part] = decoder.embed(tokens[part]).to(embedded.dtype)
     _check(embedded, "the embedding")
     states = [embedded]

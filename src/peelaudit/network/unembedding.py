@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peelaudit.network.memory import Memory
 from peelaudit.network.work import Work
 
 if TYPE_CHECKING:
@@ -31,12 +32,15 @@ class Unembedding:
     scale: float = 1.0
     work: Work = field(default_factory=Work)
     """Is told of each time that logits are made, or a derivative of them."""
+    memory: Memory = field(default_factory=Memory)
+    """Says how many are made at once."""
 
     @classmethod
     def of(cls, decoder: Decoder) -> Unembedding:
         """The model's own."""
         tail = decoder.family.tail
-        return cls(decoder.norm, decoder.head.weight, decoder.head.bias, tail.softcap, tail.scale, decoder.work)
+        head, shared = decoder.head, (decoder.work, decoder.memory)
+        return cls(decoder.norm, head.weight, head.bias, tail.softcap, tail.scale, *shared)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits, [..., vocabulary] float32 or wider, of residual streams [..., d_model]."""

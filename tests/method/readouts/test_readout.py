@@ -58,11 +58,11 @@ def test_the_losses_of_predictions_add_up_to_the_sequences(peeled: tuple) -> Non
     np.testing.assert_array_equal(own.losses(states[-1], targets, index, "a test"), each.sum(dim=1).numpy())
 
 
-def test_batches_do_not_change_losses(peeled: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_losses(peeled: tuple) -> None:
     decoder, data, states = peeled
     own = ReadoutFactory(decoder, data, states[-1], StateStore()).own
     whole = own.losses(states[-1], data.tokens, torch.arange(44), "a test")
-    monkeypatch.setattr("peelaudit.method.readouts.readout.LOGIT_BYTES", 1)
+    decoder.memory.logit_bytes = 1
     np.testing.assert_allclose(own.losses(states[-1], data.tokens, torch.arange(44), "a test"), whole, rtol=1e-5)
 
 

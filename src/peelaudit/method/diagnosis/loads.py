@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.network.block import Block
-from peelaudit.network.states import batches
+from peelaudit.network.memory import batches
 
 __all__ = ["loads"]
 
@@ -24,7 +24,7 @@ def loads(block: Block, inputs: Tensor) -> NDArray[np.float64] | None:
     if not block.experts:
         return None
     found = np.zeros((len(inputs), block.experts))
-    for part in batches(slice(0, len(inputs)), inputs.shape[1]):
+    for part in batches(slice(0, len(inputs)), inputs.shape[1], block.memory.tokens):
         with block.watched() as routes:
             block(block.take(inputs[part]))
         for number in range(block.experts):

@@ -27,7 +27,7 @@ from peelaudit.method.linalg.spectrum import leading
 from peelaudit.network.block import Addition, Block
 from peelaudit.network.linear import Tap, tapped
 from peelaudit.network.lowbit.detection import find_grid
-from peelaudit.network.states import batches
+from peelaudit.network.memory import batches
 from peelaudit.records import GridKind, LayerSigns, Symptom
 
 __all__ = ["RANDOM", "SILENT_SHARE", "signs", "spectral_excess", "symptoms"]
@@ -98,7 +98,7 @@ def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
     halves, sums = block.additions, [0.0, 0.0]
     seen = [module for half in halves for one in half for module in (one.module, one.gate) if module is not None]
     with tapped([(module, keeping(module)) for module in seen]):
-        for part in batches(rows, inputs.shape[1]):
+        for part in batches(rows, inputs.shape[1], block.memory.tokens):
             block(block.take(inputs[part]))
             for index, half in enumerate(halves):
                 added = sum(_added(one, made, (part.stop - part.start) * inputs.shape[1]) for one in half)

@@ -24,7 +24,8 @@ from peelaudit.method.readouts.head import refitted
 from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.readouts.temperature import wanted
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import StateStore, TokenRows, batches
+from peelaudit.network.memory import batches
+from peelaudit.network.states import StateStore, TokenRows
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.settings.audit import ReadoutKind
 
@@ -103,7 +104,7 @@ class ReadoutFactory:
     def _lens_moments(self, state: Tensor, rows: slice, z_mean: Tensor, r_mean: Tensor) -> Moments:
         width = state.shape[-1]
         moments = Moments(width, width, 1, self.own.unembedding.weight.device)
-        for part in batches(rows, state.shape[1]):
+        for part in batches(rows, state.shape[1], self.own.unembedding.memory.tokens):
             z, h = (s[part].reshape(-1, width).to(moments.gram) for s in (state, self._final))
             moments.add(z - z_mean.to(z), [h - z - r_mean.to(z)])
         return moments

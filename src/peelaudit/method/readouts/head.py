@@ -26,8 +26,9 @@ from peelaudit.method.linalg.descent import Course, Direction, natural_steps, sm
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.line_search import Probe
 from peelaudit.method.linalg.moments import accumulation_dtype
-from peelaudit.method.readouts.readout import LOGIT_BYTES, Readout
-from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, batches
+from peelaudit.method.readouts.readout import Readout
+from peelaudit.network.memory import batches
+from peelaudit.network.states import NO_TARGET, StateStore, TokenRows
 from peelaudit.network.unembedding import Unembedding
 
 __all__ = ["refitted"]
@@ -173,7 +174,7 @@ class _Moving:
         width, words = len(self._weight.T), self._words.to(self._weight.device)[self._learnt]
         weight = self._head.weight.to(self._weight.dtype, copy=True)
         self._head.work.read(width)
-        for part in batches(slice(0, len(weight)), 1):
+        for part in batches(slice(0, len(weight)), 1, self._head.memory.tokens):
             weight[part] += self._head.weight[part].to(weight) @ matrix[:width].T
         weight[words] += rows[:width].T
         if self._head.bias is None:
@@ -216,7 +217,7 @@ class _Moving:
     def _batches(self, rows: slice) -> Iterator[_Batch]:
         """The predictions of some sequences."""
         positions, place = self._state.shape[1], self._weight.device
-        for part in batches(rows, positions, max(1, LOGIT_BYTES // (4 * len(self._words)))):
+        for part in batches(rows, positions, self._head.memory.logit_tokens(len(self._words))):
             targets = self._data.targets(part)[:, 1:]
             asked = targets != NO_TARGET
             inputs = self._head.normed(self._state[part, :-1]).to(self._weight)[asked.to(place)]

@@ -12,14 +12,12 @@ from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.forward import jvp
-from peelaudit.network.states import NO_TARGET, batches
+from peelaudit.network.memory import batches
+from peelaudit.network.states import NO_TARGET
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.settings.audit import ReadoutKind
 
-__all__ = ["LOGIT_BYTES", "Readout", "Unembedding", "token_losses"]
-
-LOGIT_BYTES = 64 << 20
-"""About as much memory as the logits of one batch may take. More is no faster."""
+__all__ = ["Readout", "Unembedding", "token_losses"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Readout:
     @property
     def batch_tokens(self) -> int:
         """How many tokens' logits are made at once."""
-        return max(1, LOGIT_BYTES // (4 * len(self.unembedding.weight)))
+        return self.unembedding.memory.logit_tokens(len(self.unembedding.weight))
 
     def gradient(self, state: Tensor, targets: Tensor) -> Tensor:
         """The gradient at a state, [sequences, positions, d_model], of the cross-entropy summed over all predictions.

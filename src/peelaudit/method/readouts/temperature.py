@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.readouts.readout import Readout, token_losses
-from peelaudit.network.states import batches
+from peelaudit.network.memory import batches
 
 __all__ = ["wanted"]
 

@@ -19,6 +19,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.references.closed_form import FittedBlock, squared_error
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Scales
+from peelaudit.network.memory import batches
 from peelaudit.network.states import Rows
 
 __all__ = ["Latent", "adam"]
@@ -51,14 +52,16 @@ def adam(start: FittedBlock, inputs: Tensor, target: Tensor, rows: Rows, *, step
     best, stops = start, {round(steps * i / STOPS) for i in range(1, STOPS + 1)}
     for step in range(1, steps + 1):
         chosen = torch.randint(rows.fit.start, rows.fit.stop, (batch,), generator=generator)
-        with torch.enable_grad():
-            difference = block(block.take(inputs[chosen]), latent.weights() or None) - block.take(target[chosen])
-            loss = difference.square().mean() / scale
-        if not bool(torch.isfinite(loss)):
-            raise NonFiniteResult(f"layer {block.layer}: the loss of Adam became NaN or Inf at step {step}")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        block.work.add(2 * len(chosen))
+        for part in batches(slice(0, batch), inputs.shape[1], block.memory.tokens):
+            few = chosen[part]
+            with torch.enable_grad():
+                difference = block(block.take(inputs[few]), latent.weights() or None) - block.take(target[few])
+                loss = difference.square().mean() / scale * (len(few) / batch)
+            if not bool(torch.isfinite(loss)):
+                raise NonFiniteResult(f"layer {block.layer}: the loss of Adam became NaN or Inf at step {step}")
+            loss.backward()
+        block.work.add(2 * batch)
         optimizer.step()
         cosine.step()
         if step in stops:

@@ -32,7 +32,8 @@ from peelaudit.method.references.writers import (
 )
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.rounding import fit_to_grid
-from peelaudit.network.states import Rows, batches
+from peelaudit.network.memory import batches
+from peelaudit.network.states import Rows
 
 __all__ = ["BlockRegression", "FittedBlock", "RidgeChange", "squared_error"]
 
@@ -119,7 +120,7 @@ class BlockRegression:
         width, count = self._inputs.shape[-1], len(self._targets)
         groups = [Moments(size, width, count, device) for size in self._sizes]
         square = torch.zeros(count, dtype=accumulation_dtype(device), device=device)
-        for part in batches(rows, self._inputs.shape[1]):
+        for part in batches(rows, self._inputs.shape[1], self._block.memory.tokens):
             seen = observe(self._block, self._block.take(self._inputs[part]), self.writers)
             output = seen.output.to(square.dtype)
             residuals = [
@@ -251,7 +252,7 @@ class BlockRegression:
     def errors(self, changes: Sequence[RidgeChange | None], rows: slice) -> NDArray[np.float64]:
         """[targets, sequences] ‖g(z) - h_j‖² of the changed blocks, one for each target, over `rows`."""
         parts = []
-        for part in batches(rows, self._inputs.shape[1]):
+        for part in batches(rows, self._inputs.shape[1], self._block.memory.tokens):
             hidden = self._block.take(self._inputs[part])
             seen = observe(self._block, hidden, self.writers)
             results = []
@@ -287,7 +288,7 @@ def squared_error(block: Block, inputs: Tensor, target: Tensor, rows: slice) -> 
         NonFiniteResult: naming the layer.
     """
     total = 0.0
-    for part in batches(rows, inputs.shape[1]):
+    for part in batches(rows, inputs.shape[1], block.memory.tokens):
         difference = block(block.take(inputs[part])) - block.take(target[part])
         total += float(difference.to(accumulation_dtype(difference.device)).square().sum())
     if not total < float("inf"):

@@ -24,7 +24,8 @@ from peelaudit.method.readouts.readout import Readout
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.linear import LinearMap, tapped
-from peelaudit.network.states import StateStore, TokenRows, apply_block, batches
+from peelaudit.network.memory import batches
+from peelaudit.network.states import StateStore, TokenRows, apply_block
 
 __all__ = ["BlockSlopes", "Downstream"]
 
@@ -120,7 +121,7 @@ class Downstream:
         if not bool(torch.isfinite(gradient).all()):
             raise NonFiniteResult(f"the gradient of the loss at the output of layer {block.layer} holds NaN or Inf")
         block.work.add(2 * len(inputs))
-        for part in batches(slice(0, len(inputs)), inputs.shape[1]):
+        for part in batches(slice(0, len(inputs)), inputs.shape[1], block.memory.tokens):
             # A copy: the gradient at the last map's output may be this very tensor, which is overwritten below.
             pull = block.take(gradient[part].clone())
             calls, down = _pulled(block, block.take(inputs[part]), pull, taps=taps)
@@ -208,7 +209,7 @@ class Downstream:
             if linear.biased and linear.bias is not None:
                 weights[f"{path}.bias"] = linear.bias
                 turns[f"{path}.bias"] = change[linear.inputs].to(linear.bias)
-        for part in batches(slice(0, len(inputs)), inputs.shape[1]):
+        for part in batches(slice(0, len(inputs)), inputs.shape[1], block.memory.tokens):
             before = (block.take(inputs[part]), weights), (block.take(tangent[part]), turns)
             tangent[part] = _derivative(block, *before).to(tangent.dtype)
         if not bool(torch.isfinite(tangent).all()):

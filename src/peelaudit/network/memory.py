@@ -1,0 +1,81 @@
+"""How much is computed at once, and what happens where memory runs out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+from peelaudit.errors import OutOfMemory, is_out_of_memory
+
+__all__ = ["BATCH_TOKENS", "LOGIT_BYTES", "Memory", "batches"]
+
+BATCH_TOKENS = 4096
+"""Tokens that go through a block at once."""
+LOGIT_BYTES = 64 << 20
+"""About as much memory as the logits of one batch may take. More is no faster."""
+T = TypeVar("T")
+
+
+class Memory:
+    """What one network's blocks and its head may take: all share it, and where memory runs out it shrinks for all.
+
+    Attributes:
+        tokens: that go through a block at once, or those of one sequence.
+        logit_bytes: of one batch's logits, or those of one sequence.
+        state_bytes: of states in main memory; None for half of what is free there.
+        block_bytes: of blocks that are kept in main memory at most; None for what is always kept there.
+        stage: what is computed, for messages.
+        notes: what is to be told of memory that ran out.
+
+    Args:
+        positions: of a sequence.
+        vocabulary: the head's.
+    """
+
+    def __init__(self, positions: int = 1, vocabulary: int = 1) -> None:
+        self.tokens, self.logit_bytes = BATCH_TOKENS, LOGIT_BYTES
+        self.state_bytes: int | None = None
+        self.block_bytes: int | None = None
+        self.stage = "the network"
+        self.notes: tuple[str, ...] = ()
+        self._least = positions, 4 * vocabulary * positions
+
+    def logit_tokens(self, words: int) -> int:
+        """Of how many tokens logits of so many words are made at once."""
+        return max(1, self.logit_bytes // (4 * words))
+
+    def retried(self, compute: Callable[[], T]) -> T:
+        """What `compute` returns. Where memory runs out it begins anew, on half as much at once: what it changes
+        itself must be gone by then.
+
+        Raises:
+            OutOfMemory: one sequence at a time is too much.
+        """
+        while True:
+            try:
+                return compute()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(error)
+            gc.collect()  # out of the handler, whose frames hold tensors
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _shrink(self, error: Exception) -> None:
+        tokens, logit_bytes = self._least
+        if self.tokens <= tokens and self.logit_bytes <= logit_bytes:
+            problem = f"{self.stage}: not enough memory for one sequence at a time"
+            raise OutOfMemory(f"{problem}; a shorter --seq-len or fewer --tokens need less") from error
+        self.tokens, self.logit_bytes = max(tokens, self.tokens // 2), max(logit_bytes, self.logit_bytes // 2)
+        self.notes += (f"{self.stage}: memory ran out, and it was begun anew with {self.tokens:,} tokens at once",)
+
+
+def batches(rows: slice, positions: int, tokens: int) -> Iterator[slice]:
+    """Cut a range of sequences into ranges of about `tokens` tokens."""
+    size = max(1, tokens // positions)
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
