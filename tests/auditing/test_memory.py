@@ -1,7 +1,8 @@
-"""Audits where memory runs out: they go on with less at once, and the report says so."""
+"""Audits in less memory: told of a limit they plan for it, and where memory runs out they go on with less at once."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,18 @@ import torch
 from torch import Tensor
 
 import peelaudit
-from peelaudit.errors import OutOfMemory
+from peelaudit.auditing import memory as planning
+from peelaudit.auditing.identity import key_of_report
+from peelaudit.auditing.memory import limit_memory, own_memory
+from peelaudit.errors import ConfigError, OutOfMemory
 from peelaudit.network.block import Block
+from peelaudit.network.memory import BATCH_TOKENS, LOGIT_BYTES
+from peelaudit.network.states import StateStore
 from peelaudit.records import AuditReport
+from peelaudit.settings.audit import AuditConfig
+from peelaudit.settings.sizes import parse_size
 from tests.fleet.support import write_model
+from tests.networks import Network
 
 SMALL: dict[str, Any] = {"tokens": 1280, "seq_len": 32, "resamples": 200}
 Call = Callable[..., Tensor]
@@ -98,3 +107,69 @@ def test_a_sequence_that_is_too_much_is_an_error_that_names_the_stage(
     monkeypatch.setattr(Block, "__call__", limited(31))
     with pytest.raises(OutOfMemory, match=r"^hidden states: not enough memory for one sequence at a time"):
         peelaudit.audit(model, **SMALL)
+
+
+def planned(network: Network, limit: str, **settings: Any) -> None:
+    limit_memory(network.decoder, AuditConfig(checkpoint="c", max_memory=limit, **settings), 12)
+
+
+def least_of(network: Network, **settings: Any) -> str:
+    with pytest.raises(ConfigError, match="max-memory is 1KiB: this audit takes") as error:
+        planned(network, "1KiB", **settings)
+    found = re.search(r"takes (\S+) at least", str(error.value))
+    assert found
+    return found[1]
+
+
+@pytest.mark.skipif(not own_memory(), reason="the system doesn't say what a process has")
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_a_limit_below_what_is_needed_is_refused_with_what_is(family: str, network: Callable[..., Network]) -> None:
+    opened = network(family)
+    least = least_of(opened)
+    assert parse_size(least) > own_memory()
+    grown = f"{parse_size(least) + (16 << 20)}B"  # this process may have taken some since
+    planned(opened, grown)
+    memory = opened.decoder.memory
+    assert memory.state_bytes is not None
+    assert memory.block_bytes is not None
+    assert 0 <= memory.state_bytes + memory.block_bytes < 64 << 20
+
+
+def test_less_memory_is_less_at_once_and_fewer_states_in_it(
+    network: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "own_memory", lambda: 0)
+    found = []
+    for mib in (120, 160, 1 << 16):
+        opened = network("llama", changes={"vocab_size": 4096})
+        planned(opened, f"{mib}MiB")
+        memory = opened.decoder.memory
+        found.append((memory.tokens, memory.logit_bytes, memory.state_bytes, memory.block_bytes))
+    small, middle, large = found
+    assert large[:2] == (BATCH_TOKENS, LOGIT_BYTES)
+    for less, more in ((small, middle), (middle, large)):
+        assert all(a <= b for a, b in zip(less, more, strict=True))
+    assert small[0] < BATCH_TOKENS
+    assert small[1] < LOGIT_BYTES
+
+
+def test_a_limit_changes_no_figure_and_is_no_other_audit(
+    model: Path, usual: AuditReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "own_memory", lambda: 0)
+    monkeypatch.setattr(planning, "SLACK", 0)
+    budgets: list[int | None] = []
+    whole = StateStore.__init__
+
+    def told(store: StateStore, budget: int | None = None, *rest: Any, **options: Any) -> None:
+        budgets.append(budget)
+        whole(store, budget, *rest, **options)
+
+    monkeypatch.setattr(StateStore, "__init__", told)
+    limited = peelaudit.audit(model, **SMALL, max_memory="400KiB")
+    assert budgets
+    assert all(budget is not None and budget < 400 << 10 for budget in budgets)
+    assert figures(limited) == pytest.approx(figures(usual), abs=1e-5)
+    assert limited.warnings == usual.warnings
+    assert key_of_report(limited) == key_of_report(usual)
+    assert dict(limited.settings) == {**dict(usual.settings), "max_memory": "400KiB"}

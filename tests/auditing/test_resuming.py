@@ -266,3 +266,42 @@ def test_blocks_that_are_to_be_saved_are_made_again(model: Path, tmp_path: Path)
     one, two = (sorted(path.name for path in (tmp_path / name).glob("*/*")) for name in ("one", "two"))
     assert one == two
     assert len(one) == 5
+
+
+class Meanwhile(SilentProgress):
+    """Has something else happen once, when a stage has come so far."""
+
+    def __init__(self, stage: str, steps: int, happen: Callable[[], object]) -> None:
+        self._left, self._of, self._now, self._happen = steps, stage, "", happen
+
+    def stage(self, name: str, total: int) -> None:
+        self._now = name
+
+    def advance(self, steps: int = 1) -> None:
+        if self._now == self._of and self._left > 0:
+            self._left -= steps
+            if self._left <= 0:
+                self._happen()
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("reference blocks", 2), ("layers' gaps", 1)])
+def test_two_runs_of_one_audit_end_in_the_same_report_whoever_ends_first(
+    stage: str, steps: int, model: Path, tmp_path: Path
+) -> None:
+    """The second begins while the first is at work, takes over what that one has kept, and removes it at its end."""
+    wanted, cache = config(model), Cache(tmp_path, patience_s=0)
+    whole = told(audit_config(wanted))
+    reports: list[AuditReport] = []
+
+    def second() -> None:
+        assert list(tmp_path.glob("*/*.json"))
+        resumption = Resumption(cache)
+        reports.append(audit_config(wanted, resumption=resumption))
+        resumption.end()
+        assert list(tmp_path.iterdir()) == []
+
+    resumption = Resumption(cache)
+    reports.append(audit_config(wanted, resumption=resumption, progress=Meanwhile(stage, steps, second)))
+    resumption.end()
+    assert [told(report) for report in reports] == [whole, whole]
+    assert list(tmp_path.iterdir()) == []

@@ -51,6 +51,7 @@ def read_back(words: list[str]) -> AuditConfig:
             "config": "c.json",
         },
         {"bits": "int4:g32:free", "bits_on": "mlp-and-output", "float_reference": True},
+        {"max_memory": "1.5 GB"},
         {"solver": "adam", "init": "random", "steps": 7, "seed": 3, "split": (1 / 3, 1 / 3, 1 / 3)},
     ],
 )

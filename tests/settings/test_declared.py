@@ -25,6 +25,7 @@ OTHERS = {
     "split": "50,25,25",
     "schedules": "final",
     "bits": "ternary",
+    "max_memory": "2GiB",
     "float_reference": "on",
     "fail_over": "gap=1",
     "fail_on": "red",
@@ -103,7 +104,7 @@ def test_each_command_has_the_flags_of_its_groups(helps: dict[str, dict[str, str
 def test_what_is_seldom_needed_stands_last_in_its_group() -> None:
     names = [one.name for one in in_groups(SETTINGS.values())]
     assert names[:7] == ["data", "tokens", "seq_len", "split", "field", "separator", "tokenizer"]
-    assert names[-6:] == ["resamples", "seed", "config", "device", "dtype", "adapter"]
+    assert names[-7:] == ["resamples", "seed", "config", "device", "dtype", "adapter", "max_memory"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

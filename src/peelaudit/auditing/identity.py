@@ -12,6 +12,7 @@ from peelaudit.settings.audit import AuditConfig
 __all__ = ["key_of", "key_of_report"]
 
 _PATHS = ("checkpoint", "data", "config", "adapter", "tokenizer")  # told by their content
+_PLACES = ("max_memory",)  # change nothing but last digits
 
 
 def key_of(config: AuditConfig, checkpoint: CheckpointInfo, data: DataInfo, version: str) -> str:
@@ -29,7 +30,7 @@ def key_of(config: AuditConfig, checkpoint: CheckpointInfo, data: DataInfo, vers
         "training_step": checkpoint.training_step,
         "data": data.sha256,
         "tokens": data.drawn_sha256 or data.tokens_sha256,
-        "settings": {name: value for name, value in settings.items() if name not in _PATHS},
+        "settings": {name: value for name, value in settings.items() if name not in _PATHS + _PLACES},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -192,14 +192,14 @@ class Kept:
             number += 1
 
 
-def place_key(audit: str, device: str, wishes: Sequence[bool]) -> str:
+def place_key(audit: str, device: str, wishes: Sequence[int]) -> str:
     """The key of all that unfinished results depend on to the last digit: the audit's, this very code, the libraries,
     the processor or the device, and the threads.
 
     Args:
         audit: the audit's key.
         device: where it computes.
-        wishes: what else is done on the way, and counts as work.
+        wishes: what else is done on the way and counts as work, and how much at once.
     """
     facts = (
         audit,

@@ -23,6 +23,7 @@ from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.identity import key_of
 from peelaudit.auditing.measure import Measurer
 from peelaudit.auditing.measurements import Measurements
+from peelaudit.auditing.memory import limit_memory
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.resuming import Kept, place_key
 from peelaudit.calibration import Calibration, Held, check_given, load_calibration
@@ -37,6 +38,7 @@ from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import admit, family_of
 from peelaudit.network.lowbit import Grids
+from peelaudit.network.memory import Memory
 from peelaudit.network.states import StateStore
 from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Clock, Progress
@@ -162,7 +164,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     sequences = sum(len(split.tokens) for split in (drawn.fit, drawn.select, drawn.held_out))
     clock.metered(lambda: decoder.passes / sequences)
     store = StateStore.of(decoder)
-    key = "" if resumption is None else _key(audit, save)
+    key = "" if resumption is None else _key(audit, save, decoder.memory)
     kept = Kept(clock, decoder.work, resumption, key, memory=decoder.memory)
     calibration = decoder.memory.retried(partial(fed, drawn, decoder, config.bos, store, progress=kept))
     measurer = Measurer(decoder, calibration, config, store=store, kept=kept, depth_passes=wanted.depth_passes)
@@ -216,10 +218,11 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     )
 
 
-def _key(audit: Prepared, save: Save) -> str:
+def _key(audit: Prepared, save: Save, memory: Memory) -> str:
     """Of what is kept until the audit ends."""
     key = key_of(audit.config, audit.checkpoint.info, audit.calibration.info, tool_version())
-    return place_key(key, audit.config.device, (save.repairs is not None, save.refined is not None))
+    wishes = (save.repairs is not None, save.refined is not None, memory.tokens, memory.logit_bytes)
+    return place_key(key, audit.config.device, wishes)
 
 
 def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]:
@@ -230,7 +233,7 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
         grids: of its checkpoint.
 
     Raises:
-        ConfigError: the matrices can't be held to the set that the settings ask for.
+        ConfigError: the matrices can't be held to the set that the settings ask for, or it doesn't fit in the memory.
     """
     config, checkpoint = audit.config, audit.checkpoint
     family = family_of(checkpoint)
@@ -246,6 +249,7 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
         constraints=holding.constraints,
         rounding=holding.rounding,
     )
+    limit_memory(decoder, config, audit.calibration.info.seq_len)
     return decoder, holding.low_bit
 
 

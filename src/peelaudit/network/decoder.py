@@ -7,7 +7,7 @@ is loaded for good (`peelaudit.network.shell`), and tells what every block is ca
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -89,6 +89,11 @@ class Decoder:
         """
         share = self.head_share
         return (1 - share) * self.work.blocks / self.n_layers + share * self.work.head / self._seq_len
+
+    @property
+    def blueprints(self) -> Sequence[nn.Module]:
+        """The blocks without their weights."""
+        return self._shell.blueprints
 
     @property
     def head_share(self) -> float:

@@ -27,7 +27,9 @@ report could ask for."""
 _OF_A_DRAW = 16
 """Numbers that are held of each draw beside its clusters."""
 
-INDIFFERENT = frozenset(("checkpoint", "device", "data", "field", "separator", "config", "adapter", "tokenizer", "bos"))
+INDIFFERENT = frozenset(
+    ("checkpoint", "device", "max_memory", "data", "field", "separator", "config", "adapter", "tokenizer", "bos")
+)
 """Settings that may differ: the subject itself, where it ran, and what the digest of the tokens speaks for."""
 _TERMS: dict[str, tuple[str, str | None]] = {
     "trained_loss": ("own", None),

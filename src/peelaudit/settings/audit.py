@@ -11,6 +11,7 @@ from peelaudit.errors import ConfigError
 from peelaudit.settings.bits import parse_bits
 from peelaudit.settings.declared import Group, declared, out_of_range, setting
 from peelaudit.settings.kinds import NUMBER, PATH, PATHS, SCHEDULES, SPLIT, SWITCH, TEXT, WHOLE
+from peelaudit.settings.sizes import parse_size
 
 __all__ = [
     "SETTINGS",
@@ -72,6 +73,7 @@ class AuditConfig:
         tolerance: nats/token of gap_layers that count as none.
         device: where it runs.
         dtype: what the blocks compute in; `auto` is float32.
+        max_memory: of its own that the process has at most, such as `2GiB`; what can't be planned so is refused.
         seed: of the splits, the minibatches and the bootstrap.
         resamples: bootstrap draws.
     """
@@ -185,6 +187,14 @@ class AuditConfig:
         "What blocks compute in: float32 (auto), bfloat16, float16 or float64.",
         choices=get_args(Dtype),
     )
+    max_memory: str | None = setting(
+        None,
+        TEXT,
+        Group.COMPUTING,
+        "SIZE",
+        "Main memory to stay within, such as 2GiB: less is computed at once, and states lie on disk.",
+        seldom=True,
+    )
     seed: int = setting(0, WHOLE, Group.METHOD, "N", "Of splits, minibatches and bootstrap.", least=0, seldom=True)
     resamples: int = setting(2_000, WHOLE, Group.METHOD, "N", "Bootstrap draws for the intervals.", least=100)
 
@@ -200,10 +210,12 @@ class AuditConfig:
             problems.append(f"split is {self.split}: expected three shares above 0 that add up to 1")
         if self.schedules == ():
             problems.append("schedules is empty")
-        try:
-            parse_bits(self.bits)
-        except ConfigError as error:
-            problems += error.problems
+        for parse, text in ((parse_bits, self.bits), (parse_size, self.max_memory)):
+            try:
+                if text is not None:
+                    parse(text)
+            except ConfigError as error:
+                problems += error.problems
         if self.init == "random" and self.solver != "adam":
             problems.append("init random needs solver adam: a ridge solution is a change from the trained weights")
         if problems:
