@@ -34,6 +34,14 @@ class Report(AuditReport):
         """The same figures."""
         return cls(**{field.name: getattr(report, field.name) for field in dataclasses.fields(report)})
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the figures are the same: those of a saved report are no `Report`."""
+        if not isinstance(other, AuditReport):
+            return NotImplemented
+        return all(getattr(self, field.name) == getattr(other, field.name) for field in dataclasses.fields(self))
+
+    __hash__ = AuditReport.__hash__
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file, whose suffix says how: .json, .html, .md, .csv, .xml (JUnit) or .txt.
 
