@@ -1,0 +1,179 @@
+"""The losses of networks that are made of two: some parts of BASE, the others of NEW.
+
+A network is named by the set of places (`peelaudit.network.counterparts.Place`) that are NEW's. One goes along with
+BASE, or with NEW, up to where it first departs from it: its state there is theirs, and only the blocks above are
+computed. All go up together, a block of each checkpoint at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from peelaudit.errors import NonFiniteResult
+from peelaudit.method.statistics.panel import Losses
+from peelaudit.network.block import Block
+from peelaudit.network.counterparts import Counterparts
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, apply_block, batches
+from peelaudit.network.unembedding import Unembedding
+from peelaudit.progress import SILENT, Progress
+
+__all__ = ["BASE", "LOGIT_BYTES", "Outcome", "Swaps"]
+
+Mix = frozenset[int]
+"""The places that are NEW's."""
+BASE: Mix = frozenset()
+LOGIT_BYTES = 64 << 20
+"""About as much memory as the logits of one batch may take, of BASE and of another network each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a network made of some sequences: its loss, and the distance of BASE's predictions from its own, KL(BASE,
+    it), both [sequences] in nats, summed over each one's predictions.
+    """
+
+    losses: Losses
+    kl: Losses
+
+
+class Swaps:
+    """Networks made of two.
+
+    Args:
+        pair: the two.
+        data: the tokens.
+        store: where states go.
+        progress: told of each block.
+    """
+
+    def __init__(self, pair: Counterparts, data: TokenRows, store: StateStore, progress: Progress = SILENT) -> None:
+        self._base, self._new, self._differing = pair.base, pair.new, pair.differing
+        self._data, self._store, self._progress = data, store, progress
+        self._layers = pair.base.n_layers
+
+    @property
+    def new(self) -> Mix:
+        """NEW itself: all places at which the two differ."""
+        return self._differing
+
+    def reduced(self, places: Collection[int]) -> Mix:
+        """The network whose `places` are NEW's: those of them at which the two differ."""
+        return self._differing.intersection(places)
+
+    def cost(self, mixes: Collection[Mix]) -> float:
+        """Forward passes of the whole network for each sequence, by the weights that a token is multiplied with."""
+        share = self._base.head_share
+        blocks = sum(self._layers + 1 - self._branch(mix)[0] for mix in mixes)
+        return (1 - share) * blocks / self._layers + share * len(mixes)
+
+    def _branch(self, mix: Mix) -> tuple[int, bool]:
+        """The first block that is given other states, or is another one, than in BASE and in NEW; whether the states
+        below are NEW's. All are as in one of them below L + 1.
+        """
+        above = self._layers + 1
+        first = min([place for place in mix if place < above], default=above)
+        lacking = min([place for place in self._differing - mix if place < above], default=above)
+        return (lacking, True) if lacking > first else (first, False)
+
+    def run(self, mixes: Collection[Mix], index: NDArray[np.int64]) -> tuple[dict[Mix, Outcome], dict[Mix, Outcome]]:
+        """Run BASE and NEW on all sequences, and the others on some.
+
+        Args:
+            mixes: the others; BASE and NEW may be among them.
+            index: [n] the sequences for them.
+
+        Returns:
+            what BASE and NEW made of all sequences, and what all made of those.
+
+        Raises:
+            NonFiniteResult: a state or a loss became NaN or Inf.
+        """
+        chosen = torch.from_numpy(index)
+        own, others = self._states(set(mixes) - {BASE, self._differing}, chosen)
+        targets = self._data.targets(slice(None))
+        self._progress.stage("read the losses", len(own) + len(others))
+        whole = self._read(own, own[BASE], targets)
+        some = {mix: Outcome(found.losses[index], found.kl[index]) for mix, found in whole.items()}
+        return whole, some | (self._read(others, own[BASE][chosen], targets[chosen]) if others else {})
+
+    def _states(self, mixes: Collection[Mix], chosen: Tensor) -> tuple[dict[Mix, Tensor], dict[Mix, Tensor]]:
+        """The last states of BASE and NEW, of all sequences, and of the others, of those that are chosen."""
+        own = {BASE: self._embedded(self._base)}
+        own[self._differing] = self._embedded(self._new) if 0 in self._differing else own[BASE]
+        branches = {mix: self._branch(mix) for mix in mixes}
+        others: dict[Mix, Tensor] = {}
+        self._progress.stage("swap the blocks", self._layers)
+        for layer in range(1, self._layers + 2):
+            for mix in (mix for mix, (first, _) in branches.items() if first == layer):
+                others[mix] = self._copy(own[self._differing if branches[mix][1] else BASE][chosen])
+            if layer <= self._layers:
+                self._step(layer, own, others)
+                self._progress.advance()
+        return own, others
+
+    def _step(self, layer: int, own: dict[Mix, Tensor], others: Mapping[Mix, Tensor]) -> None:
+        """Take all states through a block, in place; NEW's own are BASE's as long as nothing differed."""
+        base = self._base.block(layer)
+        new = self._new.block(layer) if layer in self._differing else base
+        for mix, state in others.items():
+            self._apply(new if layer in mix else base, state)
+        if own[self._differing] is own[BASE] and new is not base:
+            own[self._differing] = self._copy(own[BASE])
+        if own[self._differing] is not own[BASE]:
+            self._apply(new, own[self._differing])
+        self._apply(base, own[BASE])
+
+    def _apply(self, block: Block, state: Tensor) -> None:
+        what = f"layer {block.layer}"
+        apply_block(block, state, state, device=self._base.device, dtype=self._base.dtype, what=what)
+
+    def _copy(self, state: Tensor) -> Tensor:
+        return self._store.empty(*state.shape).copy_(state)
+
+    def _embedded(self, decoder: Decoder) -> Tensor:
+        tokens = self._data.tokens
+        state = self._store.empty(*tokens.shape, decoder.width)
+        for part in batches(slice(0, len(tokens)), tokens.shape[1]):
+            state[part] = decoder.embed(tokens[part]).to(state.dtype)
+        return state
+
+    def _tail(self, mix: Mix) -> Unembedding:
+        norm, head = (self._new if self._layers + place in mix else self._base for place in (1, 2))
+        return replace(Unembedding.of(head), norm=norm.norm)
+
+    @torch.no_grad()
+    def _read(self, states: Mapping[Mix, Tensor], base: Tensor, targets: Tensor) -> dict[Mix, Outcome]:
+        """What networks make of their last states, and BASE of its own; all [sequences, positions, d_model]."""
+        tails = {mix: self._tail(mix) for mix in states}
+        sums = {mix: torch.zeros(2, len(targets), dtype=torch.float64) for mix in states}
+        asked = (targets[:, 1:] != NO_TARGET).nonzero()
+        for part in torch.split(asked, max(1, LOGIT_BYTES // (4 * self._base.vocabulary))):
+            sequences, positions = part.T
+            following = targets[sequences, positions + 1]
+            usual = _log_probabilities(self._tail(BASE), base[sequences, positions])
+            for mix, state in states.items():
+                own = (
+                    usual if state is base and not mix else _log_probabilities(tails[mix], state[sequences, positions])
+                )
+                loss = -own.gather(1, following.to(own.device)[:, None])[:, 0]
+                distance = (usual.exp() * (usual - own)).sum(dim=1)
+                sums[mix].index_add_(1, sequences, torch.stack((loss, distance)).double().cpu())
+        self._progress.advance(len(states))
+        found = {mix: Outcome(*both.numpy()) for mix, both in sums.items()}
+        for outcome in found.values():
+            if not (np.isfinite(outcome.losses).all() and np.isfinite(outcome.kl).all()):
+                raise NonFiniteResult("the loss of a network with swapped parts is NaN or Inf")
+        return found
+
+
+def _log_probabilities(tail: Unembedding, hidden: Tensor) -> Tensor:
+    """[tokens, vocabulary] of last states [tokens, d_model]."""
+    tail.work.read(len(hidden))
+    return tail.logits(hidden).log_softmax(dim=-1)
