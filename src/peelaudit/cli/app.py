@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peelaudit.cli.options import AUDIT, COMPARISON, FIX, GATE, OUTPUT, GroupedCommand, with_flags
+from peelaudit.cli.options import AUDIT, COMPARISON, DIFFERENCE, FIX, GATE, OUTPUT, GroupedCommand, with_flags
 from peelaudit.version import __version__
 
 __all__ = ["app"]
@@ -179,6 +179,61 @@ def compare(
     from peelaudit.cli.gating import compare_reports
 
     compare_reports(base, new, flags, tolerance=tolerance, format_name=format_name, quiet=quiet)
+
+
+@app.command(cls=GroupedCommand)
+@with_flags(DIFFERENCE)
+def diff(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="A checkpoint: a file or a directory.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Another one of the same architecture, of any format.")],
+    passes: Annotated[
+        str,
+        typer.Option(
+            "--passes",
+            metavar="N",
+            help="Forward passes over all tokens that each direction may take, or all: where that isn't enough, parts "
+            "are swapped on fewer sequences. Default: 4.",
+            show_default=False,
+            rich_help_panel="Method",
+        ),
+    ] = "4",
+    fail_over: Annotated[
+        str | None,
+        typer.Option(
+            "--fail-over",
+            metavar="NATS",
+            help="Fail where NEW, or a part of it in BASE, costs more than that, by its whole interval.",
+            rich_help_panel="Gate",
+        ),
+    ] = None,
+    format_name: Annotated[
+        str,
+        typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=OUTPUT),
+    ] = "table",
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="[FORMAT=]PATH",
+            help="Write a file as well; .json and .txt tell the format. Repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no warnings on stderr.", rich_help_panel=OUTPUT)
+    ] = False,
+    **flags: Any,
+) -> None:
+    """Say which part of one checkpoint makes it better or worse than another, by swapping them.
+
+    Each block of NEW in BASE, and of BASE in NEW; their tensors are compared as well, for what conversions break. The
+    text is cut by BASE's tokenizer; an adapter is merged into NEW.
+    """
+    from peelaudit.cli.differing import DiffFlags, run_diff
+
+    own = DiffFlags(passes, fail_over)
+    run_diff(base, new, flags, own, format_name=format_name, outputs=output or (), quiet=quiet)
 
 
 _FLEET = "Fleet"

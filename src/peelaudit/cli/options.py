@@ -16,7 +16,7 @@ from peelaudit.settings import GATE_SETTINGS, SETTINGS
 from peelaudit.settings.declared import Setting, in_groups
 from peelaudit.settings.kinds import SWITCH
 
-__all__ = ["AUDIT", "COMPARISON", "FIX", "GATE", "OUTPUT", "GroupedCommand", "with_flags"]
+__all__ = ["AUDIT", "COMPARISON", "DIFFERENCE", "FIX", "GATE", "OUTPUT", "GroupedCommand", "with_flags"]
 
 OUTPUT = "Output"
 
@@ -51,6 +51,15 @@ GATE = in_groups(GATE_SETTINGS.values())
 
 COMPARISON = tuple(GATE_SETTINGS[name] for name in ("fail_regression", "on_inconclusive"))
 """Of a gate, where the baseline is an argument."""
+
+DIFFERENCE = in_groups(
+    SETTINGS[name]
+    for name in (
+        *("data", "field", "separator", "tokenizer", "tokens", "seq_len", "bos"),
+        *("config", "adapter", "device", "dtype", "seed", "resamples"),
+    )
+)
+"""Of what two checkpoints' difference depends on."""
 
 
 def with_flags(*groups: Iterable[Setting]) -> Callable[[_Command], _Command]:

@@ -140,7 +140,7 @@ class Difference:
     others there are. `configuration` are the keys that differ, where a part computes something else for them. `named`
     are the places in `rows` of the parts that stand out by what they do to BASE's predictions, `changed` of the
     blocks whose weights are changed more than the others'. `passes` is the cost, in forward passes of the whole
-    network over all tokens. `findings` are sentences on tensors and the configuration.
+    network over all tokens. `findings` are sentences on what conversions break.
     """
 
     versions: tuple[tuple[str, str], ...]

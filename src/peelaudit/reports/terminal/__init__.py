@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peelaudit.records import AuditReport, CheckpointInfo, Fix, GateCheck, Selftest, TaskRow
+    from peelaudit.records.difference import Difference
     from peelaudit.reports.compare import Comparison
     from peelaudit.reports.trajectory import Trajectory
 
 __all__ = [
     "render_checkpoint",
     "render_comparison",
+    "render_difference",
     "render_fix",
     "render_gate",
     "render_report",
@@ -80,6 +82,13 @@ def render_comparison(comparison: Comparison, *, width: int = 80, colour: bool =
 def render_fix(found: Fix, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
     """What was mended, and what that gained, as text ending in a newline."""
     from peelaudit.reports.terminal import fix as page
+
+    return page.render(found, width=width, colour=colour, encoding=encoding)
+
+
+def render_difference(found: Difference, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
+    """What is otherwise in one checkpoint than in another as text, ending in a newline."""
+    from peelaudit.reports.terminal import difference as page
 
     return page.render(found, width=width, colour=colour, encoding=encoding)
 

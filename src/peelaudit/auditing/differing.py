@@ -1,0 +1,198 @@
+"""What is otherwise in one checkpoint than in another: parts swapped one at a time, both ways, and tensors compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peelaudit.auditing.contrast import findings, headline
+from peelaudit.auditing.exchange import Exchange, Figures, Plan, apart_weights
+from peelaudit.auditing.feeding import fed
+from peelaudit.auditing.precision import exact_float32
+from peelaudit.auditing.run import Prepared, held_decoder, prepared, versions
+from peelaudit.calibration import Split, load_calibration
+from peelaudit.checkpoints import Checkpoint, open_checkpoint
+from peelaudit.errors import CalibrationError, ConfigError
+from peelaudit.method.diagnosis.swaps import BASE, Swaps
+from peelaudit.network.counterparts import (
+    Counterparts,
+    changed_settings,
+    check_alike,
+    compare_tensors,
+    otherwise,
+    places,
+)
+from peelaudit.network.decoder import Decoder
+from peelaudit.network.families import admit
+from peelaudit.network.states import Rows, StateStore, TokenRows
+from peelaudit.network.weights import check_weights
+from peelaudit.progress import SILENT, Clock, Progress
+from peelaudit.records.difference import Difference
+from peelaudit.settings.audit import AuditConfig
+
+__all__ = ["PASSES", "difference"]
+
+PASSES = 4.0
+"""Forward passes over all tokens that each direction may cost unless told otherwise, the network's own included."""
+LEAST_SEQUENCES = 4
+"""That parts are swapped on, whatever that costs."""
+NEARLY_ALL = 0.75
+"""The share of the sequences from which on all are taken instead."""
+_SPLIT = (0.01, 0.15, 0.84)
+"""Nothing is fitted; by *select* it is told what sequences begin with."""
+
+
+def difference(config: AuditConfig, new: Path, *, passes: float = PASSES, progress: Progress = SILENT) -> Difference:
+    """Swap the parts of two checkpoints of one architecture, and compare their tensors.
+
+    Args:
+        config: the settings; its checkpoint is BASE. Its adapter, if it has one, is merged into NEW.
+        new: NEW.
+        passes: forward passes over all tokens that each direction may cost, infinite for every swap on every token.
+        progress: told of each stage.
+
+    Raises:
+        PeelauditError: as `audit_config`.
+        ConfigError: the two aren't of one architecture, or haven't the same vocabulary.
+    """
+    clock = Clock(progress)
+    settings = dataclasses.replace(config, adapter=None, split=_SPLIT)
+    with (
+        exact_float32(),
+        prepared(settings, progress=clock) as audit,
+        open_checkpoint(new, config=config.config, adapter=config.adapter, admit=admit, progress=clock) as other,
+    ):
+        check_alike(audit.checkpoint, other)
+        notes = _check_vocabulary(audit, other)
+        return _Comparison(dataclasses.replace(audit, clock=clock), other, passes).concluded(notes)
+
+
+def _check_vocabulary(audit: Prepared, new: Checkpoint) -> tuple[str, ...]:
+    """Hold NEW's tokenizer to BASE's on the text that is used; what is to be said of it.
+
+    Raises:
+        ConfigError: it gives other tokens.
+    """
+    config, drawn = audit.config, audit.calibration
+    if config.tokenizer is not None or drawn.info.tokenizer is None:
+        return ()
+    config = dataclasses.replace(
+        config, data=config.data or tuple(str(source.path) for source in drawn.sources), seq_len=drawn.info.seq_len
+    )
+    theirs = dataclasses.replace(config, checkpoint=new.info.path)
+    try:
+        found = load_calibration(theirs, new.info)
+    except CalibrationError:
+        words = f"that its {new.info.vocabulary} tokens are BASE's is told by their number alone"
+        return (f"{new.info.path} has no tokenizer that can be read: {words}",)
+    if found.info.tokens_sha256 == drawn.info.tokens_sha256:
+        return ()
+    both = ((config, audit.checkpoint.info), (theirs, new.info))
+    bare = (load_calibration(dataclasses.replace(one, bos="never"), info) for one, info in both)
+    if len({calibration.info.tokens_sha256 for calibration in bare}) > 1:
+        raise ConfigError(
+            f"{new.info.path} has another vocabulary: its tokenizer makes other tokens of the text than BASE's; name "
+            "one that is right for both with --tokenizer"
+        )
+    return (f"{new.info.path} has a tokenizer that puts something else before a text than BASE's: BASE's was taken",)
+
+
+class _Comparison:
+    """BASE and NEW, open, from their tensors to a `Difference`."""
+
+    def __init__(self, audit: Prepared, other: Checkpoint, passes: float) -> None:
+        self._audit, self._other, self._clock, self._passes = audit, other, audit.clock, passes
+        self._base = _decoder(audit)
+        self._new = _decoder(dataclasses.replace(audit, checkpoint=other))
+        self._store = StateStore(dtype=self._base.dtype, device=self._base.device)
+        self._sequences = len(audit.calibration.held_out.tokens)
+        self._clock.meter = self._worked
+        self._calibration = fed(audit.calibration, self._base, audit.config.bos, self._store, progress=self._clock)
+
+    def _worked(self) -> float:
+        return (self._base.passes + self._new.passes) / self._sequences
+
+    def concluded(self, notes: Sequence[str]) -> Difference:
+        """All of it.
+
+        Raises:
+            PeelauditError: as `difference`.
+        """
+        base, new, held_out = self._audit.checkpoint, self._other, self._calibration.held_out
+        tensors = compare_tensors(base, new, self._clock)
+        data = _rows(held_out)
+        settings = changed_settings(base.config, new.config)
+        computed = otherwise(self._base, self._new, data.tokens, self._clock) if settings else frozenset()
+        pair = Counterparts(self._base, self._new, computed.union(tensors.squares))
+        swaps = Swaps(pair, data, self._store, self._clock)
+        plan = Plan(swaps, places(base, new))
+        index = _spread(held_out.clusters, self._affordable(swaps, plan))
+        whole, some = swaps.run(plan.mixes, index)
+        base.check_unchanged()
+        new.check_unchanged()
+        self._calibration.check_unchanged()
+        self._clock.stage("intervals", 1)
+        every = Figures(self._audit.config, held_out.clusters, data.predictions(slice(None)).numpy())
+        difference = every.estimate(whole[swaps.new].losses - whole[BASE].losses)
+        exchange = Exchange(every.of(index), plan, some)
+        rows = exchange.rows(tensors, computed)
+        swapped, named, changed = exchange.swapped(len(held_out.clusters)), exchange.named(rows), apart_weights(rows)
+        differing = settings if computed else ()
+        return Difference(
+            versions=versions(),
+            base=dataclasses.replace(base.info, tensors=()),
+            new=dataclasses.replace(new.info, tensors=()),
+            data=self._calibration.info,
+            settings=tuple(
+                (one.name, getattr(self._audit.config, one.name)) for one in dataclasses.fields(AuditConfig)
+            ),
+            base_loss=every.estimate(whole[BASE].losses),
+            new_loss=every.estimate(whole[swaps.new].losses),
+            whole=difference,
+            kl=every.estimate(whole[swaps.new].kl),
+            swapped=swapped,
+            rows=rows,
+            tensors=tensors.changes,
+            same_tensors=tensors.same,
+            configuration=differing,
+            named=named,
+            changed=changed,
+            headline=headline(difference, swapped, rows, named, changed),
+            findings=findings(tensors.changes, differing, rows),
+            warnings=(*self._calibration.warnings, *base.notes, *new.notes, *notes),
+            passes=self._clock.work(),
+            timings=self._clock.seconds(),
+        )
+
+    def _affordable(self, swaps: Swaps, plan: Plan) -> int:
+        """How many sequences parts can be swapped on."""
+        others = set(plan.mixes) - {BASE, swaps.new}
+        if not others or math.isinf(self._passes):
+            return self._sequences
+        share = 2 * (self._passes - 1) / (swaps.cost(others) + self._base.head_share)
+        some = max(LEAST_SEQUENCES, int(self._sequences * share))
+        return some if some < NEARLY_ALL * self._sequences else self._sequences
+
+
+def _decoder(audit: Prepared) -> Decoder:
+    decoder, _ = held_decoder(audit, check_weights(audit.checkpoint, audit.clock))
+    return decoder
+
+
+def _rows(split: Split) -> TokenRows:
+    nothing = slice(0, 0)
+    fed_only = None if split.fed_only is None else torch.from_numpy(split.fed_only)
+    rows = Rows(nothing, nothing, slice(0, len(split.tokens)))
+    return TokenRows(torch.from_numpy(split.tokens), rows, fed_only)
+
+
+def _spread(clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """So many sequences, evenly spaced; all of them where these would be of one cluster."""
+    index = np.linspace(0, len(clusters) - 1, count).round().astype(np.int64)
+    return index if len(np.unique(clusters[index])) > 1 else np.arange(len(clusters))

@@ -1,0 +1,74 @@
+"""What `peelaudit diff` says: the headline, the losses as an equation, a row for each part, and what broke."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from peelaudit.records.difference import Difference
+from peelaudit.reports.terminal.page import LEAST_WIDTH, draw, pairs, prose, table
+from peelaudit.reports.terminal.summary import BAR
+from peelaudit.reports.wording.difference import changed_words, part_lines, so_far, subject, sums
+
+__all__ = ["render"]
+
+_BAR = 40
+_COLUMNS = 71
+"""Of all other columns."""
+
+
+def render(found: Difference, *, width: int, colour: bool, encoding: str) -> str:
+    """The difference as text; see `peelaudit.reports.terminal.render_difference`."""
+    width = max(width, LEAST_WIDTH)
+    return draw(_parts(found, width), width=width, colour=colour, encoding=encoding)
+
+
+def _parts(found: Difference, width: int) -> Iterator[RenderableType]:
+    yield pairs(((label, prose(text)) for label, text in subject(found)), label_width=4)
+    yield Text("")
+    yield prose((f"{found.headline[:1].upper()}{found.headline[1:]}.", "bold"))
+    yield from (prose(("! ", "yellow"), f"{finding}.") for finding in found.findings)
+    yield prose((changed_words(found), "dim"))
+    if all(row.same for row in found.rows):
+        return
+    yield Text("")
+    yield _equation(found)
+    yield Text("")
+    lines = part_lines(found)
+    yield _rows(found, width)
+    if lines.rest:
+        yield prose((lines.rest, "dim"))
+    yield from (prose(line) for line in so_far(found, width))
+    words = (
+        "in BASE: the loss with NEW's part in BASE, less BASE's; in NEW: NEW's less that with BASE's part in it. KL: "
+        "of BASE's predictions and those with NEW's part. weights: the size of their difference."
+    )
+    yield prose((words, "dim"))
+
+
+def _equation(found: Difference) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(no_wrap=True)
+    for _ in range(2):
+        grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(style="dim")
+    for line in sums(found):
+        grid.add_row(*line)
+    return grid
+
+
+def _rows(found: Difference, width: int) -> Table:
+    grid = table()
+    grid.add_column("part", no_wrap=True, min_width=15)
+    for name in ("in BASE", "95 %", "in NEW", "KL", "weights"):
+        grid.add_column(f" {name}", justify="right", no_wrap=True)
+    room = min(_BAR, width - _COLUMNS)
+    grid.add_column("", width=room, no_wrap=True, style="cyan")
+    for line in part_lines(found).lines:
+        bar = BAR * round((room - 1) * line.share)
+        texts = (line.in_base, line.interval, line.in_new, line.kl, line.weights)
+        grid.add_row(Text(line.label, "yellow" if line.apart else ""), *(f" {text}" for text in texts), f" {bar}")
+    return grid
