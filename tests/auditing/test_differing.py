@@ -223,6 +223,28 @@ def test_another_architecture_and_another_vocabulary_are_refused(tmp_path: Path,
     assert found.headline.startswith("the same network")
 
 
+def test_a_tokenizer_that_puts_something_before_a_text_is_said_and_bases_is_taken(tmp_path: Path) -> None:
+    other = tmp_path / "llama"
+    shutil.copytree(FIXTURES / "llama", other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["post_processor"]["single"].insert(0, {"SpecialToken": {"id": "!", "type_id": 0}})
+    tokenizer["post_processor"]["special_tokens"] = {"!": {"id": "!", "ids": [1], "tokens": ["!"]}}
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    found = difference(AuditConfig(checkpoint=FIXTURES / "llama", tokens=1024, seq_len=32, resamples=100), other)
+    assert any("a tokenizer that puts something else before a text" in words for words in found.warnings)
+
+
+def test_low_bit_experts_are_swapped_as_they_are(tmp_path: Path) -> None:
+    """No reference is fitted that would have to be held to their bits."""
+    made = models.model("mixtral", vocab_size=128)
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if "experts" in name:
+                weight.copy_(weight.sign() * weight.abs().mean())
+    path = models.save(made, tmp_path)
+    assert compared(path, path, tokens=512).headline.startswith("the same network")
+
+
 def test_it_comes_back_from_json(folder: Path) -> None:
     found = compared(folder / "base", folder / "new")
     assert load(dump(found, Difference), Difference) == found

@@ -62,7 +62,8 @@ def difference(config: AuditConfig, new: Path, *, passes: float = PASSES, progre
         ConfigError: the two aren't of one architecture, or haven't the same vocabulary.
     """
     clock = Clock(progress)
-    settings = dataclasses.replace(config, adapter=None, split=_SPLIT)
+    bits = "float" if config.bits == "auto" else config.bits  # no reference is fitted that is to be held to them
+    settings = dataclasses.replace(config, adapter=None, split=_SPLIT, bits=bits)
     with (
         exact_float32(),
         prepared(settings, progress=clock) as audit,
