@@ -58,6 +58,16 @@ def test_where_none_stands_out_the_one_that_does_most() -> None:
     assert "no part stands out; block 2 moves BASE's predictions most, and costs +0.4000" in words
 
 
+def test_a_part_whose_cost_cannot_be_told_is_named_by_the_predictions() -> None:
+    rows = (part(1), dataclasses.replace(part(2, 0.4), in_base=make_estimate(-0.005, 0.01)), part(3))
+    words = headline(make_estimate(0.6), swapped(0.6, 0.6), rows, (1,), ())
+    assert "block 2 moves BASE's predictions most, KL 0.4000, at a cost that can't be told from 0, -0.0050" in words
+    assert "%" not in words
+    assert "block 2 and block 1 stand out; block 2 moves" in headline(
+        make_estimate(0.6), swapped(0.6, 0.6), rows, (1, 0), ()
+    )
+
+
 def test_several_are_listed_and_of_many_the_first() -> None:
     rows = tuple(part(layer, 0.4) for layer in range(1, 8))
     words = headline(make_estimate(0.6), swapped(0.6, 0.6), rows, (2, 1), ())

@@ -71,13 +71,22 @@ def _parts(swapped: Swapped, rows: Sequence[PartRow], named: Sequence[int]) -> s
         )
     first = rows[named[0]]
     if len(named) > 1:
-        return f"{_names(rows, named)} stand out; {_name(first)} alone costs {_with_interval(first.in_base)}"
+        return f"{_names(rows, named)} stand out; {_alone(first)}"
     share, whole = first.in_base.value, swapped.whole
     part = ""
-    if _clear(whole) and share * whole.value > 0:
+    if _clear(first.in_base) and _clear(whole) and share * whole.value > 0:
         percent = round(100 * share / whole.value)
         part = ", all of that" if percent == 100 else f", {percent} % of that"
-    return f"{_name(first)} alone costs {_with_interval(first.in_base)}{part}"
+    return f"{_alone(first)}{part}"
+
+
+def _alone(row: PartRow) -> str:
+    """What a part does by itself: to the loss, or where that can't be told, to the predictions."""
+    cost = _with_interval(row.in_base)
+    if _clear(row.in_base):
+        return f"{_name(row)} alone costs {cost}"
+    moves = f"{_name(row)} moves BASE's predictions most, KL {row.kl.value:.4f}"
+    return f"{moves}, at a cost that can't be told from 0, {cost}"
 
 
 def _weights(rows: Sequence[PartRow], changed: Sequence[int]) -> str:
