@@ -16,8 +16,7 @@ from peelaudit.checkpoints.saving import other_weights, save_directory
 from peelaudit.errors import UnsupportedCheckpoint
 from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.statistics.panel import Losses
-from peelaudit.network.memory import batches
-from peelaudit.network.states import TokenRows, apply_block, trained_states
+from peelaudit.network.states import TokenRows, apply_block, embedded, trained_states
 from peelaudit.network.unembedding import Unembedding
 
 __all__ = ["cheapest_layer", "check_smaller", "write_smaller"]
@@ -73,11 +72,9 @@ def check_smaller(bench: Bench, dropped: Collection[int], smaller: Bench) -> Non
     """
     data, decoder = TokenRows.of(bench.calibration), bench.decoder
     rows = data.rows.held_out
-    embedded = bench.store.empty(rows.stop - rows.start, data.tokens.shape[1], decoder.width)
-    for part in batches(slice(0, len(embedded)), data.tokens.shape[1], decoder.memory.tokens):
-        embedded[part] = decoder.embed(data.tokens[rows][part]).to(embedded.dtype)
+    state = embedded(decoder, data.tokens[rows], bench.store)
     kept = [layer for layer in range(1, decoder.n_layers + 1) if layer not in dropped]
-    if not np.allclose(_losses(bench, embedded, kept, rows), smaller.losses, rtol=1e-6):
+    if not np.allclose(_losses(bench, state, kept, rows), smaller.losses, rtol=1e-6):
         raise UnsupportedCheckpoint(
             f"{bench.audit.checkpoint.info.path}: what its layers are depends on their numbers, so that none can be"
             " dropped by its configuration"

@@ -30,6 +30,7 @@ __all__ = [
     "TokenRows",
     "apply_block",
     "available_memory",
+    "embedded",
     "trained_states",
 ]
 
@@ -201,6 +202,19 @@ def _check(state: Tensor, what: str) -> None:
         raise NonFiniteResult(f"{what}: hidden states became so large that a norm of them overflows")
 
 
+def embedded(decoder: Decoder, tokens: Tensor, store: StateStore) -> Tensor:
+    """h_0, [sequences, positions, d_model].
+
+    Raises:
+        NonFiniteResult: it holds NaN or Inf.
+    """
+    state = store.empty(*tokens.shape, decoder.width)
+    for part in batches(slice(0, len(tokens)), tokens.shape[1], decoder.memory.tokens):
+        state[part] = decoder.embed(tokens[part]).to(state.dtype)
+    _check(state, "the embedding")
+    return state
+
+
 def trained_states(
     decoder: Decoder, tokens: Tensor, store: StateStore, *, progress: Progress = SILENT
 ) -> tuple[Tensor, ...]:
@@ -210,16 +224,12 @@ def trained_states(
         NonFiniteResult: naming the layer after which a state holds NaN or Inf.
     """
     progress.stage("hidden states", decoder.n_layers + 1)
-    shape = (*tokens.shape, decoder.width)
     place = {"device": decoder.device, "dtype": decoder.dtype}
-    embedded = store.empty(*shape)
-    for part in batches(slice(0, len(tokens)), tokens.shape[1], decoder.memory.tokens):
-        embedded[part] = decoder.embed(tokens[part]).to(embedded.dtype)
-    _check(embedded, "the embedding")
-    states = [embedded]
+    states = [embedded(decoder, tokens, store)]
     progress.advance()
     for layer in range(1, decoder.n_layers + 1):
         block = decoder.block(layer)
-        states.append(apply_block(block, states[-1], store.empty(*shape), what=f"layer {layer}", **place))  # type: ignore[arg-type]
+        into = store.empty(*states[-1].shape)
+        states.append(apply_block(block, states[-1], into, what=f"layer {layer}", **place))  # type: ignore[arg-type]
         progress.advance()
     return tuple(states)

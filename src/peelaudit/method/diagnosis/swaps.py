@@ -19,8 +19,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.block import Block
 from peelaudit.network.counterparts import Counterparts
-from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, apply_block, batches
+from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, apply_block, embedded
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.progress import SILENT, Progress
 
@@ -105,8 +104,10 @@ class Swaps:
 
     def _states(self, mixes: Collection[Mix], chosen: Tensor) -> tuple[dict[Mix, Tensor], dict[Mix, Tensor]]:
         """The last states of BASE and NEW, of all sequences, and of the others, of those that are chosen."""
-        own = {BASE: self._embedded(self._base)}
-        own[self._differing] = self._embedded(self._new) if 0 in self._differing else own[BASE]
+        own = {BASE: embedded(self._base, self._data.tokens, self._store)}
+        own[self._differing] = (
+            embedded(self._new, self._data.tokens, self._store) if 0 in self._differing else own[BASE]
+        )
         branches = {mix: self._branch(mix) for mix in mixes}
         others: dict[Mix, Tensor] = {}
         self._progress.stage("swap the blocks", self._layers)
@@ -136,13 +137,6 @@ class Swaps:
 
     def _copy(self, state: Tensor) -> Tensor:
         return self._store.empty(*state.shape).copy_(state)
-
-    def _embedded(self, decoder: Decoder) -> Tensor:
-        tokens = self._data.tokens
-        state = self._store.empty(*tokens.shape, decoder.width)
-        for part in batches(slice(0, len(tokens)), tokens.shape[1]):
-            state[part] = decoder.embed(tokens[part]).to(state.dtype)
-        return state
 
     def _tail(self, mix: Mix) -> Unembedding:
         norm, head = (self._new if self._layers + place in mix else self._base for place in (1, 2))
