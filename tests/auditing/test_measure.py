@@ -290,7 +290,7 @@ def test_a_temperature_is_that_of_the_own_head(deep: Network) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_what_it_is_of(network: Opener) -> None:
-    made = models.model("llama")
-    torch.nn.init.constant_(made.lm_head.weight, math.nan)
+    made = network(models.model("llama"))
+    torch.nn.init.constant_(made.decoder.head.weight, math.nan)
     with pytest.raises(NonFiniteResult, match=r"^the trained network: the loss is NaN or Inf under the readout 'own'"):
-        measurer(network(made))
+        measurer(made)
