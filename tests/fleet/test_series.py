@@ -44,6 +44,7 @@ def test_a_training_run_is_told_and_drawn(results: Path, capsys: Capture) -> Non
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert (results / "out/cloud.svg").read_text().startswith("<svg")
     assert "YES cloud" in (results / "out/series.html").read_text()
+    assert "integrity" not in done.stdout + (results / "out/series.html").read_text()
     assert "ckpt-000000.pt::red" in (results / "notes.txt").read_text()  # the greens need no note
 
 

@@ -243,6 +243,21 @@ def _fleet(flag: str, metavar: str, text: str) -> Any:
     return typer.Option(flag, metavar=metavar, help=text, rich_help_panel=_FLEET, show_default=False)
 
 
+Out = Annotated[str, typer.Option("--out", metavar="RESULTS", help="The directory of results.", rich_help_panel=OUTPUT)]
+Jobs = Annotated[
+    str | None, _fleet("--jobs", "N", "Audits at a time. Default: one a CUDA device, else one; with ray, what fits.")
+]
+Threads = Annotated[
+    str | None,
+    _fleet(
+        "--threads",
+        "N",
+        "Threads an audit. Default: OMP_NUM_THREADS, else the cores shared among the jobs; with ray, 1.",
+    ),
+]
+Retries = Annotated[str, _fleet("--retries", "N", "New attempts after an I/O error, no other. Default: 0.")]
+
+
 @app.command(cls=GroupedCommand)
 @with_flags(AUDIT, GATE)
 def batch(
@@ -253,28 +268,16 @@ def batch(
             help="Directories to search, quoted globs, checkpoints, or text files with a path a line (- is stdin).",
         ),
     ],
-    out: Annotated[
-        str, typer.Option("--out", metavar="RESULTS", help="The directory of results.", rich_help_panel=OUTPUT)
-    ],
+    out: Out,
     format_name: Annotated[
         str, typer.Option("--format", "-f", metavar="NAME", help="On stdout: table or json.", rich_help_panel=OUTPUT)
     ] = "table",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, no failures on stderr.", rich_help_panel=OUTPUT)
     ] = False,
-    jobs: Annotated[
-        str | None,
-        _fleet("--jobs", "N", "Audits at a time. Default: one a CUDA device, else one; with ray, what fits."),
-    ] = None,
-    threads: Annotated[
-        str | None,
-        _fleet(
-            "--threads",
-            "N",
-            "Threads an audit. Default: OMP_NUM_THREADS, else the cores shared among the jobs; with ray, 1.",
-        ),
-    ] = None,
-    retries: Annotated[str, _fleet("--retries", "N", "New attempts after an I/O error, no other. Default: 0.")] = "0",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    retries: Retries = "0",
     shard: Annotated[
         str | None,
         _fleet("--shard", "I/N", "Audit every N-th, from the I-th. Default: the place in a SLURM job array, else 1/1."),
@@ -296,20 +299,84 @@ def batch(
     A bad one is a row that says why, and exit code 3 in the end; the others are audited all the same. Run it again to
     continue. Settings come from flags, files and variables as for run.
     """
-    from peelaudit.cli.fleet import BatchFlags, audit_fleet
+    from peelaudit.cli.fleet import audit_fleet
+    from peelaudit.cli.planning import FleetFlags
 
-    audit_fleet(
-        checkpoints,
-        flags,
-        BatchFlags(out, jobs, threads, retries, shard, engine, gpus_per_task, stop_when, output or (), resume),
-        format_name,
-        quiet=quiet,
+    own = FleetFlags(
+        out=out,
+        jobs=jobs,
+        threads=threads,
+        retries=retries,
+        shard=shard,
+        engine=engine,
+        gpus_per_task=gpus_per_task,
+        stop_when=stop_when,
+        outputs=output or (),
+        resume=resume,
     )
+    audit_fleet(checkpoints, flags, own, format_name, quiet=quiet)
+
+
+@app.command(cls=GroupedCommand)
+@with_flags(AUDIT, GATE)
+def watch(
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="The directory below which a training run saves its checkpoints.")
+    ],
+    out: Out,
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="NAME",
+            help="On stdout: table, a line as each audit ends, or json, in the end.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "table",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No failures, no warnings on stderr.", rich_help_panel=OUTPUT)
+    ] = False,
+    settle: Annotated[
+        str, _fleet("--settle", "SECONDS", "For how long a checkpoint's files must lie still first. Default: 10.")
+    ] = "10",
+    idle: Annotated[
+        str | None, _fleet("--idle", "SECONDS", "End once nothing has changed for so long. Default: never.")
+    ] = None,
+    stop_when: Annotated[
+        str | None,
+        _fleet("--stop-when", "green", "End once a checkpoint has met the run's tightest bound so far."),
+    ] = None,
+    jobs: Jobs = None,
+    threads: Threads = None,
+    retries: Retries = "0",
+    resume: Resume = True,
+    output: Output = None,
+    **flags: Any,
+) -> None:
+    """Audit a training run's checkpoints as they appear, each once, and keep its series current.
+
+    A checkpoint that is being written is waited for. It ends by --stop-when, --idle or a signal; run it again to
+    continue. RESULTS is what batch makes, and the two can share one.
+    """
+    from peelaudit.cli.planning import FleetFlags
+    from peelaudit.cli.watch import watch_run
+
+    own = FleetFlags(
+        out=out,
+        jobs=jobs,
+        threads=threads,
+        retries=retries,
+        stop_when=stop_when,
+        outputs=output or (),
+        resume=resume,
+    )
+    watch_run(directory, flags, own, settle=settle, idle=idle, format_name=format_name, quiet=quiet)
 
 
 @app.command()
 def status(
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="What batch was given as --out.")],
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="What batch or watch was given as --out.")],
     format_name: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="table or json.")] = "table",
 ) -> None:
     """Say how far a batch is: what is done, failed and why, running, pending."""

@@ -9,6 +9,8 @@ working     one checkpoint from path to published report, in whichever process
 processes   the local engine: a process a checkpoint, forked from one that has torch already
 clusters    the Ray engine
 batch       all of it together
+stillness   which checkpoints lie still, and so may be whole
+watching    checkpoints audited as they appear
 series      what is written about the checkpoints together
 status      how far a results directory is
 """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import assert_never
 
 from peelaudit.auditing.caching import Cache
@@ -14,12 +15,12 @@ from peelaudit.fleet.results import Results
 from peelaudit.fleet.series import write_series
 from peelaudit.fleet.sharding import Shard
 from peelaudit.fleet.working import Task
-from peelaudit.records import TaskRow, TaskState
+from peelaudit.records import AuditReport, TaskRow, TaskState
 from peelaudit.records.json import read_report
 from peelaudit.reports.trajectory import Trajectory
 from peelaudit.settings.audit import AuditConfig
 
-__all__ = ["Batch", "Engine", "run_batch", "settle", "summarise"]
+__all__ = ["Batch", "Engine", "Summary", "carry_out", "run_batch", "settle"]
 
 
 class Engine(StrEnum):
@@ -72,6 +73,11 @@ def run_batch(batch: Batch) -> Generator[TaskRow, None, None]:
         OutputError: a row couldn't be kept; raised once all audits are over.
     """
     batch.results.plan(str(batch.shard), batch.checkpoints)
+    yield from carry_out(batch)
+
+
+def carry_out(batch: Batch, *, before: Callable[[TaskRow], None] | None = None) -> Generator[TaskRow, None, None]:
+    """`run_batch` without a plan of its own. `before` is called with each row before it is kept."""
     failures: list[OutputError] = []
     with closing(_rows(batch)) as rows:
         for row in rows:
@@ -79,6 +85,8 @@ def run_batch(batch: Batch) -> Generator[TaskRow, None, None]:
                 yield row
                 continue
             try:
+                if before is not None:
+                    before(row)
                 batch.results.record(replace(row, state=TaskState.DONE) if row.state is TaskState.KEPT else row)
             except OutputError as error:
                 failures.append(error)
@@ -112,17 +120,38 @@ def _rows(batch: Batch) -> Generator[TaskRow, None, None]:
             assert_never(batch.engine)
 
 
-def summarise(results: Results) -> Trajectory | str:
-    """Write what the directory's done audits say together, those of other runs and shards too.
+class Summary:
+    """What the directory's done audits say together, those of other runs and shards too. Each report is read once.
 
-    Returns:
-        Their trajectory, or why they have none.
-
-    Raises:
-        ReportError: a report was damaged meanwhile.
-        OutputError: the disk is full, and so on.
+    Args:
+        results: the directory.
     """
-    return write_series(results.root, [read_report(path) for path in results.reports()])
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._read: dict[Path, AuditReport] = {}
+
+    def write(self) -> Trajectory | str:
+        """Write it (`peelaudit.fleet.series`).
+
+        Returns:
+            Their trajectory, or why they have none.
+
+        Raises:
+            ReportError: a report was damaged meanwhile.
+            OutputError: the disk is full, and so on.
+        """
+        audited = [(name, self._read_once(path)) for name, path in self._results.audited()]
+        return write_series(self._results.root, audited)
+
+    def report(self, row: TaskRow) -> AuditReport:
+        """The report of a row that has one. Raises ReportError."""
+        return self._read_once(self._results.root / (row.report or ""))
+
+    def _read_once(self, path: Path) -> AuditReport:
+        if path not in self._read:
+            self._read[path] = read_report(path)
+        return self._read[path]
 
 
 def settle(rows: Sequence[TaskRow]) -> None:

@@ -5,6 +5,7 @@
     tasks/<key>/claim           locked by the process that audits; the lock goes when that process does
     tasks/<key>/done.json       the marker, written last: the report's file and its hash
     rows/<id>.json              what became of a checkpoint's path, done or failed
+    rows/<id>-<id>.json         what became of it before it was written over, by a training run that is watched
     plans/<shard>.json          which checkpoints the latest run of a shard found
     journal.jsonl               a line as each audit begins and ends
 
@@ -160,11 +161,15 @@ class Results:
 
     def reports(self) -> tuple[Path, ...]:
         """The reports of all done checkpoints, each once, in the batch's order; what no run has planned comes last."""
+        return tuple(dict.fromkeys(path for _, path in self.audited()))
+
+    def audited(self) -> tuple[tuple[str, Path], ...]:
+        """All done checkpoints with their reports, in that order. Checkpoints of one content have one report."""
         order = {place(path): index for index, path in enumerate(self.planned())}
         known = self.vouched()
         rows = [row for row in self.rows() if row.report in known]
         rows.sort(key=lambda row: (order.get(place(row.checkpoint), len(order)), natural(row.checkpoint)))
-        return tuple(dict.fromkeys(self.root / row.report for row in rows if row.report is not None))
+        return tuple((row.checkpoint, self.root / row.report) for row in rows if row.report is not None)
 
     def vouched(self) -> frozenset[str]:
         """The reports that are there and have a marker, as rows name them."""
@@ -219,10 +224,16 @@ class Results:
         """Keep what became of a checkpoint. Raises OutputError."""
         write_whole(self.root / "rows" / f"{_name(row.checkpoint)}.json", dump(row, TaskRow))
 
+    def retire(self, row: TaskRow) -> None:
+        """Keep a row beside the one that takes its place: the checkpoint was written over. Raises OutputError."""
+        write_whole(self.root / "rows" / f"{_name(row.checkpoint)}-{_name(row.report or '')}.json", dump(row, TaskRow))
+
     def rows(self) -> tuple[TaskRow, ...]:
-        """What became of every checkpoint, in no order. A damaged row is none: it is made anew by the next run."""
+        """What became of every checkpoint; of one that was written over, last what became of it as it is now. A damaged
+        row is none: it is made anew by the next run.
+        """
         found: list[TaskRow] = []
-        for path in (self.root / "rows").glob("[!.]*.json"):
+        for path in sorted((self.root / "rows").glob("[!.]*.json"), key=lambda path: (-len(path.name), path.name)):
             with contextlib.suppress(OSError, ReportError, UnicodeDecodeError):
                 found.append(load(read_plain(path).decode("utf-8"), TaskRow))
         return tuple(found)

@@ -57,7 +57,8 @@ class TaskRow:
 
     `checkpoint` is its path as it was given or found. `exit_code` is what `peelaudit run` returns in such a case, None
     while it isn't over. `reason` is one sentence: why it failed, or whose report was kept. `report` is the report's
-    file, relative to the results directory.
+    file, relative to the results directory. `notes` says, a sentence each, what is wrong with it as a step of the
+    training run that the results directory holds; only `batch` and `watch` know.
     """
 
     checkpoint: str
@@ -66,3 +67,4 @@ class TaskRow:
     reason: str | None = None
     report: str | None = None
     figures: TaskFigures | None = None
+    notes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.method.statistics.panel import split_seed
 from peelaudit.records import AuditReport, ClusterSums, Estimate, LayerRow
 
-__all__ = ["INDIFFERENT", "Change", "Pairing", "check_rows", "check_settings", "placement_hint"]
+__all__ = ["INDIFFERENT", "Change", "Pairing", "bootstrap_of", "check_rows", "check_settings", "placement_hint"]
 
 _MOST_PREDICTIONS = 2**53
 _MOST_DRAWS = 10**8
@@ -67,7 +67,7 @@ class Pairing:
         for report in (base, new):
             check_rows(report)
         self._predictions = np.array(base.held_out_predictions, dtype=np.float64)
-        self._bootstrap = _bootstrap(base)
+        self._bootstrap = bootstrap_of(base)
 
     def layers(self) -> tuple[int | None, ...]:
         """The network (None), then every layer that either report has."""
@@ -149,8 +149,12 @@ def check_rows(report: AuditReport) -> None:
         raise ReportError(f"{report.checkpoint.path}: the report's sums don't fit its held-out clusters")
 
 
-def _bootstrap(report: AuditReport) -> ClusterBootstrap:
-    """The draws that the report's own intervals on held-out were made with."""
+def bootstrap_of(report: AuditReport) -> ClusterBootstrap:
+    """The draws that the report's own intervals on held-out were made with.
+
+    Raises:
+        ReportError: its settings don't say which.
+    """
     clusters = len(report.held_out_predictions)
     resamples, seed = (_whole(dict(report.settings).get(name)) for name in ("resamples", "seed"))
     if resamples is None or seed is None or not 1 <= resamples <= _MOST_DRAWS // (clusters + _OF_A_DRAW):

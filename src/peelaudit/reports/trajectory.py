@@ -12,16 +12,16 @@ held-out tokens a loss meets a bound that it is above by at most the audits' tol
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import PurePath
 from typing import Literal
 
 from peelaudit.errors import ConfigError
 from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.records import AuditReport, Estimate, Verdict
+from peelaudit.reports.integrity.finding import Finding, number_in
+from peelaudit.reports.integrity.series import find_defects
 from peelaudit.reports.pairing import INDIFFERENT, placement_hint
 
 __all__ = ["Cloud", "CloudPoint", "CloudSplit", "LayerHistory", "Trajectory", "order", "steady_from", "trace"]
@@ -80,6 +80,8 @@ class Trajectory:
     `met_so_far` and `met` are the steps of the first checkpoints whose own verdict, from intervals, is green, and whose
     held-out loss meets the least YES*: of the steps up to its own, which can be known while the training goes on, and
     of the whole series. The second is the checkpoint that already met the tightest bound.
+
+    `defects` is what is wrong with the series: nothing with a healthy one (`peelaudit.reports.integrity`).
     """
 
     reports: tuple[AuditReport, ...]
@@ -91,6 +93,7 @@ class Trajectory:
     unbeaten_from: int
     met_so_far: int | None
     met: int | None
+    defects: tuple[Finding, ...] = ()
 
 
 def order(reports: Iterable[AuditReport]) -> tuple[tuple[int, AuditReport], ...]:
@@ -120,7 +123,8 @@ def trace(reports: Iterable[AuditReport]) -> Trajectory:
     Raises:
         ConfigError: as `order` does.
     """
-    ordered = order(reports)
+    given = tuple(reports)
+    ordered = order(given)
     steps, found = tuple(step for step, _ in ordered), tuple(report for _, report in ordered)
     verdicts = [report.network.held_out.verdict for report in found]
     tolerance = _tolerance(found[0])
@@ -135,6 +139,7 @@ def trace(reports: Iterable[AuditReport]) -> Trajectory:
         unbeaten_from=_unbeaten_from(cloud, tolerance),
         met_so_far=_first_met(cloud, verdicts, [point.least_yes_star for point in cloud.points], tolerance),
         met=_first_met(cloud, verdicts, [cloud.points[-1].least_yes_star] * len(steps), tolerance),
+        defects=find_defects(ordered, given, tolerance=tolerance),
     )
 
 
@@ -211,21 +216,13 @@ def _first_met(cloud: Cloud, verdicts: Sequence[Verdict], bounds: Sequence[float
 def _steps(reports: Sequence[AuditReport]) -> tuple[int, ...]:
     """Recorded steps where all have one, or else numbers from all names: the two may count different things."""
     recorded = [report.checkpoint.training_step for report in reports]
-    named = [_number(report.checkpoint.path) for report in reports]
+    named = [number_in(report.checkpoint.path) for report in reports]
     for steps in (recorded, named):
         known = [step for step in steps if step is not None]
         if len(known) == len(reports):
             return tuple(known)
     lost = next(r for r, step, name in zip(reports, recorded, named, strict=True) if step is None or name is None)
     raise ConfigError(f"{_name(lost)} records no training step, and not every checkpoint has a number in its name")
-
-
-def _number(path: str) -> int | None:
-    """The last whole number in a checkpoint's name, its suffix aside: ckpt-000250.pt is 250."""
-    name = PurePath(path).name
-    stem = re.sub(r"\.[A-Za-z]\w*$", "", name)
-    digits: list[str] = re.findall(r"[0-9]{1,18}", stem)
-    return int(digits[-1]) if digits else None
 
 
 def _differences(reports: Sequence[AuditReport]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
-from tests.factories import make_estimate, make_report
+from tests.factories import make_estimate, make_report, make_sums
 
 HOSTILE = "=cmd|'/c calc'!A1\x1b]0;x\x07\r\n|<b>[red]`*\udcff"
 BREAKOUT = "</script><script>alert(1)</script><!-- \"'><img src=x onerror=alert(2)>&lt;"
@@ -44,10 +45,11 @@ def make_step(
     n_layers: int = 4,
     path: str | None = None,
 ) -> AuditReport:
-    """The report of one step: its held-out losses and its verdict."""
+    """The report of one step: its held-out losses, its verdict, and weights that no other step has."""
     report = make_report(n_layers, verdict=verdict, path=path or f"run/ckpt-{step}.pt")
     held_out = dataclasses.replace(
         report.network.held_out,
+        trained_loss=make_estimate(trained),
         trained_readout_loss=make_estimate(trained),
         yes0=make_estimate(yes0),
         bound=make_estimate(star),
@@ -56,7 +58,20 @@ def make_step(
         report,
         checkpoint=dataclasses.replace(report.checkpoint, training_step=step, sha256=f"{path} {step}"),
         network=dataclasses.replace(report.network, held_out=held_out),
+        layers=(
+            *(dataclasses.replace(row, weights_sha256=_digest(path, step, row.layer)) for row in report.layers[:-1]),
+            dataclasses.replace(
+                report.layers[-1],
+                held_out=held_out,
+                held_out_sums=make_sums(held_out),
+                weights_sha256=_digest(path, step, n_layers),
+            ),
+        ),
     )
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def make_series(steps: Sequence[int] = (0, 100, 200, 400), n_layers: int = 4) -> list[AuditReport]:

@@ -9,19 +9,16 @@ import pytest
 
 from peelaudit.records import BaselineLosses, DataShare, LowBit, LowBitSet, Verdict
 from peelaudit.reports.formats import Format, export
-from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.words import (
     HEAD_WORDS,
     LEGEND,
     VERDICT_MEANING,
     baseline_warning,
     bits_words,
-    series_words,
     share_words,
 )
 from peelaudit.settings.audit import ReadoutKind
 from tests.factories import make_data, make_estimate, make_report
-from tests.reports.formats.support import make_series, make_step
 
 
 def test_every_verdict_and_every_readout_has_its_words() -> None:
@@ -62,37 +59,6 @@ def test_a_network_worse_than_a_baseline_is_warned_of(trained: float, words: str
     )
     assert (found == "") == (words is None)
     assert (words or "") in found
-
-
-def test_what_a_run_shows_is_said() -> None:
-    network, met = series_words(trace(make_series()))
-    assert network == (
-        "Every verdict is green from step 200 on, which says little before step 400: later checkpoints are better than "
-        "the bounds there. From step 400 on, no later checkpoint is better than its bound."
-    )
-    assert met.startswith("Step 200 is the first to meet the least YES* so far, step ")
-
-
-def test_green_is_said_from_where_no_later_checkpoint_is_better_than_its_bound() -> None:
-    losses = [(4.0, Verdict.RED), (3.0, Verdict.GREEN), (2.995, Verdict.GREEN)]
-    steps = [make_step(1000 * k, loss, 3.5, loss, verdict=verdict) for k, (loss, verdict) in enumerate(losses)]
-    assert series_words(trace(steps))[0] == "The network is green from step 1,000 on."
-
-
-def test_a_run_that_ends_above_its_bounds_is_said_to() -> None:
-    steps = [make_step(step, 4.0, 3.9, 3.0, verdict=Verdict.RED) for step in (1000, 2000)]
-    assert series_words(trace(steps)) == (
-        "The network is not green at its last step.",
-        "No checkpoint meets the least YES* so far with a green verdict of its own.",
-    )
-
-
-def test_a_bound_that_a_later_step_lowers_is_met_so_far_alone() -> None:
-    steps = [make_step(1000, 3.0, 3.5, 3.0), make_step(2000, 2.9, 3.5, 2.5, verdict=Verdict.YELLOW)]
-    _, met = series_words(trace(steps))
-    assert met == (
-        "Step 1,000 is the first to meet the least YES* so far; none meets the least YES* of the whole series."
-    )
 
 
 def test_a_mixture_is_told_in_every_text() -> None:

@@ -24,9 +24,10 @@ from peelaudit.reports.wording.findings import (
     profile_figure,
     refinement_lines,
 )
+from peelaudit.reports.wording.series import defect_words, series_words
 from peelaudit.reports.wording.tables import glossary, network_lines, with_interval
 from peelaudit.reports.wording.text import count, interval, number, signed, targets_text, verdict_text
-from peelaudit.reports.wording.words import bits_words, front_words, series_words, share_words
+from peelaudit.reports.wording.words import bits_words, front_words, share_words
 
 __all__ = ["export"]
 
@@ -99,7 +100,8 @@ def _series(content: Content) -> Iterator[str]:
     """What the reports show together, where they are of one training run."""
     if len(content.reports) > 1:
         with contextlib.suppress(ConfigError):  # checkpoints that have nothing to do with one another
-            for words in series_words(trace(content.reports)):
+            trajectory = trace(content.reports)
+            for words in (*series_words(trajectory), *map(defect_words, trajectory.defects)):
                 yield _plain(words)
                 yield ""
 

@@ -13,9 +13,10 @@ from peelaudit.records import Verdict
 from peelaudit.records.quantities import Form
 from peelaudit.reports.terminal.page import STYLES, draw, heading, prose, table
 from peelaudit.reports.trajectory import CloudPoint, Trajectory
+from peelaudit.reports.wording.series import defect_words, series_words
 from peelaudit.reports.wording.tables import figure_text
 from peelaudit.reports.wording.text import VERDICT_WORDS, abbreviate, count, interval, number, signed
-from peelaudit.reports.wording.words import CLOUD_LEGEND, series_words
+from peelaudit.reports.wording.words import CLOUD_LEGEND
 
 __all__ = ["render"]
 
@@ -34,6 +35,9 @@ def _parts(trajectory: Trajectory) -> Iterator[RenderableType]:
     yield _steps(trajectory)
     yield Text("")
     yield from (prose(words) for words in series_words(trajectory))
+    if trajectory.defects:
+        yield heading("Series integrity: these steps are not what they should be")
+        yield from (prose(defect_words(finding)) for finding in trajectory.defects)
 
 
 def _cloud(trajectory: Trajectory) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from peelaudit.records import AuditReport, DataInfo, Verdict
-from peelaudit.reports.trajectory import Trajectory
 from peelaudit.reports.wording.text import count, number
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "baseline_warning",
     "bits_words",
     "front_words",
-    "series_words",
     "share_words",
 ]
 
@@ -101,29 +99,4 @@ def baseline_warning(report: AuditReport) -> str:
     return (
         f"The trained network's held-out loss, {number(trained)}, is above that of {beaten}. Is it the right "
         "tokenizer, the right text, a trained checkpoint? Until that is settled, read nothing into the verdicts below."
-    )
-
-
-def series_words(trajectory: Trajectory) -> tuple[str, ...]:
-    """What a training run shows, in sentences."""
-    network = _green_words(trajectory)
-    if trajectory.met_so_far is None:
-        return network, "No checkpoint meets the least YES* so far with a green verdict of its own."
-    met = f"Step {count(trajectory.met_so_far)} is the first to meet the least YES* so far"
-    if trajectory.met is None:
-        return network, f"{met}; none meets the least YES* of the whole series."
-    return network, f"{met}, step {count(trajectory.met)} the first to meet the least YES* of the whole series."
-
-
-def _green_words(trajectory: Trajectory) -> str:
-    """From which step on the network is green, where that says anything."""
-    green, unbeaten = trajectory.green_from, trajectory.unbeaten_from
-    if green is None:
-        return "The network is not green at its last step."
-    if green >= unbeaten:
-        return f"The network is green from step {count(green)} on."
-    return (
-        f"Every verdict is green from step {count(green)} on, which says little before step {count(unbeaten)}: later "
-        f"checkpoints are better than the bounds there. From step {count(unbeaten)} on, no later checkpoint is better "
-        "than its bound."
     )

@@ -30,8 +30,9 @@ from peelaudit.reports.formats.html.parts import (
 from peelaudit.reports.formats.html.report import checks_table
 from peelaudit.reports.formats.html.templates import render
 from peelaudit.reports.trajectory import Cloud, Trajectory, trace
+from peelaudit.reports.wording.series import defect_words, series_words
 from peelaudit.reports.wording.text import count, interval, signed, verdict_text
-from peelaudit.reports.wording.words import CLOUD_LEGEND, FIT_CLOUD_WORDS, series_words
+from peelaudit.reports.wording.words import CLOUD_LEGEND, FIT_CLOUD_WORDS
 
 __all__ = ["body"]
 
@@ -52,6 +53,7 @@ class _Run:
     """What reports of one training run show together."""
 
     words: tuple[str, ...]
+    defects: tuple[str, ...]
     parts: tuple[_Part, ...]
 
 
@@ -118,7 +120,8 @@ def _run(reports: Sequence[AuditReport]) -> tuple[_Run | None, tuple[str, ...]]:
         more = len(error.problems) - _DIFFERENCES_LISTED
         cut = (f"and {count(more)} differences more",) if more > 0 else ()
         return None, (*error.problems[:_DIFFERENCES_LISTED], *cut)
-    return _Run(series_words(trajectory), tuple(_parts(trajectory))), ()
+    defects = tuple(map(defect_words, trajectory.defects))
+    return _Run(series_words(trajectory), defects, tuple(_parts(trajectory))), ()
 
 
 def _parts(trajectory: Trajectory) -> Iterator[_Part]:
