@@ -14,7 +14,7 @@ from peelaudit.cli.planning import FleetFlags, make_batch
 from peelaudit.errors import ConfigError
 from peelaudit.escape import printable
 from peelaudit.fleet.batch import Batch, Summary
-from peelaudit.fleet.results import Results
+from peelaudit.fleet.results import Results, place
 from peelaudit.fleet.watching import Watch, run_watch
 from peelaudit.records import TaskRow, TaskState
 from peelaudit.reports.formats import Format
@@ -70,6 +70,7 @@ class _Told:
     def __init__(self, batch: Batch, form: Format, *, quiet: bool) -> None:
         self.summary = Summary(batch.results)
         self.trajectory: Trajectory | str = self.summary.write()
+        self._written = {(place(row.checkpoint), row.report) for row in batch.results.rows()}
         self.rows: dict[tuple[str, str | None], TaskRow] = {}
         self._form, self._quiet = form, quiet
         self._defects: set[object] = set()
@@ -85,7 +86,9 @@ class _Told:
         if row.state is TaskState.FAILED:
             self._aside(f"failed: {row.checkpoint}: {row.reason}; it is tried again when it changes")
             return
-        self.trajectory = self.summary.write()
+        if (known := (place(row.checkpoint), row.report)) not in self._written:  # an earlier run's is in it already
+            self.trajectory = self.summary.write()
+            self._written.add(known)
         self._line(watched_words(row.checkpoint, self.summary.report(row)))
         if isinstance(self.trajectory, str):
             return
