@@ -65,7 +65,7 @@ def watched(run: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """A directory that is watched by a process of its own until that is told to end."""
     results = tmp_path / "results"
     with started("watch", run, "--out", results, *FAST) as process:
-        until(lambda: len(journal(results, "finish")) == 2)
+        until(lambda: len(journal(results, "finish")) == 2, seconds=200)
         yield run, results
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
@@ -78,10 +78,10 @@ def test_a_half_written_one_is_waited_for_and_one_written_over_is_another_step(w
     run, results = watched
     whole = write_model(run.parent / "other/last.pt", seed=300).read_bytes()
     in_pieces(whole, run / "last.pt", pause=0.8)
-    until(lambda: len(journal(results, "finish")) == 3)
+    until(lambda: len(journal(results, "finish")) == 3, seconds=200)
     later = write_model(run.parent / "other/last.pt", seed=400)
     shutil.move(later, run / "last.pt")
-    until(lambda: len(journal(results, "finish")) == 4)
+    until(lambda: len(journal(results, "finish")) == 4, seconds=200)
     until(lambda: len((results / "summary.csv").read_text().splitlines()) == 5)
     assert len(Results(results).reports()) == 4
     assert len(journal(results, "start")) == 4
@@ -92,7 +92,7 @@ def test_a_watch_that_was_killed_goes_on(run: Path, tmp_path: Path, capsys: Capt
     for seed in (300, 400):
         write_model(run / f"ckpt-{seed}.pt", seed=seed)
     with started("watch", run, "--out", results, *FAST) as process:
-        until(lambda: len(journal(results, "start")) >= 2)
+        until(lambda: len(journal(results, "start")) >= 2, seconds=200)
         process.kill()
         process.communicate()
         until(lambda: not members(process.pid), seconds=20)
