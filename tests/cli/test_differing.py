@@ -71,3 +71,10 @@ def test_another_architecture_is_a_mistake(capsys: pytest.CaptureFixture[str]) -
 def test_a_missing_checkpoint_is_not_completed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", BASE, str(tmp_path / "nowhere"), *SMALL]) == 3
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_directory_around_a_checkpoint_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside = tmp_path / "ckpt.pt"
+    inside.write_bytes((NANOGPT / "ckpt.pt").read_bytes())
+    assert main(["diff", str(NANOGPT / "ckpt.pt"), str(tmp_path)]) == 3
+    assert f"holds one checkpoint, {inside}: name that" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import Paper, Target, collecting, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, GateFailed, OutputError
+from peelaudit.fleet.finding import suggesting_batch
 from peelaudit.reports.formats import Format
 from peelaudit.reports.writing import check_writable, write_whole
 from peelaudit.settings import resolve
@@ -68,7 +69,7 @@ def run_diff(
         raise ConfigError(*problems)
     for target in targets:
         check_writable(target.path)
-    with progress_on(sys.stderr, quiet=quiet) as progress:
+    with progress_on(sys.stderr, quiet=quiet) as progress, suggesting_batch(base), suggesting_batch(new):
         progress.stage("starting", 1)
         from peelaudit.auditing.differing import difference
 
