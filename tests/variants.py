@@ -62,3 +62,9 @@ def unfitted(report: AuditReport) -> AuditReport:
         paper_verdict=None,
     )
     return dataclasses.replace(report, layers=tuple(rows), network=network)
+
+
+def uncompared(report: AuditReport) -> AuditReport:
+    """The report as if no reference were another network."""
+    network = dataclasses.replace(report.network, rival=None, margin=None, refinement=None, best_schedule="direct")
+    return dataclasses.replace(unfitted(report), network=dataclasses.replace(network, paper_verdict=None))

@@ -102,7 +102,7 @@ def _row(task: Task, state: TaskState, entry: Entry) -> TaskRow:
             report.checkpoint.training_step,
             network.held_out.trained_loss,
             network.held_out.bound,
-            network.held_out.gap_layers,
+            network.gap_layers,
             report.verdict,
             network.margin,
             report.named,

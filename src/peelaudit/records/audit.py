@@ -65,6 +65,11 @@ class NetworkRow:
     refinement: Refinement | None = None
     estimated_gain: Estimate | None = None
 
+    @property
+    def gap_layers(self) -> Estimate | None:
+        """That of *held-out*; None where the network was compared with itself alone, so that it is 0 by definition."""
+        return None if self.rival is None and self.refinement is None else self.held_out.gap_layers
+
 
 @dataclass(frozen=True, slots=True)
 class Refinement:

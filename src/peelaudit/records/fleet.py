@@ -38,14 +38,14 @@ class TaskState(StrEnum):
 class TaskFigures:
     """What a table of many audits shows of one: the network's held-out figures, nats/token.
 
-    `margin` is how far the nearest peeled reference is behind, None where there is none; `named` are the layers to look
-    at.
+    `gap_layers` is None where no reference is another network. `margin` is how far the nearest peeled reference is
+    behind, None where there is none; `named` are the layers to look at.
     """
 
     training_step: int | None
     trained_loss: Estimate
     bound: Estimate
-    gap_layers: Estimate
+    gap_layers: Estimate | None
     verdict: Verdict
     margin: Estimate | None = None
     named: tuple[int, ...] = ()

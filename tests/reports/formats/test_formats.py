@@ -18,7 +18,7 @@ from peelaudit.reports.formats import Format, export
 from tests.factories import make_estimate, make_report, with_gaps
 from tests.places import ROOT
 from tests.reports.formats.support import HOSTILE, hostile_report, make_check, make_step
-from tests.variants import unfitted
+from tests.variants import uncompared, unfitted
 
 
 @pytest.mark.parametrize("form", Format)
@@ -58,6 +58,23 @@ def test_a_series_without_yes_0_is_told_without_it(form: Format) -> None:
     text = export(series, form)
     assert text.endswith("\n")
     assert "None" not in text
+
+
+@pytest.mark.parametrize("form", [Format.TABLE, Format.HTML, Format.MARKDOWN, Format.GITHUB])
+def test_a_gap_that_is_0_by_definition_is_told_nowhere(form: Format) -> None:
+    series = []
+    for step in (0, 100):
+        report = make_step(step, verdict=Verdict.GREY, path=f"run/ckpt-{step}.pt")
+        held_out = dataclasses.replace(report.network.held_out, gap_layers=make_estimate(0.4321))
+        network = dataclasses.replace(report.network, held_out=held_out)
+        series.append(dataclasses.replace(report, network=network))
+    # the page has the whole report as JSON too
+    told, quiet = (
+        re.sub("<script.*?</script>", "", export(one, form), flags=re.DOTALL)
+        for one in (series, [uncompared(report) for report in series])
+    )
+    assert "0.432" in told
+    assert "0.432" not in quiet
 
 
 @pytest.mark.parametrize("form", [form for form in Format if form is not Format.JSON])

@@ -43,8 +43,9 @@ def _of_report(content: Content, report: AuditReport) -> Iterator[str]:
         return
     figures = report.network.held_out
     if (level := _LEVELS.get(figures.verdict)) is not None:
-        gap = f"gap_layers {signed(figures.gap_layers.value)} nats/token ({interval(figures.gap_layers, sign=True)})"
-        yield _command(level, f"peelaudit: {path}", f"{headline_text(report)}. {gap}")
+        found = report.network.gap_layers
+        gap = "" if found is None else f" gap_layers {signed(found.value)} nats/token ({interval(found, sign=True)})"
+        yield _command(level, f"peelaudit: {path}", f"{headline_text(report)}.{gap}")
 
 
 def _level(checks: list[GateCheck]) -> str:

@@ -107,7 +107,7 @@ def _series(content: Content) -> Iterator[str]:
 
 
 def _overview_row(content: Content, report: AuditReport) -> tuple[str, ...]:
-    figures, step = report.network.held_out, report.checkpoint.training_step
+    figures, step, gap = report.network.held_out, report.checkpoint.training_step, report.network.gap_layers
     return (
         _plain(report.checkpoint.path, 120),
         "" if step is None else count(step),
@@ -115,8 +115,8 @@ def _overview_row(content: Content, report: AuditReport) -> tuple[str, ...]:
         number(figures.trained_loss.value),
         number(figures.bound.value),
         _plain(report.network.best_schedule, 30),
-        signed(figures.gap_layers.value),
-        interval(figures.gap_layers, sign=True),
+        "" if gap is None else signed(gap.value),
+        "" if gap is None else interval(gap, sign=True),
         _plain(report.network.rival or "", 30),
         ", ".join(map(str, sorted(set(report.named)))),
         _gate_words(content.checks_of(report)),

@@ -78,8 +78,8 @@ def _figures(row: TaskRow, *, wide: bool, named: bool) -> Iterator[str | Text]:
     if found is None:
         return
     yield "" if found.training_step is None else str(found.training_step)
-    yield signed(found.gap_layers.value)
-    yield interval(found.gap_layers, sign=True)
+    yield "" if found.gap_layers is None else signed(found.gap_layers.value)
+    yield "" if found.gap_layers is None else interval(found.gap_layers, sign=True)
     if wide:
         yield number(found.trained_loss.value)
         yield "" if found.margin is None else signed(found.margin.value)

@@ -60,12 +60,12 @@ def _steps(trajectory: Trajectory) -> Table:
     grid.add_column("margin", justify="right", no_wrap=True)
     grid.add_column("named", overflow="fold", max_width=12)
     for step, report in zip(trajectory.steps, trajectory.reports, strict=True):
-        network, gap = report.network, report.network.held_out.gap_layers
+        network, gap = report.network, report.network.gap_layers
         rival, margin = ("", "") if network.rival is None else (network.rival, figure_text(network.margin, Form.GAP))
         grid.add_row(
             count(step),
-            signed(gap.value),
-            interval(gap, sign=True),
+            "" if gap is None else signed(gap.value),
+            "" if gap is None else interval(gap, sign=True),
             *(abbreviate(printable(name), 10) for name in (network.best_schedule, rival)),
             margin,
             ", ".join(map(str, sorted(set(report.named)))) or "none",

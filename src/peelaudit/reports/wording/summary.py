@@ -85,7 +85,8 @@ def subject(report: AuditReport, width: int) -> tuple[str, str]:
 
 
 def equation(report: AuditReport, shorten: Callable[[str], str]) -> Iterator[Term]:
-    """The trained loss = best reference + the head's part + the layers' part; then the nearest peeled one.
+    """The trained loss = best reference + the head's part + the layers' part; then the nearest peeled one. Where no
+    reference is another network, what is known without.
 
     Args:
         report: with them.
@@ -93,10 +94,17 @@ def equation(report: AuditReport, shorten: Callable[[str], str]) -> Iterator[Ter
     """
     network, figures = report.network, report.network.held_out
     yield _loss("  trained loss", figures.trained_loss, "nats/token, 95 %")
+    if network.gap_layers is None:
+        if network.readout != "own":
+            yield _loss("= its layers, another head", figures.bound)
+            yield _difference("+ the head's part", figures.gap_head, "gap_head")
+        if (gain := network.estimated_gain) is not None:
+            yield _difference("  a step of all layers", gain, "gain, estimated")
+        return
     yield _loss(f"= best reference, {shorten(network.best_schedule)}", figures.bound)
     if network.readout != "own":
         yield _difference("+ the head's part", figures.gap_head, "gap_head")
-    yield _difference("+ the layers' part", figures.gap_layers, "gap_layers")
+    yield _difference("+ the layers' part", network.gap_layers, "gap_layers")
     if network.rival is not None and network.margin is not None:
         place = "ahead of" if network.margin.high < 0 else "behind" if network.margin.low > 0 else "level with"
         yield _difference(f"  nearest peeled, {shorten(network.rival)}", network.margin, f"{place} the trained")

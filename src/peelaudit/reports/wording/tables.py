@@ -30,6 +30,10 @@ class Line:
     part: bool = False
 
 
+_OF_A_REFERENCE = ("bound", "gap_total", "gap_layers")
+"""Figures that say nothing where no reference is another network."""
+
+
 def network_lines(report: AuditReport, shorten: Callable[[str], str]) -> Iterator[Line]:
     """The network's losses and gaps in the order of a reader's questions.
 
@@ -43,6 +47,8 @@ def network_lines(report: AuditReport, shorten: Callable[[str], str]) -> Iterato
     for key, quantity in _CUT.items():
         ours, fit = quantity.of(network.held_out), quantity.of(network.fit)
         if ours is None or (key == "trained_readout_loss" and network.readout == "own"):
+            continue
+        if network.gap_layers is None and key in _OF_A_REFERENCE:
             continue
         yield _line(quantity.label.format(**names), ours, fit, form=quantity.form, part=quantity.part)
     if network.rival is not None and network.margin is not None:

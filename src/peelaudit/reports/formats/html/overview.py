@@ -44,7 +44,7 @@ class _Part:
     """A picture of a training run and its numbers."""
 
     heading: str
-    picture: Figure
+    picture: Figure | None
     figures: Table
 
 
@@ -105,7 +105,7 @@ def _checkpoint(content: Content, report: AuditReport, link: str) -> list[Cell |
         number_cell(figures.trained_loss.value),
         "" if figures.yes0 is None else number_cell(figures.yes0.value),
         number_cell(figures.bound.value),
-        signed_cell(figures.gap_layers),
+        "" if (gap := report.network.gap_layers) is None else signed_cell(gap),
         *(["fails" if content.fails(report) else "passes"] if content.checks else []),
     ]
 
@@ -130,7 +130,8 @@ def _parts(trajectory: Trajectory) -> Iterator[_Part]:
         figure(lambda width: cloud_chart(trajectory.held_out, width=width), CLOUD_LEGEND),
         _cloud_table(trajectory.held_out, "The YES cloud on held-out tokens in numbers, nats/token"),
     )
-    yield _Part("gap_layers over the steps", _steps(trajectory), _steps_table(trajectory))
+    compared = any(report.network.gap_layers is not None for report in trajectory.reports)
+    yield _Part("gap_layers over the steps", _steps(trajectory) if compared else None, _steps_table(trajectory))
     yield _Part(
         "YES cloud, fit tokens",
         figure(
@@ -147,7 +148,9 @@ def _steps(trajectory: Trajectory) -> Figure:
     """What separates trained loss and YES* in the cloud, on a scale of its own."""
     marks = []
     for step, report in zip(trajectory.steps, trajectory.reports, strict=True):
-        gap = report.network.held_out.gap_layers
+        gap = report.network.gap_layers
+        if gap is None:
+            continue
         shown = f"{signed(gap.value)} ({interval(gap, sign=True)})"
         words = f"step {count(step)}: gap_layers {shown}, {verdict_text(report.verdict)}"
         marks.append(Mark(count(step), gap, words, report.verdict))
@@ -174,7 +177,7 @@ def _steps_table(trajectory: Trajectory) -> Table:
         [
             Cell(count(step), str(step)),
             verdict_cell(report.verdict),
-            signed_cell(report.network.held_out.gap_layers),
+            "" if (gap := report.network.gap_layers) is None else signed_cell(gap),
             schedule_name(report.network.best_schedule),
             "none" if report.network.rival is None else schedule_name(report.network.rival),
             "" if report.network.margin is None else signed_cell(report.network.margin),
