@@ -9,7 +9,7 @@ from peelaudit.auditing.mending import Bench, Cure
 from peelaudit.errors import ConfigError
 from peelaudit.method.refinement.low_rank import input_moments, low_rank
 from peelaudit.network.block import Block
-from peelaudit.network.states import TokenRows, apply_block
+from peelaudit.network.states import TokenRows, apply_block, embedded
 
 __all__ = ["adapter_factors", "check_adaptable"]
 
@@ -33,7 +33,7 @@ def adapter_factors(bench: Bench, cure: Cure, rank: int) -> Factors:
     each in the network that has the adapters below it. A change of a bias is left out.
     """
     decoder, data = bench.decoder, TokenRows.of(bench.calibration)
-    state = decoder.embed(data.tokens[data.rows.fit])
+    state = embedded(decoder, data.tokens[data.rows.fit], bench.store)
     place = {"device": decoder.device, "dtype": decoder.dtype}
     found: Factors = {}
     for layer in range(1, decoder.n_layers + 1):
@@ -42,12 +42,13 @@ def adapter_factors(bench: Bench, cure: Cure, rank: int) -> Factors:
             new = cure.decoder.block(layer)
             changes = _changes(block, new)
             with input_moments(new, changes) as moments:
-                apply_block(new, state, torch.empty_like(state), what=f"layer {layer}", **place)  # type: ignore[arg-type]
+                output = bench.store.empty(*state.shape)
+                apply_block(new, state, output, what=f"layer {layer}", **place)  # type: ignore[arg-type]
             factors = {path: low_rank(change, moments[path], rank) for path, change in changes.items()}
             block = _adapted(block, factors)
             prefix = f"{decoder.family.blocks}.{layer - 1}."
             found |= {prefix + path: (left.T, right.T) for path, (left, right) in factors.items()}
-        state = apply_block(block, state, torch.empty_like(state), what=f"layer {layer}", **place)  # type: ignore[arg-type]
+        apply_block(block, state, state, what=f"layer {layer}", **place)  # type: ignore[arg-type]
     return found
 
 

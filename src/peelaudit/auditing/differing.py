@@ -113,7 +113,7 @@ class _Comparison:
         self._new = _decoder(dataclasses.replace(audit, checkpoint=other))
         self._store = StateStore(dtype=self._base.dtype, device=self._base.device)
         self._sequences = len(audit.calibration.held_out.tokens)
-        self._clock.meter = self._worked
+        self._clock.metered(self._worked)
         self._calibration = fed(audit.calibration, self._base, audit.config.bos, self._store, progress=self._clock)
 
     def _worked(self) -> float:

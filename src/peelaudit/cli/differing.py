@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from peelaudit.cli.gating import Flags
 from peelaudit.cli.guard import say, write_out
-from peelaudit.cli.output import Paper, Target, collecting, paper, parse_format, parse_targets
+from peelaudit.cli.output import Paper, Target, collecting, drawn, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, GateFailed, OutputError
 from peelaudit.fleet.finding import suggesting_batch
@@ -110,14 +110,9 @@ def _deliver(found: Difference, form: Format, targets: Sequence[Target]) -> None
 
 
 def _text(found: Difference, form: Format, sheet: Paper) -> str:
-    if form is Format.JSON:
-        from peelaudit.records.difference import Difference
-        from peelaudit.records.json import dump
-
-        return dump(found, Difference)
     from peelaudit.reports.terminal import render_difference
 
-    return render_difference(found, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+    return drawn(found, type(found), form, render_difference, sheet)
 
 
 def _gate(found: Difference, limit: float) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from peelaudit.cli.gating import Flags
-from peelaudit.cli.guard import say, write_out
-from peelaudit.cli.output import collecting, paper, parse_format
+from peelaudit.cli.guard import say
+from peelaudit.cli.output import collecting, parse_format, show
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError
 from peelaudit.fleet.finding import suggesting_batch
@@ -95,18 +95,9 @@ def fix_checkpoint(checkpoint: str, flags: Flags, own: FixFlags, *, format_name:
 
         wish = Wish(Path(own.out), layers, own.head, own.untie, rank, dropped, own.force)
         found = fix(config, wish, progress=progress)
-    if form is Format.JSON:
-        from peelaudit.records import Fix
-        from peelaudit.records.json import dump
-
-        write_out(dump(found, Fix))
-        return
     if not quiet:
         for note in found.notes:
             say(f"warning: {note}")
     from peelaudit.reports.terminal import render_fix
 
-    sheet = paper()
-    write_out(
-        render_fix(found, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding), encoding=sheet.encoding
-    )
+    show(found, type(found), form, render_fix)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peelaudit.cli.guard import say, write_out
-from peelaudit.cli.output import collecting, paper, parse_format
+from peelaudit.cli.output import collecting, paper, parse_format, show
 from peelaudit.cli.saved import report_paths
 from peelaudit.errors import ConfigError, GateFailed, PeelauditError, SeveralErrors, about
 from peelaudit.reports.formats import Format
@@ -174,7 +174,7 @@ def compare_reports(
     base_path: str, new_path: str, flags: Flags, *, tolerance: str | None, format_name: str, quiet: bool
 ) -> None:
     """`peelaudit compare`."""
-    from peelaudit.records.json import dump, read_report
+    from peelaudit.records.json import read_report
     from peelaudit.reports.compare import TOLERANCE, compare
 
     problems: list[str] = []
@@ -195,14 +195,9 @@ def compare_reports(
     if not quiet:
         for warning in comparison.warnings:
             say(f"warning: {warning}")
-    if form is Format.JSON:
-        write_out(dump(comparison, type(comparison)))
-    else:
-        from peelaudit.reports.terminal import render_comparison
+    from peelaudit.reports.terminal import render_comparison
 
-        sheet = paper()
-        text = render_comparison(comparison, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
-        write_out(text, encoding=sheet.encoding)
+    show(comparison, type(comparison), form, render_comparison)
     gate.finish()
 
 

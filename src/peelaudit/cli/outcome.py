@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from peelaudit.cli.gating import Gate
 from peelaudit.cli.guard import say, write_out
-from peelaudit.cli.output import paper
+from peelaudit.cli.output import paper, show
 from peelaudit.errors import PeelauditError
 from peelaudit.records import AuditReport, GateCheck, TaskRow, TaskState, Unaudited
 from peelaudit.reports.formats import Format
@@ -20,16 +20,9 @@ __all__ = ["gated", "noted", "show_rows", "stop_words", "tell_series", "tell_sto
 
 def show_rows(rows: Sequence[TaskRow], form: Format) -> None:
     """The rows on stdout."""
-    if form is Format.JSON:
-        from peelaudit.records.json import dump
-
-        write_out(dump(tuple(rows), tuple[TaskRow, ...]))
-        return
     from peelaudit.reports.terminal import render_tasks
 
-    sheet = paper()
-    text = render_tasks(rows, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
-    write_out(text, encoding=sheet.encoding)
+    show(tuple(rows), tuple[TaskRow, ...], form, render_tasks)
 
 
 def noted(rows: Sequence[TaskRow], trajectory: Trajectory | str) -> tuple[TaskRow, ...]:

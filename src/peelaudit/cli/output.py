@@ -6,9 +6,10 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from peelaudit.cli.guard import write_out
 from peelaudit.errors import ConfigError, OutputError
@@ -17,7 +18,10 @@ from peelaudit.reports.formats import Format, export
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.writing import write_whole
 
-__all__ = ["Paper", "Target", "collecting", "deliver", "paper", "parse_format", "parse_targets"]
+__all__ = ["Paper", "Target", "collecting", "deliver", "drawn", "paper", "parse_format", "parse_targets", "show"]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,29 @@ def paper() -> Paper:
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     width = shutil.get_terminal_size((80, 24)).columns if terminal or "COLUMNS" in os.environ else 80
     return Paper(width, forced or (terminal and not plain), sys.stdout.encoding or "utf-8")
+
+
+def show(found: T, kind: Any, form: Format, render: Callable[..., str]) -> None:
+    """What was found on stdout; see `drawn`. A table is as wide and as colourful as the terminal."""
+    sheet = paper()
+    write_out(drawn(found, kind, form, render, sheet), encoding=sheet.encoding if form is Format.TABLE else "utf-8")
+
+
+def drawn(found: T, kind: Any, form: Format, render: Callable[..., str], sheet: Paper) -> str:
+    """What was found, as text.
+
+    Args:
+        found: a record, or several.
+        kind: its annotation.
+        form: json, or a table.
+        render: makes a table, given `sheet` as keywords.
+        sheet: what it is drawn on.
+    """
+    if form is Format.JSON:
+        from peelaudit.records.json import dump
+
+        return dump(found, kind)
+    return render(found, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
 
 
 def parse_format(text: str, *, allowed: Sequence[Format] = tuple(Format)) -> Format:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.cli.gating import Flags
-from peelaudit.cli.guard import write_out
-from peelaudit.cli.output import collecting, paper, parse_format
+from peelaudit.cli.output import collecting, parse_format, show
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError
 from peelaudit.fleet.finding import suggesting_batch
@@ -82,14 +81,6 @@ def run_selftest(checkpoint: str, flags: Flags, own: SelftestFlags, *, format_na
         earlier = None if own.earlier is None else Path(own.earlier)
         plan = Plan(kinds, layers, redraws, earlier, references=own.references)
         result = selftest(config, plan, progress=progress)
-    if form is Format.JSON:
-        from peelaudit.records import Selftest
-        from peelaudit.records.json import dump
-
-        write_out(dump(result, Selftest))
-        return
     from peelaudit.reports.terminal import render_selftest
 
-    sheet = paper()
-    text = render_selftest(result, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
-    write_out(text, encoding=sheet.encoding)
+    show(result, type(result), form, render_selftest)

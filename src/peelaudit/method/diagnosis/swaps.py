@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,13 +24,11 @@ from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, apply_blo
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.progress import SILENT, Progress
 
-__all__ = ["BASE", "LOGIT_BYTES", "Outcome", "Swaps"]
+__all__ = ["BASE", "Outcome", "Swaps"]
 
 Mix = frozenset[int]
 """The places that are NEW's."""
 BASE: Mix = frozenset()
-LOGIT_BYTES = 64 << 20
-"""About as much memory as the logits of one batch may take, of BASE and of another network each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +103,9 @@ class Swaps:
 
     def _states(self, mixes: Collection[Mix], chosen: Tensor) -> tuple[dict[Mix, Tensor], dict[Mix, Tensor]]:
         """The last states of BASE and NEW, of all sequences, and of the others, of those that are chosen."""
-        own = {BASE: embedded(self._base, self._data.tokens, self._store)}
-        own[self._differing] = (
-            embedded(self._new, self._data.tokens, self._store) if 0 in self._differing else own[BASE]
-        )
+        bottom = partial(embedded, tokens=self._data.tokens, store=self._store)
+        own = {BASE: bottom(self._base)}
+        own[self._differing] = bottom(self._new) if 0 in self._differing else own[BASE]
         branches = {mix: self._branch(mix) for mix in mixes}
         others: dict[Mix, Tensor] = {}
         self._progress.stage("swap the blocks", self._layers)
@@ -148,7 +146,7 @@ class Swaps:
         tails = {mix: self._tail(mix) for mix in states}
         sums = {mix: torch.zeros(2, len(targets), dtype=torch.float64) for mix in states}
         asked = (targets[:, 1:] != NO_TARGET).nonzero()
-        for part in torch.split(asked, max(1, LOGIT_BYTES // (4 * self._base.vocabulary))):
+        for part in torch.split(asked, self._base.memory.logit_tokens(self._base.vocabulary)):
             sequences, positions = part.T
             following = targets[sequences, positions + 1]
             usual = _log_probabilities(self._tail(BASE), base[sequences, positions])
