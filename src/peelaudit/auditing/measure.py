@@ -18,21 +18,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.auditing.measurements import NodeLosses, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
+from peelaudit.auditing.measurements import ReferenceLosses, RefinedLosses, TrainedLosses
+from peelaudit.auditing.references import Depths, ReadOver, References
 from peelaudit.auditing.resuming import Kept
 from peelaudit.calibration import Calibration
 from peelaudit.method.diagnosis.examine import Examination, Examiner, LayerGain, LayerGains
 from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.readouts.readout import Readout
-from peelaudit.method.references.peel import Peeled, Peeler, ProjectionRow, deviation, projection_map
-from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
-from peelaudit.method.references.solvers import SolverSettings
+from peelaudit.method.references.peel import deviation
+from peelaudit.method.references.schedules import SchedulePlan
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import NO_TARGET, Rows, StateStore, TokenRows, trained_states
-from peelaudit.settings.audit import AuditConfig, ReadoutKind
+from peelaudit.settings.audit import AuditConfig
 
 __all__ = ["Measurer"]
 
@@ -87,12 +87,14 @@ class Measurer:
         )
         self._panel = draw(predictions=self._data.predictions(slice(None)).numpy())
         some = max(LEAST_FIT, len(calibration.select.clusters) // 2)
-        self._depth_data = self._data.thinned(self._thinning(some, depth_passes))
-        counts = self._depth_data.predictions(slice(None)).numpy()
-        self._depth_panel = draw(fit_sequences=some, predictions=counts)
+        depth_data = self._data.thinned(self._thinning(some, depth_passes))
+        counts = depth_data.predictions(slice(None)).numpy()
+        depth_panel = draw(fit_sequences=some, predictions=counts)
         run = partial(trained_states, decoder, self._data.tokens, store, progress=self._kept)
         self._states = decoder.memory.retried(run)
         self._readouts = ReadoutFactory(decoder, self._data, self._states[-1], store)
+        whole, cut = ReadOver(self._data, self._panel), ReadOver(depth_data, depth_panel)
+        self._depths = Depths(self._readouts, config, decoder.n_layers, whole, cut)
         self._head, self._base = decoder.memory.retried(self._fitted)
         self._down = Downstream(decoder, self._data, self._head, store)
         self.refiner = Refiner(self._down, self._states, self._base)
@@ -144,7 +146,7 @@ class Measurer:
 
     def trained(self) -> TrainedLosses:
         """The trained states' losses at every depth, under the own head and under the row's readout."""
-        panels = {"panel": self._panel, "depth_panel": self._depth_panel}
+        panels = {"panel": self._panel, "depth_panel": self._depths.cut.panel}
         return self._kept.one("trained", TrainedLosses, self._trained, given=panels)
 
     def _trained(self) -> TrainedLosses:
@@ -152,13 +154,13 @@ class Measurer:
         self._kept.stage("trained readouts", n_layers)
         own, readout = [], []
         for depth in range(1, n_layers + 1):
-            kind, panel = self._at(depth)
+            kind, over = self._depths.at(depth)
             what = f"the trained network cut after layer {depth}" if depth < n_layers else "the trained network"
-            own.append(self._losses("own", self._states[depth], panel, what))
+            own.append(self._depths.losses("own", self._states[depth], over, what))
             if depth == n_layers:
                 readout.append(self._base)
             else:
-                readout.append(own[-1] if kind == "own" else self._losses(kind, self._states[depth], panel, what))
+                readout.append(own[-1] if kind == "own" else self._depths.losses(kind, self._states[depth], over, what))
             self._kept.advance()
         temperature, head = self._readouts.tempered(self._states[-1], "the trained network")
         tempered = np.zeros_like(self._base)
@@ -170,7 +172,7 @@ class Measurer:
         )
         return TrainedLosses(
             panel=self._panel,
-            depth_panel=self._depth_panel,
+            depth_panel=self._depths.cut.panel,
             own=tuple(own),
             readout=tuple(readout),
             deviations=tuple(deviation(state, rows.held_out) for state in self._states[1:]),
@@ -276,94 +278,16 @@ class Measurer:
             plan: the schedules.
             map_reach: how far beyond each block the peel map goes, and a search; all the way if None.
         """
-        mapped = partial(projection_map, self._decoder, self._states, self._data.rows, reach=map_reach)
-        peel_map = tuple(
-            self._kept.each("peel-map", ProjectionRow, lambda found: mapped(done=len(found), progress=self._kept))
-        )
-        schedules, searched = self._schedules(plan, peel_map)
-        nodes, leaves = self._peeled(schedules, trained, low_bit=True)
-        float_nodes = None
-        if self._config.float_reference and self._decoder.low_bit:
-            float_nodes, whole = self._peeled(schedules, trained, low_bit=False)
-            float_nodes |= {targets: result.readout for targets, result in whole.items()}
-        return ReferenceLosses(
-            peel_map=peel_map,
-            schedules=tuple(leaves[schedule.targets] for schedule in schedules),
-            searched=searched,
-            nodes=nodes,
-            float_nodes=float_nodes,
-        )
+        made = References(self._decoder, self._states, self._depths, self._config, store=self._store, kept=self._kept)
+        return made.measured(trained, plan, map_reach=map_reach)
 
     def examiner(self) -> Examiner:
         """What looks at every block, in the network under the readout."""
         plain = Downstream(self._decoder, self._data, self._readouts.own, self._store)
         return Examiner(self._down, self._states, self._panel, self._base, self._kept, plain=plain)
 
-    def _at(self, depth: int) -> tuple[ReadoutKind, Panel]:
-        if depth == self._decoder.n_layers:
-            return self._config.readout, self._panel
-        return self._config.depth_readout, self._depth_panel
-
-    def _losses(self, kind: ReadoutKind, state: Tensor, panel: Panel, what: str) -> Losses:
-        fitted = self._readouts.fit(kind, state, what)
-        data = self._data if panel is self._panel else self._depth_data
-        return fitted.losses(state, data.targets(slice(None)), torch.from_numpy(panel.index), what)
-
     def _read(self, readout: Readout, state: Tensor, what: str) -> Losses:
         return readout.losses(state, self._data.targets(slice(None)), torch.arange(len(state)), what)
-
-    def _schedules(self, plan: SchedulePlan, peel_map: Sequence[ProjectionRow]) -> tuple[tuple[Schedule, ...], int]:
-        """The schedules to run, and how many staircases the search has compared. `final` is among them wherever a block
-        is fitted at all.
-        """
-        n_layers = self._decoder.n_layers
-        final, direct = staircase((), n_layers), staircase(range(1, n_layers), n_layers)
-        if not plan.searches:
-            fitted = () if set(plan.schedules) == {direct} else (final,)
-            return tuple(dict.fromkeys((*plan.schedules, *fitted))), 0
-        spread = [float(deviation(state, self._data.rows.select).sum()) for state in self._states[1:]]
-        tiny = float(np.finfo(np.float64).tiny)
-        errors = [
-            [
-                *(float(error) / max(spread[layer + step], tiny) for step, error in enumerate(row.select)),
-                *(n_layers - layer - len(row.select)) * (math.inf,),
-            ]
-            for layer, row in enumerate(peel_map)
-        ]
-        found = [search_staircase(errors, size) for size in plan.searches]
-        searched = sum(math.comb(n_layers - 1, size) for size in plan.searches)
-        return tuple(dict.fromkeys((*plan.schedules, *found, final))), searched
-
-    def _peeled(
-        self, schedules: Sequence[Schedule], trained: TrainedLosses, *, low_bit: bool
-    ) -> tuple[dict[tuple[int, ...], Losses], dict[tuple[int, ...], ScheduleLosses]]:
-        config = self._config
-        settings = SolverSettings(config.solver, config.init, config.steps, config.seed, low_bit)
-        peeler = Peeler(self._decoder, self._states, self._data.rows, settings, self._store)
-        name = "reference" if low_bit else "float-reference"
-
-        def after(found: Sequence[NodeLosses]) -> Iterator[NodeLosses]:
-            for peeled in peeler.peel(prefix_tree(schedules), done=len(found), progress=self._kept):
-                yield self._node(peeled, trained, name.replace("-", " "))
-
-        nodes: dict[tuple[int, ...], Losses] = {}
-        leaves: dict[tuple[int, ...], ScheduleLosses] = {}
-        for node in self._kept.each(name, NodeLosses, after):
-            if node.own is None:
-                nodes[node.prefix] = node.readout
-            else:
-                leaves[node.prefix] = ScheduleLosses(Schedule(node.prefix), node.own, node.readout, node.blocks)
-        return nodes, leaves
-
-    def _node(self, peeled: Peeled, trained: TrainedLosses, name: str) -> NodeLosses:
-        depth = len(peeled.prefix)
-        kind, panel = self._at(depth)
-        what = f"the {name} with targets {','.join(map(str, peeled.prefix))}"
-        losses = trained.readout[depth - 1] if peeled.trained else self._losses(kind, peeled.state, panel, what)
-        own: Losses | None = None
-        if depth == self._decoder.n_layers:
-            own = trained.own[-1] if peeled.trained else self._losses("own", peeled.state, panel, what)
-        return NodeLosses(peeled.prefix, losses, own, peeled.blocks)
 
 
 def _unigram(targets: Tensor, fit: slice, vocabulary: int) -> Losses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -44,10 +45,25 @@ def test_a_refitted_head_never_loses_on_select_and_learns_what_there_is_to_learn
 
 def test_refitting_twice_gives_the_same_head(peeled: tuple) -> None:
     decoder, data, states = peeled
-    factory = ReadoutFactory(decoder, TokenRows(data.tokens % 7, data.rows), states[-1], StateStore())
-    first, second = (factory.fit("refit", states[-1], "a test").unembedding.weight for _ in range(2))
+    narrow = TokenRows(data.tokens % 7, data.rows)
+    factories = [ReadoutFactory(decoder, narrow, states[-1], StateStore()) for _ in range(2)]
+    first, second = (factory.fit("refit", states[-1], "a test").unembedding.weight for factory in factories)
     assert torch.equal(first, second)
-    assert not torch.equal(first, factory.own.unembedding.weight)
+    assert not torch.equal(first, factories[0].own.unembedding.weight)
+
+
+def test_the_head_of_another_state_begins_no_worse_than_the_tempered_own_or_that_of_the_last_state(
+    peeled: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, data, states = peeled
+    monkeypatch.setattr("peelaudit.method.readouts.factory.refitted", lambda *_: None)  # so that it stays there
+    factory = ReadoutFactory(decoder, data, states[-1], StateStore())
+    last = factory.fit("refit", states[-1], "a test")
+    index = torch.arange(24, 32)
+    for state in (states[0], states[1], states[-1].flip(-1)):
+        starts = (factory.own, factory.tempered(state, "a test")[1], last)
+        least = min(float(one.losses(state, data.tokens, index, "a test").sum()) for one in starts)
+        assert select_loss(factory, "refit", state, data) == pytest.approx(least, rel=1e-9)
 
 
 def test_refitting_leaves_the_own_head_as_it_is(peeled: tuple) -> None:

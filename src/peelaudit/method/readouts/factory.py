@@ -111,13 +111,14 @@ class ReadoutFactory:
 
     def _refit(self, state: Tensor, what: str) -> Readout:
         """A head moved by the cross-entropy: the best on *select* of the model's own, that at the temperature which it
-        wants there or that of h_L, and the better one of them moved.
+        wants there and that of h_L, and the best of them moved.
         """
-        if state is self._final:
-            if self._refitted is None:
-                self._refitted = self._moved([self.own, self.tempered(state, what)[1]], state, what)
-            return self._refitted
-        return self._moved([self.own, self._refitted or self.tempered(state, what)[1]], state, what)
+        heads = [self.own, self.tempered(state, what)[1]]
+        if state is not self._final:
+            return self._moved(heads if self._refitted is None else [*heads, self._refitted], state, what)
+        if self._refitted is None:
+            self._refitted = self._moved(heads, state, what)
+        return self._refitted
 
     def _moved(self, heads: Sequence[Readout], state: Tensor, what: str) -> Readout:
         """The head that is best on *select*, moved from there if that helps."""
