@@ -56,9 +56,9 @@ def test_the_head_of_another_state_begins_no_worse_than_the_tempered_own_or_that
     peeled: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder, data, states = peeled
-    monkeypatch.setattr("peelaudit.method.readouts.factory.refitted", lambda *_: None)  # so that it stays there
     factory = ReadoutFactory(decoder, data, states[-1], StateStore())
     last = factory.fit("refit", states[-1], "a test")
+    monkeypatch.setattr("peelaudit.method.readouts.factory.refitted", lambda *_: None)  # so that heads stay there
     index = torch.arange(24, 32)
     for state in (states[0], states[1], states[-1].flip(-1)):
         starts = (factory.own, factory.tempered(state, "a test")[1], last)

@@ -1,8 +1,8 @@
 """Fits readouts of any kind to states.
 
     own     the model's final norm and head, frozen
-    refit   the model's final norm, and a linear head moved by the cross-entropy from the model's own, tempered; of
-            another state than h_L, from that of h_L where it is better there, and it is the nearest by far
+    refit   the model's final norm, and a linear head moved by the cross-entropy from the model's own, tempered, or
+            for another state than h_L from the head of h_L, whichever is best there
     lens    a ridge map from the state to h_L, then the model's own norm and head
 
 Trained states and reference states are fitted to the same tokens.
