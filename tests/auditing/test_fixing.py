@@ -204,3 +204,12 @@ def test_an_audit_of_what_was_written_finds_less(tmp_path: Path) -> None:
     found = fix(config, Wish(tmp_path / "out"))
     report = audit_config(dataclasses.replace(config, checkpoint=str(tmp_path / "out")))
     assert report.network.held_out.trained_loss.value == pytest.approx(found.after.value, abs=1e-6)
+
+
+def test_a_network_that_stays_worse_than_guessing_is_not_mended(tmp_path: Path) -> None:
+    broken = models.model("llama")
+    torch.nn.init.normal_(broken.lm_head.weight, std=30.0, generator=torch.Generator().manual_seed(0))
+    config = wish_for(models.save(broken, tmp_path / "base"), tmp_path)
+    with pytest.raises(NothingToFix, match=r"worse than guessing all tokens alike \(4\.16\)"):
+        fix(config, Wish(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def fix(config: AuditConfig, wish: Wish, *, progress: Progress = SILENT) -> Fix:
 
     Raises:
         NothingToFix: no change gains on *held-out*, interval and all, or leaving layers out costs more than the
-            tolerance; nothing was written.
+            tolerance, or what comes of it is worse than guessing; nothing was written.
         PeelauditError: as `audit_config`.
     """
     check_place(wish.out, Path(config.checkpoint), force=wish.force)
@@ -187,8 +188,14 @@ def _written(bench: Bench, mended: _Mended, wish: Wish) -> Callable[[Path], Writ
 
 def _judge(bench: Bench, losses: Losses, wish: Wish) -> None:
     """Raise NothingToFix unless the whole interval of the gain is above 0; where layers are left out, unless that of
-    the cost is within the tolerance.
+    the cost is within the tolerance. Nor is a network a mended one that is worse than guessing.
     """
+    after, uniform = bench.estimate(losses), math.log(bench.decoder.vocabulary)
+    if after.low > uniform:
+        raise NothingToFix(
+            f"the best that was found has a loss of {after.value:.2f}, worse than guessing all tokens alike "
+            f"({uniform:.2f}): see whether the file is whole and its tokenizer its own; nothing was written"
+        )
     gain, tolerance = bench.estimate(bench.losses - losses), bench.audit.config.tolerance
     if wish.drop is not None:
         if -gain.low > tolerance:
