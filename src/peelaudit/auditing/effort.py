@@ -47,7 +47,7 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
     """What the settings ask for, of a network with so many layers."""
     asked = config.schedules != DEFAULT_SCHEDULES
     few = n_layers <= FEW_LAYERS
-    default = Reach(products=6) if few else Reach(steps=4, products=3, thinned=4)
+    default = Reach(products=6, curved=4) if few else Reach(steps=4, products=3, thinned=4, curved=4)
     far = Reach(products=24, rounds=3, afresh=True)
     extents: Mapping[Effort, Extent] = MappingProxyType(
         {
@@ -55,7 +55,7 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
             "default": Extent(
                 DEFAULT_SCHEDULES,
                 default,
-                Reach(products=3) if few else Reach(steps=1, thinned=4),
+                Reach(products=3, curved=4) if few else Reach(steps=1, thinned=4),
                 half=True,
                 map_reach=None if few else NEAR,
             ),

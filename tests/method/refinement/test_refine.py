@@ -74,7 +74,8 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
 @pytest.mark.parametrize("family", models.families("bitnet"))
 def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, family: str) -> None:
     made = network(family, changes=models.SMOOTH.get(family, {}))
-    down, rows, layers = downstream(made), made.rows.fit, made.decoder.n_layers
+    down, layers = downstream(made), made.decoder.n_layers
+    rows = slice(made.rows.fit.start, made.rows.fit.stop, 2)
     generator = torch.Generator().manual_seed(3)
     along = {
         (layer, path): torch.randn(slope.shape, generator=generator, dtype=torch.float64)
@@ -84,7 +85,7 @@ def test_curvature_products_are_those_of_the_whole_jacobian(network: Opener, fam
         ).items()
     }
     states = [state[rows] for state in made.states]
-    product = ChangedNetwork(down, made.states).product((1, layers), {}, states, along)
+    product = ChangedNetwork(down, made.states).product((1, layers), {}, states, along, rows)
     step = 1e-4
 
     def logits(sign: float) -> torch.Tensor:
@@ -215,6 +216,21 @@ def test_looks_at_a_part_of_select_cost_less_and_are_of_that_part(
     before, after = own_losses(nanogpt)[looked].sum(), made.losses(found[1], looked).sum()
     predictions = len(nanogpt.tokens[looked]) * (nanogpt.tokens.shape[1] - 1)
     assert found[1].select_gain == pytest.approx((before - after) / predictions)
+
+
+def test_curvature_of_a_part_of_fit_costs_less_and_all_of_it_gives_the_gradient(
+    nanogpt: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peelaudit.method.refinement.refine.LEAST_CURVED", 1)
+    costs, found = [], []
+    for curved in (1, 4):
+        made = refiner(nanogpt)
+        before = made.passes
+        found.append(made.all(Reach(steps=0, products=2, curved=curved)))
+        costs.append(made.passes - before)
+    assert all(refined.moved and refined.products == 2 for refined in found)
+    assert costs[1] < 0.8 * costs[0]
+    assert found[1].select_gain == pytest.approx(found[0].select_gain, rel=0.5)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

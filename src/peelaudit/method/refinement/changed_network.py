@@ -112,10 +112,17 @@ class ChangedNetwork:
 
     def gradient(self, layers: Layers, at: Changes, states: Sequence[Tensor]) -> Changes:
         """Of the loss on *fit*, nats/token, by what the blocks' maps are; `states` as `risen` has them."""
-        return self._pulled(layers, at, states, self.down.top(states[-1], self.rows.fit))
+        return self._pulled(layers, at, states, self.down.top(states[-1], self.rows.fit), self.rows.fit)
 
-    def product(self, layers: Layers, at: Changes, states: Sequence[Tensor], along: Changes) -> Changes:
-        """The Gauss-Newton curvature of the loss on *fit*, nats/token, times a change; `states` as `risen` has them.
+    def product(self, layers: Layers, at: Changes, states: Sequence[Tensor], along: Changes, rows: slice) -> Changes:
+        """The Gauss-Newton curvature of the loss, nats/token, times a change.
+
+        Args:
+            layers: the blocks.
+            at: what they are.
+            states: of the sequences `rows`, as `risen` has them.
+            along: the change.
+            rows: whose loss.
 
         Raises:
             NotImplementedError: a block has no forward-mode derivative.
@@ -124,8 +131,8 @@ class ChangedNetwork:
         tangent = torch.zeros_like(states[0])
         for layer in range(first, self.n_layers + 1):
             self.down.push(self.block(layer, at), states[layer - first], tangent, block_changes(along, layer))
-        self.down.bend(states[-1], tangent, self.rows.fit)
-        return self._pulled(layers, at, states, tangent)
+        self.down.bend(states[-1], tangent, rows)
+        return self._pulled(layers, at, states, tangent, rows)
 
     def modelled(self, along: Changes, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """[sequences] the slopes and the curvatures of the losses along a change of the trained blocks; errors as
@@ -137,15 +144,15 @@ class ChangedNetwork:
             self.down.push(self.down.decoder.block(layer), inputs, tangent, block_changes(along, layer))
         return self.down.along(self._states[-1][rows], tangent, rows)
 
-    def _pulled(self, layers: Layers, at: Changes, states: Sequence[Tensor], gradient: Tensor) -> Changes:
-        """What a gradient at h_L of *fit* is at the blocks' maps, per prediction; it is overwritten."""
+    def _pulled(self, layers: Layers, at: Changes, states: Sequence[Tensor], gradient: Tensor, rows: slice) -> Changes:
+        """What a gradient at h_L of the sequences `rows` is at the blocks' maps, per prediction; it is overwritten."""
         found: dict[tuple[int, str], Tensor] = {}
         first, last = layers
         self.down.descend(states[last - first + 1 : -1], last, gradient)
         for layer in range(last, first - 1, -1):
             products = self.down.gradients(self.block(layer, at), states[layer - first], gradient)
             for path, product in products.items():
-                found[layer, path] = self._keep(product / self.predictions(self.rows.fit))
+                found[layer, path] = self._keep(product / self.predictions(rows))
         return found
 
     def kept(self, changes: Changes) -> Changes:

@@ -40,6 +40,8 @@ PATIENCE = 2
 """Products without a gain on *select* after which conjugate gradients stop."""
 LEAST_LOOKED = 1024
 """Tokens of *select* whose losses a look takes at least, all if there are fewer."""
+LEAST_CURVED = 2048
+"""Tokens of *fit* that the Gauss-Newton curvature is taken of at least, all if there are fewer."""
 FAR = 0.05
 """nats/token that natural-gradient steps gain on *select* far from an optimum, where exact curvature is poor value for
 its time. A guess."""
@@ -57,6 +59,8 @@ class Reach:
             natural-gradient steps gain little, they may lead away from what the exact curvature finds.
         thinned: one of how many sequences of *select* a look takes the loss of, where that leaves `LEAST_LOOKED` of
             its tokens: in a deep network most of the work is looks, and no gain is reported of them.
+        curved: one of how many sequences of *fit* the Gauss-Newton curvature is taken of, where that leaves
+            `LEAST_CURVED` of its tokens; the gradient is always that of all. Most of the work is products otherwise.
     """
 
     steps: int = MOST_STEPS
@@ -64,6 +68,7 @@ class Reach:
     rounds: int = 1
     afresh: bool = False
     thinned: int = 1
+    curved: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +217,9 @@ class Refiner:
             self._network.losses(refined.layers, refined.changes, rows) if refined.moved else self._losses[rows].copy()
         )
 
-    def _looked(self, reach: Reach) -> slice:
-        """The sequences of *select* whose losses are looked at."""
-        rows, tokens = self._network.rows.select, self._network.predictions(self._network.rows.select)
-        return slice(rows.start, rows.stop, max(1, min(reach.thinned, tokens // LEAST_LOOKED)))
+    def _some(self, rows: slice, one_of: int, least: int) -> slice:
+        """One of so many of these sequences, or of fewer where less than `least` tokens would be left."""
+        return slice(rows.start, rows.stop, max(1, min(one_of, self._network.predictions(rows) // least)))
 
     def _refined(self, layers: Layers, reach: Reach, first: float | None = None) -> Refined:
         course = self._course(layers, reach, first)
@@ -226,7 +230,8 @@ class Refiner:
         return Refined(course.layers, course.changes, course.steps, course.products, course.gain, step)
 
     def _course(self, layers: Layers, reach: Reach, first: float | None) -> _Blocks:
-        looked = self._looked(reach)
+        looked = self._some(self._network.rows.select, reach.thinned, LEAST_LOOKED)
+        curved = self._some(self._network.rows.fit, reach.curved, LEAST_CURVED)
         start = float(self._losses[looked].sum()) / self._network.predictions(looked)
         course = _Blocks(start=start, loss=start, layers=layers, looked=looked, first=first)
         moving = _Moving(self._network, layers, looked, self._direction)
@@ -234,7 +239,7 @@ class Refiner:
             before = course.gain
             natural_steps(course, moving, reach.steps)
             if reach.products and course.gain < FAR and not self._network.low_bit(course.layers):
-                self._gauss_newton(course, reach.products)
+                self._gauss_newton(course, reach.products, curved)
             if course.gain - before <= LEAST_GAIN * course.gain:
                 break
         return course
@@ -252,17 +257,20 @@ class Refiner:
             for part in (self._first.slopes, self._first.natural)
         ))  # fmt: skip
 
-    def _gauss_newton(self, course: _Blocks, most: int) -> None:
-        """Conjugate gradients on the exact curvature from the blocks as they are; the best iterate is kept."""
+    def _gauss_newton(self, course: _Blocks, most: int, rows: slice) -> None:
+        """Conjugate gradients on the exact curvature of the sequences `rows`, from the blocks as they are; the best
+        iterate is kept.
+        """
         states = self._network.risen(course.layers, course.changes)
         residual = times(-1.0, self._network.gradient(course.layers, course.changes, states))
+        states = [state[:: rows.step] for state in states]
         direction, size = residual, dot(residual, residual)
         path: Changes = {}
         best: Changes | None = None
         start, since = course.changes, 0
         while since < PATIENCE and most > 0 and size > 0:
             try:
-                product = self._network.product(course.layers, start, states, direction)
+                product = self._network.product(course.layers, start, states, direction, rows)
             except NotImplementedError:
                 break
             curvature = dot(direction, product)
