@@ -53,6 +53,7 @@ bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.solvers $(if $(CKPT),"$(CKPT)" --data "$(DATA)" --schedules default)
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.heads $(if $(CKPT),"$(CKPT)" --data "$(DATA)")
 	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.refined $(if $(CKPT),"$(CKPT)" --data "$(DATA)")
+	OMP_NUM_THREADS=1 $(BIN)/python -u -m bench.cost $(if $(CKPT),"$(CKPT)" --data "$(DATA)")
 
 regression-gate: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.regression_gate

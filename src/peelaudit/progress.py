@@ -25,8 +25,10 @@ class Progress(Protocol):
 class Metered(Protocol):
     """A progress that shows how much was computed within a stage, too."""
 
-    def metered(self, meter: Callable[[], float]) -> None:
-        """From now on `meter` says, from any thread, how much was computed so far, in forward passes."""
+    def metered(self, meter: Callable[[], float], expected: float | None = None) -> None:
+        """From now on `meter` says, from any thread, how much was computed so far, in forward passes; `expected` is
+        about how many there will be, if that is known.
+        """
         ...
 
 
@@ -65,11 +67,11 @@ class Clock:
         self._begin(name)
         self._progress.stage(name, total)
 
-    def metered(self, meter: Callable[[], float]) -> None:
+    def metered(self, meter: Callable[[], float], expected: float | None = None) -> None:
         """Take work by this meter from now on, and pass it on to who shows it."""
         self.meter = meter
         if isinstance(self._progress, Metered):
-            self._progress.metered(meter)
+            self._progress.metered(meter, expected)
 
     def took(self, name: str | None, seconds: float) -> None:
         """So much time was spent on a stage earlier, which begins with this; on the current one if it has no name."""

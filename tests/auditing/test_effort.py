@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from peelaudit.auditing.effort import FEW_LAYERS, extent
+from peelaudit.auditing.effort import FEW_LAYERS, expected_passes, extent
+from peelaudit.auditing.run import audit_config
 from peelaudit.method.references.schedules import parse_schedules
 from peelaudit.settings.audit import AuditConfig, Effort
 
@@ -64,3 +67,19 @@ def test_schedules_that_are_asked_for_are_run_with_a_map_that_a_search_can_use(e
     assert asked.schedules == ("search:1", "refined")
     assert asked.map_reach is None
     assert (asked.whole, asked.alone, asked.half) == (plain.whole, plain.alone, plain.half)
+
+
+@pytest.mark.parametrize(("effort", "schedules"), [("quick", ()), ("default", ("refined", "final"))])
+def test_about_as_much_is_computed_as_was_expected(effort: Effort, schedules: tuple[str, ...]) -> None:
+    asked = AuditConfig(checkpoint="fixtures/nanogpt/ckpt-000600.pt", tokens=1024, effort=effort)
+    asked = replace(asked, schedules=schedules) if schedules else asked
+    report = audit_config(asked)
+    layers = len(report.layers)
+    wanted = extent(asked, layers)
+    expected = expected_passes(wanted, parse_schedules(wanted.schedules, layers), layers)
+    assert sum(passes for _, passes in report.passes) == pytest.approx(expected, rel=0.6)
+
+
+def test_how_far_thorough_goes_is_not_foretold() -> None:
+    wanted = extent(config("thorough"), FEW)
+    assert expected_passes(wanted, parse_schedules(wanted.schedules, FEW), FEW) is None

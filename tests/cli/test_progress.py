@@ -78,3 +78,37 @@ def test_the_bar_moves_within_a_step_with_what_was_computed() -> None:
         time.sleep(0.3)
     assert "1.0 passes" in stream.getvalue()
     assert "2.5 passes" in stream.getvalue()
+
+
+def test_what_is_left_is_told_once_a_pass_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, done = [100.0], [20.0]
+    monkeypatch.setattr("peelaudit.cli.progress.time.monotonic", lambda: now[0])
+    progress = LineProgress()
+    progress.begin()
+    progress.metered(lambda: done[0], 120.0)  # 20 by an earlier process, which tell nothing of this one's speed
+    for passes, later in ((20.5, 1.0), (30.0, 20.0), (70.0, 100.0), (119.0, 200.0), (121.0, 210.0)):
+        done[0], now[0] = passes, 100.0 + later
+        progress.stage("peeling", 1)
+    assert capsys.readouterr().err.splitlines() == [
+        "peelaudit: peeling (20.5 of ~120 passes)",
+        "peelaudit: peeling (30.0 of ~120 passes, ~3 min left)",
+        "peelaudit: peeling (70.0 of ~120 passes, ~2 min left)",
+        "peelaudit: peeling (119.0 of ~120 passes, ~2 s left)",
+        "peelaudit: peeling (121.0 passes)",
+    ]
+
+
+def test_the_bar_is_one_line_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, done = Terminal(), [0.0]
+    with progress_on(stream, quiet=False, delay_s=0.01) as progress:
+        clock = Clock(progress)
+        clock.metered(lambda: done[0], 148.0)
+        clock.stage("what sequences begin with", 30)
+        done[0] = 110.0
+        time.sleep(0.3)
+    shown = [line for line in stream.getvalue().splitlines() if "110.0" in line]
+    assert shown
+    assert all("left" in line for line in shown)

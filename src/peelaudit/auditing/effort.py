@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from peelaudit.method.references.schedules import SchedulePlan
 from peelaudit.method.refinement.refine import Reach
 from peelaudit.settings.audit import DEFAULT_SCHEDULES, AuditConfig, Effort
 
-__all__ = ["Extent", "extent"]
+__all__ = ["Extent", "expected_passes", "extent"]
 
 FEW_LAYERS = 8
 """Up to so many, each block alone is refined as far as all are, and these until they stall; beyond, a block alone by
@@ -67,3 +68,23 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
         return found
     # Asked for by name: the peel map may be needed for a search.
     return replace(found, schedules=config.schedules, map_reach=None)
+
+
+def expected_passes(wanted: Extent, plan: SchedulePlan, n_layers: int) -> float | None:
+    """About how many forward passes over the calibration tokens an audit computes: right to a half either way.
+
+    Typical of networks of 4 to 30 layers whose blocks are a few steps from where these end (docs/method.md, Effort).
+    None where blocks are refined until nothing is left to gain, which nobody can tell before.
+    """
+    reaches = [reach for reach, used in ((wanted.whole, plan.refined), (wanted.alone, True)) if used and reach]
+    if any(reach.rounds > 1 for reach in reaches):
+        return None
+    short = wanted.whole.thinned > 1
+    passes = 3.0 + 2.0 * (len(plan.schedules) - 1)
+    if wanted.estimate:
+        passes += 3.0
+    if plan.refined:
+        passes += (6.0 if short else 15.0) * (1 + wanted.half)
+    if wanted.alone is not None:
+        passes += (0.3 if short else 8.0) * n_layers
+    return passes

@@ -18,7 +18,7 @@ from torch import nn
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, experts_warnings, rank_warnings
 from peelaudit.auditing.caching import Resumption
 from peelaudit.auditing.conclude import conclude
-from peelaudit.auditing.effort import Extent, extent
+from peelaudit.auditing.effort import Extent, expected_passes, extent
 from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.identity import key_of
 from peelaudit.auditing.measure import Measurer
@@ -162,7 +162,8 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     decoder, low_bit = held_decoder(audit, grids)
     drawn = audit.calibration
     sequences = sum(len(split.tokens) for split in (drawn.fit, drawn.select, drawn.held_out))
-    clock.metered(lambda: decoder.passes / sequences)
+    expected = expected_passes(wanted, audit.plan, decoder.n_layers)
+    clock.metered(lambda: decoder.passes / sequences, expected)
     store = StateStore.of(decoder)
     key = "" if resumption is None else _key(audit, save, decoder.memory)
     kept = Kept(clock, decoder.work, resumption, key, memory=decoder.memory)

@@ -1,5 +1,5 @@
-"""Progress on stderr: on a terminal a bar, with the forward passes computed so far and the stage's time; elsewhere a
-plain line per stage.
+"""Progress on stderr: on a terminal a bar, with the forward passes computed so far, about how many there will be and
+how long they may take; elsewhere a plain line per stage, with the same.
 
 Nothing is shown before two seconds have passed: most audits of small checkpoints are over by then.
 """
@@ -10,6 +10,7 @@ import contextlib
 import io
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, TextIO, cast
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["BarProgress", "LineProgress", "progress_on"]
 
 DELAY_S = 2.0
+BAR_WIDTH = 8
+"""So that the rest fits beside it in 80 columns."""
+LEAST_DONE = 1.0
+"""Forward passes after which it is told how long the rest may take."""
 
 
 @contextlib.contextmanager
@@ -42,6 +47,39 @@ def progress_on(stream: TextIO | None, *, quiet: bool, delay_s: float = DELAY_S)
         shown.end()
 
 
+class _Outlook:
+    """How far the work has come, and how much of it is left.
+
+    Args:
+        meter: how much was computed, in forward passes, some of it maybe before this began.
+        expected: about how much there will be; None where that isn't known.
+    """
+
+    def __init__(self, meter: Callable[[], float] = lambda: 0.0, expected: float | None = None) -> None:
+        self._meter, self._expected = meter, expected
+        self._start, self._before = time.monotonic(), meter()
+
+    def words(self) -> str:
+        """`31.2 of ~98 passes, ~2 min left`; empty before anything was computed."""
+        passes = self._meter()
+        if not passes:
+            return ""
+        if self._expected is None or passes > self._expected:
+            return f"{passes:.1f} passes"
+        done, words = passes - self._before, f"{passes:.1f} of ~{self._expected:.0f} passes"
+        if done < LEAST_DONE:
+            return words
+        return f"{words}, {_left((self._expected - passes) * (time.monotonic() - self._start) / done)} left"
+
+
+def _left(seconds: float) -> str:
+    """In the unit that suits it."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"~{seconds / size:.0f} {unit}"
+    return f"~{max(seconds, 1):.0f} s"
+
+
 class _Delayed:
     """Keeps the present stage, and shows it once `begin` was called, which a timer's thread does."""
 
@@ -50,7 +88,7 @@ class _Delayed:
         self._begun = False
         self._ended = False
         self._name, self._total, self._done = "", 0, 0
-        self._meter: Callable[[], float] = lambda: 0.0
+        self._outlook = _Outlook()
 
     def stage(self, name: str, total: int) -> None:
         """A stage begins."""
@@ -64,9 +102,9 @@ class _Delayed:
             self._done += steps
             self._draw(new=False)
 
-    def metered(self, meter: Callable[[], float]) -> None:
-        """How much was computed so far, in forward passes, is what this says."""
-        self._meter = meter
+    def metered(self, meter: Callable[[], float], expected: float | None = None) -> None:
+        """How much was computed so far, in forward passes, is what this says; and about how much there will be."""
+        self._outlook = _Outlook(meter, expected)
 
     def begin(self) -> None:
         """From now on, show."""
@@ -98,7 +136,8 @@ class LineProgress(_Delayed):
 
     def _show(self, *, new: bool) -> None:
         if new:
-            say(self._name)
+            words = self._outlook.words()
+            say(f"{self._name} ({words})" if words else self._name)
 
 
 class _Careful(io.TextIOBase):
@@ -157,12 +196,11 @@ class BarProgress(_Delayed):
             """Moves within a stage whose steps are long."""
 
             def render(self, task: Task) -> Text:
-                passes = shown._meter()
-                return Text(f"{passes:.1f} passes" if passes else "")
+                return Text(shown._outlook.words())
 
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(BAR_WIDTH),
             MofNCompleteColumn(),
             Passes(),
             TimeElapsedColumn(),
