@@ -21,6 +21,7 @@ from peelaudit.records import (
     LayerRefinement,
     LayerRow,
     NetworkRow,
+    Parent,
     Refinement,
     ScheduleBounds,
     ScheduleResult,
@@ -250,6 +251,19 @@ def with_gaps(report: AuditReport, *gaps: float, named: tuple[int, ...] = ()) ->
     )
     info = LayerRefinement(tuple(range(1, len(gaps) + 1)), (3,) * len(gaps), 41.3, named)
     return dataclasses.replace(report, layers=rows, refinement=info)
+
+
+def with_parent(
+    report: AuditReport, *gaps: float, better: tuple[int, ...] = (), path: str = "runs/float"
+) -> AuditReport:
+    """The report against a parent, to whose blocks its layers lose these gaps."""
+    info = dataclasses.replace(make_checkpoint(len(gaps), path=path), tensors=(), sha256="d4" * 32)
+    parent = Parent(info, make_estimate(5.1), make_estimate(0.17, 0.02), better)
+    rows = tuple(
+        dataclasses.replace(row, parent_gap=make_estimate(gap, 0.02))
+        for row, gap in zip(report.layers, gaps, strict=True)
+    )
+    return dataclasses.replace(report, layers=rows, parent=parent)
 
 
 def with_every_figure(report: AuditReport) -> AuditReport:

@@ -213,3 +213,20 @@ def test_experts_that_are_dead_or_untrained_are_numbered() -> None:
     (warning,) = experts_warnings(sick)
     assert warning.startswith("no calibration token is given to some experts (layer 2: expert 3 (of 0 to 7)): they are")
     assert experts_warnings(HEALTHY) == ()
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_what_the_parent_does_better_is_told_with_what_says_more(verdict: Verdict) -> None:
+    config = dataclasses.replace(CONFIG, parent="runs/float")
+    told = (network(verdict), BASELINES, Estimate(-2.0, -2.1, -1.9))
+    words = advise(*told, HEALTHY, refined(), config, better_in_parent=(3, 1))
+    assert words == (
+        "The parent's block does better in layers 3, 1. What was changed there: peelaudit diff runs/float runs/x.pt "
+        "--data a.txt"
+    )
+    named = advise(*told, HEALTHY, refined(2), config, better_in_parent=(3,))
+    assert (
+        "Look at layer 2: what refining alone gains there stands out. The parent's block does better in layer 3."
+        in named
+    )
+    assert named.endswith("--save-repairs DIR")

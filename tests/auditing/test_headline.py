@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from peelaudit.auditing.headline import judge
+from peelaudit.auditing.parent import ParentFigures
 from peelaudit.method.diagnosis.naming import Naming
 from peelaudit.records import BaselineLosses, Estimate, LayerRefinement, NetworkRow, Symptom, Verdict
 from tests.factories import make_estimate, make_figures, make_report
@@ -216,3 +217,25 @@ def test_an_estimate_for_floats_says_nothing_of_a_low_bit_networks_verdict() -> 
     verdict, words = judge(row, BASELINES, BETTER, naming(refined=False), TOLERANCE, low_bit=True)
     assert (verdict, words.split(":")[0]) == (Verdict.GREY, "inconclusive")
     assert "as floats its layers could do better by 0.200" in words
+
+
+@pytest.mark.parametrize(
+    ("better", "words"),
+    [
+        ((), ""),
+        ((3,), "; its parent's block does better in layer 3 by 0.300 nats/token (0.280 to 0.318)"),
+        (
+            (3, 1, 2),
+            "; its parent's block does better in layer 3 by 0.300 nats/token (0.280 to 0.318), less so in 2 more",
+        ),
+    ],
+)
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_what_is_lost_to_the_parents_blocks_is_said_and_no_verdict(
+    verdict: Verdict, better: tuple[int, ...], words: str
+) -> None:
+    gaps = tuple(make_estimate(0.1 * layer, 0.02) for layer in range(1, N + 1))
+    parent = ParentFigures(make_estimate(4.8), make_estimate(0.2), gaps, better)
+    plain = judged(network(verdict))
+    found = judge(network(verdict), BASELINES, BETTER, naming(), TOLERANCE, parent=parent)
+    assert found == (plain[0], plain[1] + words)

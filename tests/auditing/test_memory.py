@@ -153,6 +153,18 @@ def test_less_memory_is_less_at_once_and_fewer_states_in_it(
     assert small[1] < LOGIT_BYTES
 
 
+def test_a_parents_embedding_and_head_are_planned_for(
+    network: Callable[..., Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "own_memory", lambda: 0)
+    left = []
+    for parent in (None, "p"):
+        opened = network("llama", changes={"vocab_size": 4096})
+        planned(opened, "512MiB", parent=parent)
+        left.append((opened.decoder.memory.state_bytes or 0) + (opened.decoder.memory.block_bytes or 0))
+    assert left[0] - left[1] == pytest.approx(2 * 4096 * opened.decoder.width * opened.decoder.dtype.itemsize, abs=4)
+
+
 def test_a_limit_changes_no_figure_and_is_no_other_audit(
     model: Path, usual: AuditReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

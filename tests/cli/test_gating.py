@@ -193,6 +193,12 @@ def test_a_rule_about_gaps_without_any_is_found_before_the_audit(command: Comman
     assert "a rule is about layer.gap: that needs --effort default or thorough" in done.err
 
 
+def test_a_rule_about_a_parent_without_one_is_found_before_the_audit(command: Command) -> None:
+    done = command("run", "c", "--fail-over", "layer.parent_gap=0.02", mode="bug")
+    assert (done.code, done.out) == (2, "")
+    assert "a rule is about layer.parent_gap: that needs --parent" in done.err
+
+
 def test_the_file_demands_and_excuses(command: Command, saved: Path, tmp_path: Path) -> None:
     shutil.copy(saved / "base.json", tmp_path)
     toml = tmp_path / "peelaudit.toml"

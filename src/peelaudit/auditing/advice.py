@@ -133,6 +133,8 @@ def advise(
     layers: Sequence[LayerRow],
     refinement: LayerRefinement | None,
     config: AuditConfig,
+    *,
+    better_in_parent: Sequence[int] = (),
 ) -> str:
     """What to do next, in plain words; the last of them are a command or an experiment. The report has the figures.
 
@@ -143,6 +145,7 @@ def advise(
         layers: all of its layers' rows.
         refinement: how blocks were refined alone, if they were.
         config: the settings of the audit.
+        better_in_parent: the layers in which the parent's blocks do better, if there is one, the most first.
     """
     checkpoint, trained = config.checkpoint, network.held_out.trained_loss
     if trained.low > baselines.uniform:
@@ -160,7 +163,12 @@ def advise(
     if looks or named:
         if named:
             looks += f" Look at {numbered(named)}: what refining alone gains there stands out."
+        looks += _on_parent(better_in_parent)
         return " ".join((looks.strip(), "What repairs it can be had:", _run(config, "--save-repairs DIR")))
+    if better_in_parent:
+        data = "".join(f" --data {path}" for path in config.data)
+        told = f"What was changed there: peelaudit diff {config.parent} {checkpoint}{data}"
+        return f"{_on_parent(better_in_parent).strip()} {told}"
     return " ".join((*_on_growth(network, config), *_on_head(network), *_last(network, refinement, config)))
 
 
@@ -174,6 +182,11 @@ def _on_looks(layers: Sequence[LayerRow]) -> str:
         elif found:
             words.append(f" Look at {numbered(found)}: {says}.")
     return "".join(words)
+
+
+def _on_parent(better: Sequence[int]) -> str:
+    """In which layers the parent's blocks do better; nothing for none."""
+    return f" The parent's block does better in {numbered(better)}." if better else ""
 
 
 def numbered(layers: Sequence[int]) -> str:

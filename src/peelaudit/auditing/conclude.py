@@ -12,6 +12,7 @@ import numpy as np
 from peelaudit.auditing.advice import advise, read_layer
 from peelaudit.auditing.headline import judge
 from peelaudit.auditing.measurements import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
+from peelaudit.auditing.parent import ParentFigures, parent_figures
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.naming import Naming, name_layers
 from peelaudit.method.references.schedules import REFINED, staircase
@@ -50,6 +51,7 @@ class Findings:
     headline: str
     advice: str
     naming: Naming
+    parent: ParentFigures | None
 
 
 def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Findings:
@@ -67,12 +69,19 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
         schedules = (_refined_schedule(trained, measured.refined), *schedules)
     baselines = BaselineLosses(float(np.log(vocabulary)), trained.panel.estimate(trained.unigram, "held_out"))
     over_unigram = trained.panel.estimate(trained.own[-1] - trained.unigram, "held_out")
-    verdict, headline = judge(network, baselines, over_unigram, naming, config.tolerance, low_bit=measured.low_bit)
+    parent = None if measured.parent is None else parent_figures(measured.parent, trained.panel, config.tolerance)
+    verdict, headline = judge(
+        network, baselines, over_unigram, naming, config.tolerance, low_bit=measured.low_bit, parent=parent
+    )
     network = replace(network, held_out=replace(network.held_out, verdict=verdict))
     chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
     whole = _Cut(network.readout, network.fit, network.held_out, chosen.name, chosen.targets[-1], sums)
     cuts = (*(_cut(measured, config, depth) for depth in range(1, n_layers)), whole)
-    rows = tuple(_layer(measured, naming, depth, cut) for depth, cut in enumerate(cuts, 1))
+    gaps = (None,) * n_layers if parent is None else parent.gaps
+    rows = tuple(
+        replace(_layer(measured, naming, depth, cut), parent_gap=gap)
+        for depth, (cut, gap) in enumerate(zip(cuts, gaps, strict=True), 1)
+    )
     return Findings(
         held_out_predictions=trained.panel.cluster_predictions("held_out"),
         baselines=baselines,
@@ -86,8 +95,17 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
         ),
         search=ScheduleSearch(config.schedules, 2 ** (n_layers - 1), references.searched, len(schedules)),
         headline=headline,
-        advice=advise(network, baselines, over_unigram, rows, naming.refinement, config),
+        advice=advise(
+            network,
+            baselines,
+            over_unigram,
+            rows,
+            naming.refinement,
+            config,
+            better_in_parent=() if parent is None else parent.better,
+        ),
         naming=naming,
+        parent=parent,
     )
 
 

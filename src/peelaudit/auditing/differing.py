@@ -8,17 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from peelaudit.auditing.alike import check_vocabulary
 from peelaudit.auditing.contrast import findings, headline
 from peelaudit.auditing.exchange import Exchange, Figures, Plan, apart_weights
 from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.run import Prepared, held_decoder, prepared, versions
-from peelaudit.calibration import Split, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
-from peelaudit.errors import CalibrationError, ConfigError
 from peelaudit.method.diagnosis.swaps import BASE, Swaps
 from peelaudit.network.counterparts import (
     Counterparts,
@@ -30,7 +28,7 @@ from peelaudit.network.counterparts import (
 )
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import admit
-from peelaudit.network.states import Rows, StateStore, TokenRows
+from peelaudit.network.states import StateStore, TokenRows
 from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records.difference import Difference
@@ -63,45 +61,15 @@ def difference(config: AuditConfig, new: Path, *, passes: float = PASSES, progre
     """
     clock = Clock(progress)
     bits = "float" if config.bits == "auto" else config.bits  # no reference is fitted that is to be held to them
-    settings = dataclasses.replace(config, adapter=None, split=_SPLIT, bits=bits)
+    settings = dataclasses.replace(config, adapter=None, parent=None, split=_SPLIT, bits=bits)
     with (
         exact_float32(),
         prepared(settings, progress=clock) as audit,
         open_checkpoint(new, config=config.config, adapter=config.adapter, admit=admit, progress=clock) as other,
     ):
         check_alike(audit.checkpoint, other)
-        notes = _check_vocabulary(audit, other)
+        notes = check_vocabulary(audit.config, audit.calibration, audit.checkpoint, other)
         return _Comparison(dataclasses.replace(audit, clock=clock), other, passes).concluded(notes)
-
-
-def _check_vocabulary(audit: Prepared, new: Checkpoint) -> tuple[str, ...]:
-    """Hold NEW's tokenizer to BASE's on the text that is used; what is to be said of it.
-
-    Raises:
-        ConfigError: it gives other tokens.
-    """
-    config, drawn = audit.config, audit.calibration
-    if config.tokenizer is not None or drawn.info.tokenizer is None:
-        return ()
-    config = dataclasses.replace(
-        config, data=config.data or tuple(str(source.path) for source in drawn.sources), seq_len=drawn.info.seq_len
-    )
-    theirs = dataclasses.replace(config, checkpoint=new.info.path)
-    try:
-        found = load_calibration(theirs, new.info)
-    except CalibrationError:
-        words = f"that its {new.info.vocabulary} tokens are BASE's is told by their number alone"
-        return (f"{new.info.path} has no tokenizer that can be read: {words}",)
-    if found.info.tokens_sha256 == drawn.info.tokens_sha256:
-        return ()
-    both = ((config, audit.checkpoint.info), (theirs, new.info))
-    bare = (load_calibration(dataclasses.replace(one, bos="never"), info) for one, info in both)
-    if len({calibration.info.tokens_sha256 for calibration in bare}) > 1:
-        raise ConfigError(
-            f"{new.info.path} has another vocabulary: its tokenizer makes other tokens of the text than BASE's; name "
-            "one that is right for both with --tokenizer"
-        )
-    return (f"{new.info.path} has a tokenizer that puts something else before a text than BASE's: BASE's was taken",)
 
 
 class _Comparison:
@@ -127,7 +95,7 @@ class _Comparison:
         """
         base, new, held_out = self._audit.checkpoint, self._other, self._calibration.held_out
         tensors = compare_tensors(base, new, self._clock)
-        data = _rows(held_out)
+        data = TokenRows.alone(held_out)
         settings = changed_settings(base.config, new.config)
         computed = otherwise(self._base, self._new, data.tokens, self._clock) if settings else frozenset()
         pair = Counterparts(self._base, self._new, computed.union(tensors.squares))
@@ -184,13 +152,6 @@ class _Comparison:
 def _decoder(audit: Prepared) -> Decoder:
     decoder, _ = held_decoder(audit, check_weights(audit.checkpoint, audit.clock))
     return decoder
-
-
-def _rows(split: Split) -> TokenRows:
-    nothing = slice(0, 0)
-    fed_only = None if split.fed_only is None else torch.from_numpy(split.fed_only)
-    rows = Rows(nothing, nothing, slice(0, len(split.tokens)))
-    return TokenRows(torch.from_numpy(split.tokens), rows, fed_only)
 
 
 def _spread(clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:

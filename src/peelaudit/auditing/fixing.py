@@ -79,6 +79,7 @@ def fix(config: AuditConfig, wish: Wish, *, progress: Progress = SILENT) -> Fix:
         PeelauditError: as `audit_config`.
     """
     check_place(wish.out, Path(config.checkpoint), force=wish.force)
+    config = dataclasses.replace(config, parent=None)
     with prepared(config, progress=progress) as audit, contextlib.ExitStack() as opened:
         head, notes = _head(audit, wish)
         bench = Bench(_reading(audit, head=head), exact=wish.rank is not None)

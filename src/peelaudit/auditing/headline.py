@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from peelaudit.auditing.advice import OVERCONFIDENT, numbered
+from peelaudit.auditing.parent import ParentFigures
 from peelaudit.method.diagnosis.naming import Naming
 from peelaudit.method.references.schedules import REFINED
 from peelaudit.method.statistics.bootstrap import RESOLUTION
@@ -23,6 +24,7 @@ def judge(
     tolerance: float,
     *,
     low_bit: bool = False,
+    parent: ParentFigures | None = None,
 ) -> tuple[Verdict, str]:
     """The network's verdict on *held-out*, with all that is known of its layers, and its headline.
 
@@ -33,6 +35,8 @@ def judge(
         naming: what is said of the layers.
         tolerance: nats/token of gap_layers that count as none.
         low_bit: whether its weights are held to sets of few values, of which an estimate for floats tells nothing.
+        parent: what it loses to its parent's blocks, if it is held against one. The verdict is of the network by
+            itself, whatever that is.
     """
     trained, gap = network.held_out.trained_loss, network.held_out.gap_layers
     if trained.low > baselines.uniform:
@@ -45,7 +49,7 @@ def judge(
             f"ineffective: it predicts this text worse ({trained.value:.2f}) than token frequencies alone do "
             f"({baselines.unigram.value:.2f})"
         )
-    layers = "".join(f"; {words}" for words in _on_layers(naming))
+    layers = "".join(f"; {words}" for words in (*_on_layers(naming), *_on_parent(parent)))
     verdict = network.held_out.verdict
     dead = [layer for layer, found in enumerate(naming.symptoms, 1) if any(one in _DEAD for one in found)]
     if dead:
@@ -92,6 +96,15 @@ def _on_layers(naming: Naming) -> Iterator[str]:
             yield f"{numbered(found)}: {symptom}"
     if naming.refinement is not None and (found := list(naming.refinement.named)):
         yield f"the gap of {numbered(found)} stands out"
+
+
+def _on_parent(parent: ParentFigures | None) -> Iterator[str]:
+    """The layer that does most better with its parent's block, and how many others do."""
+    if parent is None or not parent.better:
+        return
+    first, *others = parent.better
+    more = f", less so in {len(others)} more" if others else ""
+    yield f"its parent's block does better in layer {first} by {_nats(parent.gaps[first - 1])}{more}"
 
 
 def _on_share(naming: Naming) -> str:

@@ -11,7 +11,15 @@ from peelaudit.method.references.schedules import Schedule
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.records import BlockFit
 
-__all__ = ["Measurements", "NodeLosses", "ReferenceLosses", "RefinedLosses", "ScheduleLosses", "TrainedLosses"]
+__all__ = [
+    "Measurements",
+    "NodeLosses",
+    "ParentLosses",
+    "ReferenceLosses",
+    "RefinedLosses",
+    "ScheduleLosses",
+    "TrainedLosses",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,21 @@ class ReferenceLosses:
 
 
 @dataclass(frozen=True, slots=True)
+class ParentLosses:
+    """Against another checkpoint, all of each *held-out* sequence, under each network's own head.
+
+    Attributes:
+        parent: the parent's losses.
+        difference: the network's less them.
+        gains: [L] what the network saves with the parent's block in the place of its own.
+    """
+
+    parent: Losses
+    difference: Losses
+    gains: tuple[Losses, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Measurements:
     """All that a report is concluded from."""
 
@@ -128,3 +151,5 @@ class Measurements:
     """On the panel, zero but for *held-out*: what refining all blocks, as floats, is estimated to gain."""
     low_bit: bool = False
     """Whether the network's weights are held to sets of few values."""
+    parent: ParentLosses | None = None
+    """None where it is held against no other checkpoint."""

@@ -88,7 +88,7 @@ def _check(config: AuditConfig, left: int, least: int) -> None:
 
 
 def _needs(decoder: Decoder, config: AuditConfig, positions: int) -> _Needs:
-    """Of the largest block and the head."""
+    """Of the largest block and the head; of a parent too, whose embedding and head are there beside the network's."""
     fixed, token = 0, 1
     for blueprint in decoder.blueprints:
         maps = [weight.shape for weight in blueprint.parameters() if weight.ndim >= 2]
@@ -98,9 +98,10 @@ def _needs(decoder: Decoder, config: AuditConfig, positions: int) -> _Needs:
         solved = max(sum(squares) + 3 * max(squares), 8 * SQUARES * features * features)
         fixed = max(fixed, BLOCK_COPIES * own + solved)
         token = max(token, 4 * _floats(blueprint, decoder, positions))
+    beside = 0 if config.parent is None else 2 * decoder.vocabulary * decoder.width * decoder.dtype.itemsize
     refitted = (config.readout, config.depth_readout).count("refit")
     head = 4 * decoder.vocabulary * decoder.width * refitted
-    return _Needs(fixed + head + SLACK, token)
+    return _Needs(fixed + head + beside + SLACK, token)
 
 
 def _floats(block: nn.Module, decoder: Decoder, positions: int) -> int:

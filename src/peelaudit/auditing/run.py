@@ -16,14 +16,16 @@ import torch
 from torch import nn
 
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, experts_warnings, rank_warnings
+from peelaudit.auditing.alike import check_vocabulary
 from peelaudit.auditing.caching import Resumption
-from peelaudit.auditing.conclude import conclude
+from peelaudit.auditing.conclude import Findings, conclude
 from peelaudit.auditing.effort import Extent, expected_passes, extent
 from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.identity import key_of
 from peelaudit.auditing.measure import Measurer
-from peelaudit.auditing.measurements import Measurements
+from peelaudit.auditing.measurements import Measurements, ParentLosses
 from peelaudit.auditing.memory import limit_memory
+from peelaudit.auditing.parent import parent_losses, parent_warnings
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.resuming import Kept, place_key
 from peelaudit.calibration import Calibration, Held, check_given, load_calibration
@@ -35,6 +37,7 @@ from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
 from peelaudit.method.refinement.refine import Refined
 from peelaudit.method.statistics.panel import Losses
+from peelaudit.network.counterparts import check_alike
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import admit, family_of
 from peelaudit.network.lowbit import Grids
@@ -42,7 +45,7 @@ from peelaudit.network.memory import Memory
 from peelaudit.network.states import StateStore
 from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Clock, Progress
-from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit
+from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit, Parent
 from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits
 from peelaudit.version import __version__
@@ -65,7 +68,8 @@ class Prepared:
     """An audit before anything heavy: the checkpoint open and hashed, the calibration tokens in their splits.
 
     `config` is resolved: its device, dtype and seq_len are those that will be used. With `checkpoint.info` and
-    `calibration.info` it is all that the result depends on.
+    `calibration.info` it is all that the result depends on, but for the `parent`, if there is one; `notes` are what is
+    to be said of that.
     """
 
     config: AuditConfig
@@ -74,6 +78,14 @@ class Prepared:
     extent: Extent
     calibration: Calibration
     clock: Clock
+    parent: Checkpoint | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The audit's: of another one that finds the same, it is the same."""
+        parent = None if self.parent is None else self.parent.info
+        return key_of(self.config, self.checkpoint.info, self.calibration.info, tool_version(), parent=parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +147,18 @@ def prepared(config: AuditConfig, *, live: Live | None = None, progress: Progres
     clock = Clock(progress)
     config = dataclasses.replace(config, device=_device(config), dtype=_dtype(config))
     check_given(config)  # before hundreds of gigabytes are hashed
-    with exact_float32(), _opened(config, live, clock) as checkpoint:
+    with exact_float32(), _opened(config, live, clock) as checkpoint, _parent(config, clock) as parent:
+        if parent is not None:
+            check_alike(parent, checkpoint)
         wanted = extent(config, checkpoint.info.layers)
         plan = parse_schedules(wanted.schedules, checkpoint.info.layers)
         held = None if live is None else live.held
         calibration = load_calibration(config, checkpoint.info, held=held, progress=clock)
         resolved = dataclasses.replace(config, seq_len=calibration.info.seq_len)
-        yield Prepared(resolved, checkpoint, plan, wanted, calibration, clock)
+        notes = () if parent is None else parent.notes
+        if parent is not None and held is None:
+            notes += check_vocabulary(config, calibration, checkpoint, parent)
+        yield Prepared(resolved, checkpoint, plan, wanted, calibration, clock, parent, notes)
 
 
 def _opened(config: AuditConfig, live: Live | None, clock: Clock) -> Checkpoint:
@@ -149,6 +166,12 @@ def _opened(config: AuditConfig, live: Live | None, clock: Clock) -> Checkpoint:
         return open_module(live.model, admit=admit, progress=clock)
     path = Path(config.checkpoint)
     return open_checkpoint(path, config=config.config, adapter=config.adapter, admit=admit, progress=clock)
+
+
+def _parent(config: AuditConfig, clock: Clock) -> contextlib.AbstractContextManager[Checkpoint | None]:
+    if config.parent is None:
+        return contextlib.nullcontext()
+    return open_checkpoint(Path(config.parent), config=config.config, admit=admit, progress=clock)
 
 
 def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumption | None = None) -> AuditReport:
@@ -170,6 +193,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     calibration = decoder.memory.retried(partial(fed, drawn, decoder, config.bos, store, progress=kept))
     measurer = Measurer(decoder, calibration, config, store=store, kept=kept, depth_passes=wanted.depth_passes)
     trained = measurer.trained()
+    against = _against(audit, decoder, calibration, store, kept)
     references = measurer.references(trained, audit.plan, map_reach=wanted.map_reach)
     refined = None
     if audit.plan.refined:
@@ -181,9 +205,10 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
         gains = measurer.gaps(examiner, wanted.alone, told=each)
     estimated = measurer.estimated() if wanted.estimate else None
     measured = Measurements(
-        trained, references, refined, measurer.examination(examiner, gains), estimated, decoder.low_bit
+        trained, references, refined, measurer.examination(examiner, gains), estimated, decoder.low_bit, against
     )
-    checkpoint.check_unchanged()
+    for one in (checkpoint, *([] if audit.parent is None else [audit.parent])):
+        one.check_unchanged()
     calibration.check_unchanged()
     clock.stage("intervals", 1)
     findings = conclude(measured, config, checkpoint.info.vocabulary)
@@ -208,6 +233,8 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
             *naming_warnings(calibration.info),
             *experts_warnings(findings.layers),
             *checkpoint.notes,
+            *audit.notes,
+            *parent_warnings(findings.parent, findings.baselines),
             *bits_warnings(low_bit),
             *decoder.memory.notes,
         ),
@@ -216,14 +243,30 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
         timings=clock.seconds(),
         passes=clock.work(),
         refinement=findings.naming.refinement,
+        parent=_record(audit, findings),
     )
+
+
+def _against(
+    audit: Prepared, decoder: Decoder, calibration: Calibration, store: StateStore, kept: Kept
+) -> ParentLosses | None:
+    """What the network loses to its parent's blocks; None without one."""
+    if audit.parent is None:
+        return None
+    compute = partial(parent_losses, audit.parent, audit.checkpoint, decoder, calibration, store, kept)
+    return kept.one("parent", ParentLosses, compute)
+
+
+def _record(audit: Prepared, findings: Findings) -> Parent | None:
+    if audit.parent is None or findings.parent is None:
+        return None
+    return findings.parent.record(audit.parent.info)
 
 
 def _key(audit: Prepared, save: Save, memory: Memory) -> str:
     """Of what is kept until the audit ends."""
-    key = key_of(audit.config, audit.checkpoint.info, audit.calibration.info, tool_version())
     wishes = (save.repairs is not None, save.refined is not None, memory.tokens, memory.logit_bytes)
-    return place_key(key, audit.config.device, wishes)
+    return place_key(audit.key, audit.config.device, wishes)
 
 
 def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]:

@@ -79,7 +79,7 @@ def selftest(config: AuditConfig, plan: Plan, *, progress: Progress = SILENT) ->
         PeelauditError: as `audit_config`.
     """
     schedules = ("direct",) if config.effort == "quick" else ("refined", "final")
-    config = dataclasses.replace(config, schedules=schedules)
+    config = dataclasses.replace(config, schedules=schedules, parent=None)
     with prepared(config) as audit, ExitStack() as stack:
         bench = _Bench(audit)
         n_layers = bench.decoder.n_layers

@@ -64,7 +64,11 @@ def run_audit(
     gate.foresee(config)
     for target in targets:
         check_writable(target.path)
-    with progress_on(sys.stderr, quiet=quiet) as progress, suggesting_batch(checkpoint):
+    with (
+        progress_on(sys.stderr, quiet=quiet) as progress,
+        suggesting_batch(checkpoint),
+        suggesting_batch(config.parent or checkpoint),
+    ):
         progress.stage("starting", 1)
         from peelaudit.auditing.run import Save, audit_config
 

@@ -66,11 +66,13 @@ class Gate:
         """Say now rather than after an hour's audit what can't be judged then.
 
         Raises:
-            ConfigError: a rule is about layers' gaps, and no block is to be refined.
+            ConfigError: a rule is about layers' gaps, and no block is to be refined, or there is no parent.
             IncomparableReports: the baseline has other settings.
         """
         if config.effort == "quick" and any(rule.metric == "gap" for rule in self.policy.fail_over):
             raise ConfigError("a rule is about layer.gap: that needs --effort default or thorough")
+        if config.parent is None and any(rule.metric == "parent_gap" for rule in self.policy.fail_over):
+            raise ConfigError("a rule is about layer.parent_gap: that needs --parent")
         if self._baseline is None:
             return
         from peelaudit.reports.pairing import check_settings

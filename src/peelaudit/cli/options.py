@@ -16,7 +16,7 @@ from peelaudit.settings import GATE_SETTINGS, SETTINGS
 from peelaudit.settings.declared import Setting, in_groups
 from peelaudit.settings.kinds import SWITCH
 
-__all__ = ["AUDIT", "COMPARISON", "DIFFERENCE", "FIX", "GATE", "OUTPUT", "GroupedCommand", "with_flags"]
+__all__ = ["AUDIT", "COMPARISON", "DIFFERENCE", "FIX", "GATE", "OUTPUT", "SELFTEST", "GroupedCommand", "with_flags"]
 
 OUTPUT = "Output"
 
@@ -42,9 +42,12 @@ class GroupedCommand(TyperCommand):
 AUDIT = in_groups(SETTINGS.values())
 """Of every setting of an audit."""
 
-_FIX = ("schedules", "solver", "init", "steps", "readout", "depth_readout", "float_reference")
+_FIX = ("schedules", "solver", "init", "steps", "readout", "depth_readout", "float_reference", "parent")
 FIX = tuple(one for one in AUDIT if one.name not in _FIX)
 """Of what refines blocks: those of an audit that aren't of its other references, or of its words."""
+
+SELFTEST = tuple(one for one in AUDIT if one.name != "parent")
+"""Of audits of damaged copies, which are held against no other checkpoint."""
 
 GATE = in_groups(GATE_SETTINGS.values())
 """Of a gate."""

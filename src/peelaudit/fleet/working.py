@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peelaudit.auditing.caching import Cache, Resumption
-from peelaudit.auditing.identity import key_of
 from peelaudit.errors import PeelauditError, is_out_of_memory
 from peelaudit.fleet.entries import Entry
 from peelaudit.fleet.results import Results
@@ -71,11 +70,11 @@ def failed(task: Task, reason: str, exit_code: int = 3) -> TaskRow:
 
 
 def _perform(task: Task) -> TaskRow:
-    from peelaudit.auditing.run import audit_prepared, prepared, tool_version  # torch: only where an audit runs
+    from peelaudit.auditing.run import audit_prepared, prepared  # torch: only where an audit runs
 
     results, path = Results(Path(task.results)), task.config.checkpoint
     with prepared(task.config) as audit:
-        key = key_of(audit.config, audit.checkpoint.info, audit.calibration.info, tool_version())
+        key = audit.key
         with results.claimed(key, path, wait=task.wait) as mine:
             if not mine:
                 return TaskRow(path, TaskState.RUNNING, reason="another process audits it")

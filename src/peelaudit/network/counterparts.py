@@ -28,6 +28,7 @@ __all__ = [
     "changed_settings",
     "check_alike",
     "compare_tensors",
+    "differing_blocks",
     "otherwise",
     "places",
 ]
@@ -216,6 +217,12 @@ def _equal(one: Any, other: Any) -> bool:
 def _text(value: Any) -> str:
     text = "not there" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return printable(text if len(text) <= 60 else f"{text[:59]}…")
+
+
+def differing_blocks(base: Decoder, new: Decoder) -> frozenset[int]:
+    """The layers whose blocks have other weights, as they are computed with."""
+    layers = range(1, base.n_layers + 1)
+    return frozenset(layer for layer in layers if base.block(layer).digest() != new.block(layer).digest())
 
 
 @torch.no_grad()

@@ -101,6 +101,19 @@ class Decoder:
         head: float = self.vocabulary * self.width
         return head / (head + sum(_size(blueprint, self.config) for blueprint in self._shell.blueprints))
 
+    def beside(self, checkpoint: Checkpoint) -> Decoder:
+        """Another checkpoint's network of the same architecture, its weights as they are, to be run beside this one:
+        its work counts as this one's, it computes as much at once, and where memory is limited it keeps no block.
+
+        Raises:
+            UnsupportedCheckpoint: as for any.
+        """
+        other = Decoder(checkpoint, seq_len=self._seq_len, device=self.device, dtype=self.dtype)
+        other.work, memory = self.work, other.memory
+        memory.tokens, memory.logit_bytes = self.memory.tokens, self.memory.logit_bytes
+        memory.block_bytes = None if self.memory.block_bytes is None else 0
+        return other
+
     def replacing(self, block: Block) -> Decoder:
         """The same network with another block in the place of the one of that layer."""
         return self.replacing_each([block.layer], lambda _: block)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from peelaudit.calibration import Calibration
+from peelaudit.calibration import Calibration, Split
 from peelaudit.errors import NonFiniteResult
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -70,6 +70,14 @@ class TokenRows:
             Rows(slice(0, a), slice(a, a + b), slice(a + b, a + b + c)),
             torch.cat(masks) if masks else None,
         )
+
+    @classmethod
+    def alone(cls, split: Split) -> TokenRows:
+        """A single split, as *held-out*."""
+        nothing = slice(0, 0)
+        fed_only = None if split.fed_only is None else torch.from_numpy(split.fed_only)
+        rows = Rows(nothing, nothing, slice(0, len(split.tokens)))
+        return cls(torch.from_numpy(split.tokens), rows, fed_only)
 
     def thinned(self, step: int) -> TokenRows:
         """The same, where one in `step` of the tokens that are to be predicted still is, in each sequence from another

@@ -39,6 +39,7 @@ from peelaudit.records.fixes import Fix, FixKind
 from peelaudit.records.fleet import TaskFigures, TaskRow, TaskState, Unaudited
 from peelaudit.records.gating import GateCheck, Outcome
 from peelaudit.records.layers import LayerRow, LayerSigns, Symptom
+from peelaudit.records.parents import Parent
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -65,6 +66,7 @@ __all__ = [
     "LowBitSet",
     "NetworkRow",
     "Outcome",
+    "Parent",
     "Refinement",
     "Said",
     "ScaleLayout",

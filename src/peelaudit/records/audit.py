@@ -9,6 +9,7 @@ from pathlib import PurePath
 from peelaudit.records.checkpoints import CheckpointInfo, LowBit
 from peelaudit.records.figures import Estimate, SplitFigures, Verdict
 from peelaudit.records.layers import LayerRow, Symptom
+from peelaudit.records.parents import Parent
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -271,6 +272,8 @@ class AuditReport:
     refinement: LayerRefinement | None = None
     low_bit: LowBit | None = None
     passes: tuple[tuple[str, float], ...] = ()
+    parent: Parent | None = None
+    """None where the layers were held against no other checkpoint's."""
 
     def __repr__(self) -> str:
         """The verdict in words: the figures fill pages."""

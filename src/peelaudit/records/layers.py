@@ -183,5 +183,17 @@ class LayerRow:
         ),
     ] = None
     """None in blocks without experts, and in reports of before it was taken."""
+    parent_gap: Annotated[
+        Estimate | None,
+        Quantity(
+            "parent gap",
+            "by how much the network's loss falls with its parent's block in the place of its own, under its own head",
+            Form.GAP,
+            column="parent",
+            gated=True,
+            needs="an audit with --parent",
+        ),
+    ] = None
+    """None where there was no parent. 0 to the last digit where the two blocks are the same."""
     signs: LayerSigns | None = None
     symptoms: tuple[Symptom, ...] = ()

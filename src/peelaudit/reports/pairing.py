@@ -28,9 +28,14 @@ _OF_A_DRAW = 16
 """Numbers that are held of each draw beside its clusters."""
 
 INDIFFERENT = frozenset(
-    ("checkpoint", "device", "max_memory", "data", "field", "separator", "config", "adapter", "tokenizer", "bos")
+    (
+        *("checkpoint", "device", "max_memory", "data", "field", "separator", "config", "adapter", "tokenizer", "bos"),
+        "parent",
+    )
 )
-"""Settings that may differ: the subject itself, where it ran, and what the digest of the tokens speaks for."""
+"""Settings that may differ: the subject itself, where it ran, what the digest of the tokens speaks for, and what a
+figure of its own is held against.
+"""
 _TERMS: dict[str, tuple[str, str | None]] = {
     "trained_loss": ("own", None),
     "trained_readout_loss": ("trained", None),

@@ -71,6 +71,8 @@ class AuditConfig:
         effort: how much is computed: `quick` fits the fewest references and refines nothing, `thorough` goes on until
             nothing improves.
         tolerance: nats/token of gap_layers that count as none.
+        parent: a checkpoint of the same architecture, such as what this one was rounded from, whose blocks take the
+            place of its own, one at a time.
         device: where it runs.
         dtype: what the blocks compute in; `auto` is float32.
         max_memory: of its own that the process has at most, such as `2GiB`; what can't be planned so is refused.
@@ -178,6 +180,14 @@ class AuditConfig:
     tolerance: float = setting(
         0.01, NUMBER, Group.METHOD, "NATS", "The gap of the layers, in nats/token, that counts as none.", least=0
     )
+    parent: str | None = setting(
+        None,
+        PATH,
+        Group.METHOD,
+        "CKPT",
+        "A checkpoint of the same architecture, such as what this one was rounded from or the step before: what each "
+        "layer loses to its.",
+    )
     device: Device = setting("auto", TEXT, Group.COMPUTING, "NAME", "auto, cpu, cuda or mps.", choices=get_args(Device))
     dtype: Dtype = setting(
         "auto",
@@ -231,7 +241,7 @@ class AuditConfig:
     def _normalise(self) -> list[str]:
         """Make texts of paths and tuples of what is several; the problems with what can't be made so."""
         problems: list[str] = []
-        for name in ("checkpoint", "config", "adapter", "tokenizer"):
+        for name in ("checkpoint", "config", "adapter", "tokenizer", "parent"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))

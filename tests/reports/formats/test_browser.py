@@ -19,7 +19,7 @@ import pytest
 
 from peelaudit.records import AuditReport, Estimate, LayerRefinement, Unaudited
 from peelaudit.reports.formats import Format, export
-from tests.factories import make_report, with_every_figure, with_gaps
+from tests.factories import make_report, with_every_figure, with_gaps, with_parent
 from tests.reports.formats.support import BREAKOUT, hostile_report, make_check, make_series
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -132,6 +132,15 @@ def test_no_column_of_the_layers_is_hidden_and_a_note_is_as_wide_as_its_table(
     assert found["cut"] == [[], []]
     assert [len(notes) for notes in found["notes"]] == [2, 12]
     assert all(share > 0.98 for notes in found["notes"] for share in notes)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_report_against_a_parent(width: int, tmp_path: Path) -> None:
+    report = with_parent(make_report(), 0.1, 0.0, 0.2, -0.1, better=(3,), path=BREAKOUT)
+    found = opened(tmp_path, [report], width=width)
+    check_sound(found, width)
+    assert len(found["charts"]) == 5
+    assert found["cut"] == [[], []]
 
 
 def test_figures_sort_as_numbers_and_not_as_texts(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import io
 import math
 import re
@@ -15,7 +16,7 @@ import pytest
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, Unaudited, Verdict
 from peelaudit.reports.formats import Format, export
-from tests.factories import make_estimate, make_report, with_gaps
+from tests.factories import make_estimate, make_report, with_gaps, with_parent
 from tests.places import ROOT
 from tests.reports.formats.support import HOSTILE, hostile_report, make_check, make_step
 from tests.variants import uncompared, unfitted
@@ -209,3 +210,15 @@ def test_csv_has_the_networks_verdict_in_each_row_and_which_layers_are_named() -
     rows = rows_of(with_gaps(make_report(verdict=Verdict.YELLOW), 0.1, 0.2, 0.3, 0.4, named=(4,)))
     assert [row["verdict"] for row in rows] == ["yellow"] * 4
     assert [row["named"] for row in rows] == ["False", "False", "False", "True"]
+
+
+def test_the_parent_is_told_with_its_fingerprint_and_a_layer_that_loses_to_it() -> None:
+    report = with_parent(make_report(), 0.1, 0.0, 0.2, -0.1, better=(3,))
+    for form in (Format.HTML, Format.MARKDOWN, Format.TABLE):
+        text = html.unescape(export([report], form)).replace("\\", "")
+        assert "runs/float" in text
+        assert "d4" * 8 in text
+        assert "parent's block does better" in text
+    assert "d4" * 32 in export([report], Format.HTML)
+    rows = list(csv.DictReader(io.StringIO(export([report], Format.CSV))))
+    assert [round(float(row["parent_gap.value"]), 6) for row in rows] == [0.1, 0.0, 0.2, -0.1]

@@ -8,7 +8,7 @@ import pytest
 
 from peelaudit.records import AuditReport, BaselineLosses, Estimate, Symptom
 from peelaudit.reports.wording.summary import equation, growth_words, is_broken, layer_lines, subject
-from tests.factories import make_estimate, make_report, with_gaps
+from tests.factories import make_estimate, make_report, with_gaps, with_parent
 
 
 def with_symptoms(report: AuditReport, layer: int, *symptoms: Symptom) -> AuditReport:
@@ -144,3 +144,27 @@ def test_growth_is_told_where_it_was_tried() -> None:
 def test_broken_is_what_is_surely_worse_than_guessing(uniform: float, broken: bool) -> None:
     report = make_report(baselines=BaselineLosses(uniform, make_estimate(7.2)))
     assert is_broken(report) == broken
+
+
+def test_the_parent_has_a_line_whatever_the_references() -> None:
+    for report in (make_report(), with_network(make_report(), rival=None, margin=None, refinement=None)):
+        *_, line = equation(with_parent(report, 0.1, 0.0, 0.2, 0.0), str)
+        assert (line.label.strip(), line.figure, line.note) == ("trained loss - its parent's", "+0.170", "float")
+
+
+def test_what_a_layer_loses_to_its_parents_is_said_where_it_is_clear() -> None:
+    found = layer_lines(with_parent(make_report(), 0.1, 0.0, 0.2, 0.0, better=(3, 1)))
+    assert "parent's, with its parent's block instead" in found.caption
+    assert [line.words for line in found.lines] == [
+        ("parent's +0.100",), ("like the others",), ("parent's +0.200",), ("like the others",)
+    ]  # fmt: skip
+    assert [line.apart for line in found.lines] == [True, False, True, False]
+    told = layer_lines(with_parent(quick(), 0.1, 0.0, 0.2, 0.0, better=(3,)))
+    assert [line.layer for line in told.lines] == [3]
+
+
+def test_in_a_deep_network_those_that_lose_most_to_their_parents_have_rows() -> None:
+    gaps = [0.1] * 48
+    found = layer_lines(with_parent(with_gaps(make_report(48), *gaps), *gaps, better=tuple(range(48, 0, -1))))
+    assert {48, 47, 46} <= {line.layer for line in found.lines}
+    assert len(found.lines) == 8

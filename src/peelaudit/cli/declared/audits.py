@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from peelaudit.cli.declared.common import Checkpoint, Full, Output, Resume, silenced, stdout
-from peelaudit.cli.options import AUDIT, FIX, GATE, OUTPUT, with_flags
+from peelaudit.cli.options import AUDIT, FIX, GATE, OUTPUT, SELFTEST, with_flags
 
 __all__ = ["fix", "run", "selftest"]
 
@@ -60,7 +60,7 @@ def run(
     )
 
 
-@with_flags(AUDIT)
+@with_flags(SELFTEST)
 def selftest(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A healthy checkpoint: a file or a directory.")],
     faults: Annotated[

@@ -27,7 +27,7 @@ from peelaudit.reports.wording.findings import (
 from peelaudit.reports.wording.series import defect_words, series_words
 from peelaudit.reports.wording.tables import glossary, network_lines, with_interval
 from peelaudit.reports.wording.text import count, interval, number, signed, targets_text, verdict_text
-from peelaudit.reports.wording.words import bits_words, front_words, share_words
+from peelaudit.reports.wording.words import bits_words, front_words, parent_words, share_words
 
 __all__ = ["export"]
 
@@ -166,6 +166,7 @@ def _introduction(report: AuditReport) -> Iterator[str]:
         + (f"Fed: {words}. " if (words := front_words(data)) else "")
         + (f"The paper's verdict, on fit tokens: {verdict_text(paper)}." if (paper := network.paper_verdict) else "")
         + (f" Low-bit: {words}." if (words := _plain(bits_words(report))) else "")
+        + (f" Parent: {words}." if (words := _plain(parent_words(report))) else "")
     )
     yield ""
     yield from (f"> {_plain(text)}" for text in [report.advice] if text)

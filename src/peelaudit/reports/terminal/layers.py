@@ -12,26 +12,34 @@ from peelaudit.records import AuditReport, LayerRefinement, LayerRow, Verdict
 from peelaudit.records.quantities import Quantity
 from peelaudit.reports.terminal import schedules
 from peelaudit.reports.terminal.page import heading, pairs, prose, table
-from peelaudit.reports.wording.findings import PROFILE_WORDS, own_columns, profile_columns, profile_figure
+from peelaudit.reports.wording.findings import PARENT_GAP, PROFILE_WORDS, block_columns, profile_columns, profile_figure
 from peelaudit.reports.wording.tables import figure_text, glossary
 from peelaudit.reports.wording.text import count, interval, signed
+from peelaudit.reports.wording.words import parent_words
 
 __all__ = ["notable", "parts"]
 
 _WIDE = 92
 """Columns of text from which on the profile has the fit tokens' gap too, and whole names."""
 _NOTABLE = 3
+_BETTER = "its parent's block does better"
 _LEAST_PASSES = 0.5
 """Of a stage, for it to be told."""
 
 
 def parts(report: AuditReport, width: int) -> Iterator[RenderableType]:
     """The section's pieces."""
-    own, profile = own_columns(report.layers), profile_columns(report.layers)
+    own, profile = block_columns(report.layers), profile_columns(report.layers)
     yield heading("Each layer by itself, on held-out tokens")
     yield _own(report, own)
     yield prose((glossary(own), "dim"))
     yield from map(prose, _cost_words(report))
+    if any(row.parent_gap is not None for row in report.layers):
+        yield heading("Each layer against its parent's, on held-out tokens")
+        if words := parent_words(report):
+            yield prose(words, ".")
+        yield _against(report)
+        yield prose((glossary([PARENT_GAP]), "dim"))
     yield heading("The peel profile, on held-out tokens")
     yield _profile(report, profile, wide=width >= _WIDE)
     words = " best: the reference behind the bound, and the state that it fits block k to. "
@@ -62,6 +70,20 @@ def _own(report: AuditReport, columns: Sequence[Quantity]) -> Table:
             if one.key == "gap":
                 cells.append("" if row.gap is None else interval(row.gap, sign=True))
         grid.add_row(*cells, *_effort(info, row.layer))
+    return grid
+
+
+def _against(report: AuditReport) -> Table:
+    """What each layer loses to its parent's, with its interval."""
+    better = () if report.parent is None else report.parent.better
+    grid = table()
+    for name in ("k", PARENT_GAP.header, "95 %"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("")
+    for row in report.layers:
+        gap = row.parent_gap
+        cells = ("", "") if gap is None else (signed(gap.value), interval(gap, sign=True))
+        grid.add_row(str(row.layer), *cells, Text(_BETTER if row.layer in better else "", "yellow"))
     return grid
 
 

@@ -10,7 +10,9 @@ from peelaudit.reports.wording.tables import Line, cut_columns, figure_text, lay
 from peelaudit.reports.wording.text import VERDICT_WORDS, interval
 
 __all__ = [
+    "PARENT_GAP",
     "PROFILE_WORDS",
+    "block_columns",
     "headline_text",
     "layer_note",
     "own_columns",
@@ -23,6 +25,7 @@ PROFILE_WORDS = (
     "Blocks 1 to k alone, read out at once, against reference blocks cut there too. Early depths always lose to blocks "
     "pointed straight at the last state, in healthy networks too: the profile accuses no layer."
 )
+PARENT_GAP = quantities_of(LayerRow)["parent_gap"]
 _DEPTH_GAP = "depth_gap"
 
 
@@ -33,16 +36,24 @@ def headline_text(report: AuditReport) -> str:
 
 
 def layer_note(report: AuditReport, row: LayerRow) -> str:
-    """Why a layer is named; empty for the others."""
+    """Why a layer is named, and whether its parent's block does better; empty for the others."""
     reasons = [str(symptom) for symptom in row.symptoms]
     if report.refinement is not None and row.layer in report.refinement.named:
         reasons.append("its gap stands out")
-    return f"Named: {', '.join(reasons)}." if reasons else ""
+    words = [f"Named: {', '.join(reasons)}."] if reasons else []
+    if report.parent is not None and row.layer in report.parent.better:
+        words.append("Its parent's block does better.")
+    return " ".join(words)
 
 
 def own_columns(rows: Sequence[LayerRow]) -> tuple[Quantity, ...]:
     """The figures of a table of layers: what each block by itself shows."""
     return tuple(one for one in layer_columns(rows) if one.key != _DEPTH_GAP)
+
+
+def block_columns(rows: Sequence[LayerRow]) -> tuple[Quantity, ...]:
+    """The same without the parent's, which has a table of its own where there is little room."""
+    return tuple(one for one in own_columns(rows) if one.key != PARENT_GAP.key)
 
 
 def profile_columns(rows: Sequence[LayerRow]) -> tuple[Quantity, ...]:

@@ -29,6 +29,8 @@ EVERY_LAYER = 16
 
 _WHOLE = 1e-3  # nats/token that have a whole bar at least, or noise would have one where all gaps are 0
 _SOURCE = 8  # characters of the text's name at least
+_PARENT = 20  # characters of a parent's name
+_LEADING = 3  # layers that lose most to their parent's, which have rows in a deep network
 _FEW, _MOST = 8, 15  # rows of a deeper network: at least, and however many layers stand out
 
 
@@ -85,15 +87,23 @@ def subject(report: AuditReport, width: int) -> tuple[str, str]:
 
 
 def equation(report: AuditReport, shorten: Callable[[str], str]) -> Iterator[Term]:
-    """The trained loss = best reference + the head's part + the layers' part; then the nearest peeled one. Where no
-    reference is another network, what is known without.
+    """The trained loss = best reference + the head's part + the layers' part; then the nearest peeled one, and the
+    parent. Where no reference is another network, what is known without.
 
     Args:
         report: with them.
         shorten: makes a schedule's name fit.
     """
-    network, figures = report.network, report.network.held_out
+    figures = report.network.held_out
     yield _loss("  trained loss", figures.trained_loss, "nats/token, 95 %")
+    yield from _by_references(report, shorten)
+    if (parent := report.parent) is not None:
+        name = PurePath(parent.checkpoint.path).name
+        yield _difference("  trained loss - its parent's", parent.difference, abbreviate(name, _PARENT))
+
+
+def _by_references(report: AuditReport, shorten: Callable[[str], str]) -> Iterator[Term]:
+    network, figures = report.network, report.network.held_out
     if network.gap_layers is None:
         if network.readout != "own":
             yield _loss("= its layers, another head", figures.bound)
@@ -125,9 +135,10 @@ def layer_lines(report: AuditReport, *, every: bool = False) -> Layers:
         report: with them.
         every: whether a deep network has a row for each layer as well.
     """
-    rows, named = report.layers, report.named
+    rows, better = report.layers, () if report.parent is None else report.parent.better
+    named = {*report.named, *better[:_LEADING]}
     if report.refinement is None:
-        shown = [row for row in rows if row.symptoms]
+        shown = [row for row in rows if row.symptoms or row.layer in better]
         rest = "" if shown or not rows else "By its looks no layer stands out."
         return Layers(
             "What each layer gains, refined alone, takes --effort default or thorough.", _lines(report, shown), rest
@@ -135,10 +146,12 @@ def layer_lines(report: AuditReport, *, every: bool = False) -> Layers:
     caption = "What the network gains with one layer refined alone (not to be added up)"
     if not report.refinement.judged:
         caption += "; too little to name one by"
+    if better:
+        caption += "; parent's, with its parent's block instead"
     if every or len(rows) <= EVERY_LAYER:
         return Layers(f"{caption}:", _lines(report, rows), "")
     ranked = sorted(rows, key=lambda row: (row.layer not in named, -_value(row), row.layer))
-    shown = ranked[: min(_MOST, max(_FEW, len(set(named))))]
+    shown = ranked[: min(_MOST, max(_FEW, len(named)))]
     return Layers(f"{caption}:", _lines(report, shown), _rest(report, [row for row in rows if row not in shown]))
 
 
@@ -152,6 +165,8 @@ def _line(report: AuditReport, row: LayerRow, largest: float) -> LayerLine:
     words = tuple(map(str, row.symptoms))
     if info is not None and row.layer in info.named:
         words += ("stands out",)
+    if report.parent is not None and row.layer in report.parent.better and row.parent_gap is not None:
+        words += (f"parent's {signed(row.parent_gap.value)}",)
     apart = bool(words)
     if not words and info is not None and info.judged:
         words = ("like the others",)

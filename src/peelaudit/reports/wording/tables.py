@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from peelaudit.escape import printable
-from peelaudit.records import AuditReport, Estimate, LayerRow, SplitFigures
+from peelaudit.records import AuditReport, Estimate, LayerRow, Parent, SplitFigures
 from peelaudit.records.quantities import Form, Quantity, quantities_of
 from peelaudit.reports.wording.text import interval, number, signed
 from peelaudit.reports.wording.words import HEAD_WORDS
 
 __all__ = ["Line", "cut_columns", "figure_text", "glossary", "layer_columns", "network_lines", "with_interval"]
 
-_CUT, _OWN = quantities_of(SplitFigures), quantities_of(LayerRow)
+_CUT, _OWN, _PARENT = quantities_of(SplitFigures), quantities_of(LayerRow), quantities_of(Parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,9 @@ def network_lines(report: AuditReport, shorten: Callable[[str], str]) -> Iterato
         yield _line(quantity.label.format(**names), ours, fit, form=quantity.form, part=quantity.part)
     if network.rival is not None and network.margin is not None:
         yield _line(f"nearest rival - trained ({shorten(network.rival)})", network.margin, None, form=Form.GAP)
+    if report.parent is not None:
+        for quantity in _PARENT.values():
+            yield _line(quantity.label, quantity.of(report.parent), None, form=quantity.form)
     yield _line("unigram baseline", base.unigram, None)
     yield Line("uniform baseline", number(base.uniform), "", "")
 

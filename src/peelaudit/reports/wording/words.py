@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peelaudit.records import AuditReport, DataInfo, Verdict
-from peelaudit.reports.wording.text import count, number
+from peelaudit.reports.wording.text import count, interval, number, signed
 
 __all__ = [
     "CLOUD_LEGEND",
@@ -14,6 +14,7 @@ __all__ = [
     "baseline_warning",
     "bits_words",
     "front_words",
+    "parent_words",
     "share_words",
 ]
 
@@ -72,6 +73,17 @@ def share_words(data: DataInfo) -> str:
         documents = "undivided" if share.documents is None else f"{count(share.documents)} documents"
         words.append(f"{share.source} ({documents}) gave {given} of {total} sequences, {asked:.3g} % asked for")
     return "; ".join(words)
+
+
+def parent_words(report: AuditReport) -> str:
+    """What the layers were held against, and how the two compare; empty where they were held against none."""
+    if (parent := report.parent) is None:
+        return ""
+    info, difference = parent.checkpoint, parent.difference
+    step = "" if info.training_step is None else f", step {count(info.training_step)}"
+    facts = f"{info.path} ({info.format}, {info.dtype}{step}, SHA-256 {info.sha256[:16]}…)"
+    less = f"{signed(difference.value)} ({interval(difference, sign=True)})"
+    return f"{facts}; its loss is {number(parent.loss.value)}, the network's less it {less}"
 
 
 def bits_words(report: AuditReport) -> str:

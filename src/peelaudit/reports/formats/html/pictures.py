@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from peelaudit.records import AuditReport
 from peelaudit.reports.formats.charts import ERROR_SCALE, Mark, heat_map, legend, sample, square, whiskers
-from peelaudit.reports.formats.html.parts import Column, Figure, Table, figure, table
+from peelaudit.reports.formats.html.parts import Column, Figure, Legend, Table, figure, table
 from peelaudit.reports.formats.markup import element
 from peelaudit.reports.wording.findings import layer_note
 from peelaudit.reports.wording.text import interval, number, signed
@@ -16,9 +16,10 @@ __all__ = ["Pictures", "drawn"]
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The charts of a report that has layers; `gaps` where blocks were refined alone."""
+    """The charts of a report that has layers; `gaps` where blocks were refined alone, `parent` where there is one."""
 
     gaps: Figure | None
+    parent: Figure | None
     profile: Figure
     peel_map: Figure
     peel_errors: Table
@@ -31,7 +32,7 @@ def drawn(report: AuditReport) -> Pictures | None:
         return None
     errors = _peel_errors(report)
     peel_map, peel_table = _peel_map(report, errors), _peel_table(report, errors)
-    return Pictures(_gaps(report), _profile(report), peel_map, peel_table, _redundancy(report))
+    return Pictures(_gaps(report), _parent(report), _profile(report), peel_map, peel_table, _redundancy(report))
 
 
 def _gaps(report: AuditReport) -> Figure | None:
@@ -50,13 +51,41 @@ def _gaps(report: AuditReport) -> Figure | None:
     if not marks:
         return None
     title = f"Gap by layer with 95 % intervals, {len(marks)} layers, nats/token; the numbers are in the table below"
-    shown = element("g", square(8, 8, 5), class_="v-strong")
     return figure(
         lambda width: whiskers(marks, title=title, unit="gap, nats/token", width=width),
         "By how much the whole network's held-out loss falls when this block alone is refined and every other left as "
         "it is, under the network's readout.",
-        ((sample(shown, 16), "a layer that the audit names, for its gap, its looks or its slopes"),) if named else (),
+        _strong("a layer that the audit names, for its gap, its looks or its slopes") if named else (),
     )
+
+
+def _parent(report: AuditReport) -> Figure | None:
+    """What each layer loses to its parent's; those of which all of the interval is above the tolerance stand out."""
+    better = () if report.parent is None else report.parent.better
+    marks = [
+        Mark(
+            str(row.layer),
+            row.parent_gap,
+            f"layer {row.layer}: {signed(row.parent_gap.value)} ({interval(row.parent_gap, sign=True)})",
+            stands_out=row.layer in better,
+        )
+        for row in report.layers
+        if row.parent_gap is not None
+    ]
+    if not marks:
+        return None
+    title = f"Parent gap by layer with 95 % intervals, {len(marks)} layers, nats/token; the numbers are in the table"
+    return figure(
+        lambda width: whiskers(marks, title=title, unit="parent gap, nats/token", width=width),
+        "By how much the network's held-out loss falls with its parent's block in the place of this one, every other "
+        "left as it is, under its own head.",
+        _strong("a layer in which the parent's block does better by more than the tolerance") if better else (),
+    )
+
+
+def _strong(words: str) -> Legend:
+    """What a mark that stands out is."""
+    return ((sample(element("g", square(8, 8, 5), class_="v-strong"), 16), words),)
 
 
 def _profile(report: AuditReport) -> Figure:

@@ -24,15 +24,16 @@ from peelaudit.reports.formats.html.parts import (
 from peelaudit.reports.formats.html.pictures import drawn
 from peelaudit.reports.formats.html.templates import embedded_json, render
 from peelaudit.reports.wording.findings import (
+    PARENT_GAP,
+    block_columns,
     layer_note,
-    own_columns,
     profile_columns,
     profile_figure,
     refinement_lines,
 )
 from peelaudit.reports.wording.tables import glossary, network_lines
 from peelaudit.reports.wording.text import VERDICT_WORDS, count, interval, number, targets_text
-from peelaudit.reports.wording.words import baseline_warning, bits_words, front_words, share_words
+from peelaudit.reports.wording.words import baseline_warning, bits_words, front_words, parent_words, share_words
 from peelaudit.settings.command import repeat_command
 
 __all__ = ["checks_table", "section"]
@@ -52,16 +53,18 @@ def section(report: AuditReport, checks: Sequence[GateCheck], *, index: int, lev
         worse_than_guessing=baseline_warning(report),
         low_bit=bits_words(report),
         front=front_words(report.data),
+        parent=parent_words(report),
         shares=share_words(report.data),
         sign=VERDICT_WORDS[report.verdict][0],
         best=schedule_name(report.network.best_schedule),
         tolerance=dict(report.settings).get("tolerance"),
         gap_needs=_GAP.needs,
-        own_glossary=" ".join(f"{one.label}: {one.words}." for one in own_columns(report.layers)),
+        own_glossary=" ".join(f"{one.label}: {one.words}." for one in block_columns(report.layers)),
         profile_glossary=glossary(profile_columns(report.layers)),
         gate=checks_table(checks) if checks else None,
         network=_network(report),
         layers=_layers(report),
+        against=_against(report),
         profile=_profile(report),
         pictures=drawn(report),
         references=_references(report),
@@ -116,12 +119,23 @@ def _network(report: AuditReport) -> Table:
 
 def _layers(report: AuditReport) -> Table:
     """What each block by itself shows; why a layer is named, under its row."""
-    own = own_columns(report.layers)
+    own = block_columns(report.layers)
     columns = [Column("layer", right=True), *map(_figure_column, own)]
     rows = ([_layer(row), *(figure_cell(one.of(row), one.form) for one in own)] for row in report.layers)
     notes = (layer_note(report, row) for row in report.layers)
     caption = "Each layer by itself, held-out; gaps and slopes in nats/token"
     return table(caption, columns, rows, sortable=True, stacked=True, notes=notes)
+
+
+def _against(report: AuditReport) -> Table | None:
+    """What each layer loses to its parent's; None where it was held against none."""
+    found = [(row, row.parent_gap) for row in report.layers if row.parent_gap is not None]
+    if not found:
+        return None
+    columns = [Column("layer", right=True), _figure_column(PARENT_GAP)]
+    rows = ([_layer(row), signed_cell(gap)] for row, gap in found)
+    caption = f"{PARENT_GAP.label}: {PARENT_GAP.words}, held-out, nats/token"
+    return table(caption, columns, rows, sortable=True)
 
 
 def _profile(report: AuditReport) -> Table:
@@ -196,6 +210,8 @@ def _digests(report: AuditReport) -> Table:
         ("calibration source", report.data.sha256),
         ("tokens of the three splits", report.data.tokens_sha256),
     ]
+    if report.parent is not None:
+        rows.append(("its parent's weights and configuration", report.parent.checkpoint.sha256))
     return table("Digests, SHA-256", [Column("of"), Column("digest")], rows)
 
 
