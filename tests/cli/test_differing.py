@@ -16,8 +16,8 @@ BASE, NEW = str(NANOGPT / "ckpt.pt"), str(NANOGPT / "ckpt-001200.pt")
 SMALL = ["--tokens", "1024", "--seq-len", "32", "--resamples", "100", "-q"]
 
 
-def test_a_page_on_stdout_and_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = ["-o", str(tmp_path / "diff.json"), "-o", str(tmp_path / "diff.txt")]
+def test_a_page_on_stdout_and_files_of_all_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [word for suffix in ("json", "txt", "md", "html") for word in ("-o", str(tmp_path / f"diff.{suffix}"))]
     assert main(["diff", BASE, NEW, *files, *SMALL]) == 0
     told = capsys.readouterr()
     assert "above BASE's" in told.out
@@ -26,6 +26,8 @@ def test_a_page_on_stdout_and_both_files(tmp_path: Path, capsys: pytest.CaptureF
     found = load((tmp_path / "diff.json").read_text(), Difference)
     assert found.whole.low > 0
     assert [row.layer for row in found.rows] == [None, 1, 2, 3, 4, None]
+    assert (tmp_path / "diff.md").read_text(encoding="utf-8").startswith("## peelaudit: NEW's loss is")
+    assert (tmp_path / "diff.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,8 +55,8 @@ def test_a_warning_on_stderr_unless_quiet(tmp_path: Path, capsys: pytest.Capture
         (["--passes", "0"], "--passes is '0': expected forward passes, 1 or more, or all"),
         (["--passes", "nan"], "--passes is 'nan'"),
         (["--fail-over", "-1"], "--fail-over is '-1': expected nats/token, 0 or more"),
-        (["-f", "html"], "--format is 'html': expected table | json"),
-        (["-o", "x.md"], "--output is 'x.md': a difference is written as table or json"),
+        (["-f", "csv"], "--format is 'csv': expected table | json | markdown | html"),
+        (["-o", "x.csv"], "--output is 'x.csv': a difference is written as table, json, markdown or html"),
         (["--tokens", "none"], "--tokens is 'none'"),
     ],
 )

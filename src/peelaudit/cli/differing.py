@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from peelaudit.cli.gating import Flags
 from peelaudit.cli.guard import say, write_out
-from peelaudit.cli.output import Paper, Target, collecting, drawn, paper, parse_format, parse_targets
+from peelaudit.cli.output import Target, collecting, paper, parse_format, parse_targets
 from peelaudit.cli.progress import progress_on
 from peelaudit.errors import ConfigError, GateFailed, OutputError
 from peelaudit.fleet.finding import suggesting_batch
 from peelaudit.reports.formats import Format
+from peelaudit.reports.formats.difference import FORMATS, export
 from peelaudit.reports.writing import check_writable, write_whole
 from peelaudit.settings import resolve
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from peelaudit.records.difference import Difference
 
 __all__ = ["DiffFlags", "run_diff"]
-
-_FORMATS = (Format.TABLE, Format.JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def run_diff(
     problems: list[str] = []
     targets: tuple[Target, ...] = ()
     with collecting(problems):
-        form = parse_format(format_name, allowed=_FORMATS)
+        form = parse_format(format_name, allowed=FORMATS)
     with collecting(problems):
         targets = parse_targets(outputs)
     with collecting(problems):
@@ -64,7 +63,8 @@ def run_diff(
         budget = own.budget()
     with collecting(problems):
         limit = own.limit()
-    problems += [f"--output is {str(t.path)!r}: a difference is written as table or json" for t in _foreign(targets)]
+    known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    problems += [f"--output is {str(t.path)!r}: a difference is written as {known}" for t in _foreign(targets)]
     if problems:
         raise ConfigError(*problems)
     for target in targets:
@@ -83,7 +83,7 @@ def run_diff(
 
 
 def _foreign(targets: Sequence[Target]) -> list[Target]:
-    return [target for target in targets if target.format not in _FORMATS]
+    return [target for target in targets if target.format not in FORMATS]
 
 
 def _number(flag: str, text: str, *, least: float, expected: str) -> float:
@@ -101,18 +101,13 @@ def _deliver(found: Difference, form: Format, targets: Sequence[Target]) -> None
     sheet, problems = paper(), []
     for target in targets:
         try:
-            write_whole(target.path, _text(found, target.format, Paper(80, colour=False, encoding="utf-8")))
+            write_whole(target.path, export(found, target.format))
         except OutputError as error:
             problems.append(str(error))
-    write_out(_text(found, form, sheet), encoding=sheet.encoding)
+    shown = export(found, form, width=sheet.width, colour=sheet.colour, encoding=sheet.encoding)
+    write_out(shown, encoding=sheet.encoding if form is Format.TABLE else "utf-8")
     if problems:
         raise OutputError("; ".join(problems))
-
-
-def _text(found: Difference, form: Format, sheet: Paper) -> str:
-    from peelaudit.reports.terminal import render_difference
-
-    return drawn(found, type(found), form, render_difference, sheet)
 
 
 def _gate(found: Difference, limit: float) -> None:

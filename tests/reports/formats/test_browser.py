@@ -18,13 +18,17 @@ from typing import Any
 import pytest
 
 from peelaudit.records import AuditReport, Estimate, LayerRefinement, Unaudited
+from peelaudit.records.difference import ChangeKind, SettingChange, TensorChange
 from peelaudit.reports.formats import Format, export
+from peelaudit.reports.formats.difference import export as export_difference
 from tests.factories import make_report, with_every_figure, with_gaps, with_parent
+from tests.reports.differences import difference
 from tests.reports.formats.support import BREAKOUT, hostile_report, make_check, make_series
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: nothing to open the report with")
 
+_LARGE = Estimate(-123.4567, -130.1234, -111.9999)
 PROBE = """<!DOCTYPE html><meta charset="utf-8"><body style="margin:0"><script>
 const frame = document.createElement("iframe");
 frame.style = "width:%(width)dpx;height:800px;border:0";
@@ -141,6 +145,22 @@ def test_a_report_against_a_parent(width: int, tmp_path: Path) -> None:
     check_sound(found, width)
     assert len(found["charts"]) == 5
     assert found["cut"] == [[], []]
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("layers", [4, 80])
+def test_a_difference_of_two_checkpoints(layers: int, width: int, tmp_path: Path) -> None:
+    costs = [0.01 * (-1) ** layer + 0.4 * (layer == 2) for layer in range(1, layers + 1)]
+    tensors = tuple(TensorChange(f"{BREAKOUT}.{k}", k, BREAKOUT, ChangeKind.SHIFTED, 0.1, 1.0) for k in range(300))
+    found = difference([None, *costs[1:]], tensors=tensors, configuration=(SettingChange(BREAKOUT, "1", "2"),))
+    large = dataclasses.replace(found, rows=tuple(dataclasses.replace(row, in_new=_LARGE) for row in found.rows))
+    seen = probed(tmp_path, export_difference(large, Format.HTML), width=width, column=1)
+    check_sound(seen, width)
+    assert seen["charts"] == [356 if width < 640 else 1060] * 2
+    (parts,) = seen["tables"]
+    shown = sorted(row.in_base.value for row in found.rows if not row.same)
+    assert [float(text) for text in parts["rising"] if text] == shown
+    assert seen["cut"] == [[]]
 
 
 def test_figures_sort_as_numbers_and_not_as_texts(tmp_path: Path) -> None:

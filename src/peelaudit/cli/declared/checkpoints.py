@@ -71,14 +71,14 @@ def diff(
             rich_help_panel="Gate",
         ),
     ] = None,
-    format_name: Annotated[str, stdout("table or json")] = "table",
+    format_name: Annotated[str, stdout("table, json, markdown or html")] = "table",
     output: Annotated[
         list[str] | None,
         typer.Option(
             "--output",
             "-o",
             metavar="[FORMAT=]PATH",
-            help="Write a file as well; .json and .txt tell the format. Repeatable.",
+            help="Write a file as well; .json, .md, .html and .txt tell the format. Repeatable.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,

@@ -7,13 +7,13 @@ of gravity for as many as fit; what was cut is said.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from peelaudit.errors import ConfigError
-from peelaudit.escape import printable
 from peelaudit.records import AuditReport, GateCheck, Outcome
 from peelaudit.records.quantities import Form, Quantity
 from peelaudit.reports.formats.content import Content, gravest_first
+from peelaudit.reports.formats.markdown_parts import plain, table
 from peelaudit.reports.trajectory import trace
 from peelaudit.reports.wording.findings import (
     PROFILE_WORDS,
@@ -35,7 +35,6 @@ _SCHEDULES_LISTED = 30
 _CHECKS_LISTED = 50
 _MOST_BYTES = 1_000_000
 _LIMIT_WORDS = "GitHub takes no summary of over 1 MiB. `peelaudit convert` writes one report by itself."
-_SPECIAL = str.maketrans({char: "\\" + char for char in "\\`*_{}[]<>#|~$@!&"})
 
 
 def export(content: Content) -> str:
@@ -48,9 +47,7 @@ def export(content: Content) -> str:
     if len(content.reports) == 1 and not content.failures:
         return _fitted([], content, content.reports)
     lines = [f"# peelaudit: {content.headline()}", ""]
-    lines += [
-        f"- **not audited**: {_plain(f.checkpoint)}: {_plain(f'{f.error}: {f.reason}')}" for f in content.failures
-    ]
+    lines += [f"- **not audited**: {plain(f.checkpoint)}: {plain(f'{f.error}: {f.reason}')}" for f in content.failures]
     lines += [*([""] if content.failures else []), *_series(content), *_overview(content), ""]
     return _fitted(lines, content, content.ranked())
 
@@ -93,7 +90,7 @@ def _overview(content: Content) -> Iterator[str]:
         "named",
         "gate",
     )
-    yield from _table(header, (_overview_row(content, report) for report in content.ranked()), right=(1, 3, 4, 6, 7))
+    yield from table(header, (_overview_row(content, report) for report in content.ranked()), right=(1, 3, 4, 6, 7))
 
 
 def _series(content: Content) -> Iterator[str]:
@@ -102,22 +99,22 @@ def _series(content: Content) -> Iterator[str]:
         with contextlib.suppress(ConfigError):  # checkpoints that have nothing to do with one another
             trajectory = trace(content.reports)
             for words in (*series_words(trajectory), *map(defect_words, trajectory.defects)):
-                yield _plain(words)
+                yield plain(words)
                 yield ""
 
 
 def _overview_row(content: Content, report: AuditReport) -> tuple[str, ...]:
     figures, step, gap = report.network.held_out, report.checkpoint.training_step, report.network.gap_layers
     return (
-        _plain(report.checkpoint.path, 120),
+        plain(report.checkpoint.path, 120),
         "" if step is None else count(step),
         verdict_text(figures.verdict),
         number(figures.trained_loss.value),
         number(figures.bound.value),
-        _plain(report.network.best_schedule, 30),
+        plain(report.network.best_schedule, 30),
         "" if gap is None else signed(gap.value),
         "" if gap is None else interval(gap, sign=True),
-        _plain(report.network.rival or "", 30),
+        plain(report.network.rival or "", 30),
         ", ".join(map(str, sorted(set(report.named)))),
         _gate_words(content.checks_of(report)),
     )
@@ -151,25 +148,25 @@ def _lines(report: AuditReport, checks: Sequence[GateCheck]) -> Iterator[str]:
     yield from _schedules(report)
     if report.warnings:
         yield ""
-        yield from (f"- Warning: {_plain(warning)}" for warning in report.warnings)
+        yield from (f"- Warning: {plain(warning)}" for warning in report.warnings)
 
 
 def _introduction(report: AuditReport) -> Iterator[str]:
     info, data, network = report.checkpoint, report.data, report.network
-    yield f"## peelaudit: {_plain(headline_text(report))}"
+    yield f"## peelaudit: {plain(headline_text(report))}"
     yield ""
     yield (
-        f"{_plain(info.path)} ({_plain(info.format)}, {_plain(info.family)}"
+        f"{plain(info.path)} ({plain(info.format)}, {plain(info.family)}"
         f", {info.layers} layers × {info.width} wide), "
-        f"{count(data.held_out.tokens)} held-out tokens of {_plain(data.source)}. "
-        + (f"Mixture: {words}. " if (words := _plain(share_words(data))) else "")
+        f"{count(data.held_out.tokens)} held-out tokens of {plain(data.source)}. "
+        + (f"Mixture: {words}. " if (words := plain(share_words(data))) else "")
         + (f"Fed: {words}. " if (words := front_words(data)) else "")
         + (f"The paper's verdict, on fit tokens: {verdict_text(paper)}." if (paper := network.paper_verdict) else "")
-        + (f" Low-bit: {words}." if (words := _plain(bits_words(report))) else "")
-        + (f" Parent: {words}." if (words := _plain(parent_words(report))) else "")
+        + (f" Low-bit: {words}." if (words := plain(bits_words(report))) else "")
+        + (f" Parent: {words}." if (words := plain(parent_words(report))) else "")
     )
     yield ""
-    yield from (f"> {_plain(text)}" for text in [report.advice] if text)
+    yield from (f"> {plain(text)}" for text in [report.advice] if text)
     yield ""
 
 
@@ -186,14 +183,14 @@ def _checks(checks: Sequence[GateCheck]) -> Iterator[str]:
         rows = (
             (
                 "**fails**" if check.fails else str(check.outcome),
-                _plain(check.rule, 60),
+                plain(check.rule, 60),
                 "network" if check.layer is None else f"layer {check.layer}",
                 "" if check.figure is None else f"{signed(check.figure.value)} ({interval(check.figure, sign=True)})",
-                _plain(check.reason, 300),
+                plain(check.reason, 300),
             )
             for check in shown[:_CHECKS_LISTED]
         )
-        yield from _table(("outcome", "rule", "row", "figure (95 %)", "reason"), rows, right=(3,))
+        yield from table(("outcome", "rule", "row", "figure (95 %)", "reason"), rows, right=(3,))
         yield ""
     if len(shown) > _CHECKS_LISTED:
         yield f"{count(len(shown) - _CHECKS_LISTED)} checks more that did not pass were cut here."
@@ -202,8 +199,8 @@ def _checks(checks: Sequence[GateCheck]) -> Iterator[str]:
 
 def _network(report: AuditReport) -> Iterator[str]:
     lines = (*network_lines(report, str), *refinement_lines(report))
-    rows = ((_plain(line.label), line.held_out, line.interval, line.fit) for line in lines)
-    yield from _table(("nats/token", "held-out", "95 %", "fit"), rows, right=(1, 2, 3))
+    rows = ((plain(line.label), line.held_out, line.interval, line.fit) for line in lines)
+    yield from table(("nats/token", "held-out", "95 %", "fit"), rows, right=(1, 2, 3))
 
 
 def _layers(report: AuditReport) -> Iterator[str]:
@@ -213,7 +210,7 @@ def _layers(report: AuditReport) -> Iterator[str]:
         (
             str(row.layer),
             *(with_interval(one.of(row), one.form) for one in figures),
-            _plain(layer_note(report, row)),
+            plain(layer_note(report, row)),
         )
         for row in report.layers
     )
@@ -221,9 +218,9 @@ def _layers(report: AuditReport) -> Iterator[str]:
     yield ""
     yield "Each layer by itself, held-out tokens; gaps and slopes in nats/token."
     yield ""
-    yield from _table(("k", *map(_header, figures), ""), rows, right=range(len(figures) + 1))
+    yield from table(("k", *map(_header, figures), ""), rows, right=range(len(figures) + 1))
     yield ""
-    yield _plain(glossary(figures))
+    yield plain(glossary(figures))
 
 
 def _profile(report: AuditReport) -> Iterator[str]:
@@ -233,7 +230,7 @@ def _profile(report: AuditReport) -> Iterator[str]:
         (
             str(row.layer),
             *(with_interval(profile_figure(one, row), one.form) for one in figures),
-            _plain(row.best_schedule, 30),
+            plain(row.best_schedule, 30),
             str(row.best_target),
         )
         for row in report.layers
@@ -241,17 +238,17 @@ def _profile(report: AuditReport) -> Iterator[str]:
     header = ("k", *map(_header, figures), "best schedule", "target")
     yield "<details><summary>Peel profile</summary>"
     yield ""
-    yield f"{_plain(PROFILE_WORDS)} Losses and gaps in nats/token."
+    yield f"{plain(PROFILE_WORDS)} Losses and gaps in nats/token."
     yield ""
-    yield from _table(header, rows, right=(*range(len(figures) + 1), len(figures) + 2))
+    yield from table(header, rows, right=(*range(len(figures) + 1), len(figures) + 2))
     yield ""
-    yield _plain(glossary(figures))
+    yield plain(glossary(figures))
     yield ""
     yield "</details>"
 
 
 def _header(one: Quantity) -> str:
-    return f"{_plain(one.header)}{' (95 %)' * (one.form is Form.GAP)}"
+    return f"{plain(one.header)}{' (95 %)' * (one.form is Form.GAP)}"
 
 
 def _schedules(report: AuditReport) -> Iterator[str]:
@@ -261,7 +258,7 @@ def _schedules(report: AuditReport) -> Iterator[str]:
     ranked = sorted(report.schedules, key=lambda schedule: schedule.select.bound.value)[:_SCHEDULES_LISTED]
     rows = (
         (
-            _plain(schedule.name, 30),
+            plain(schedule.name, 30),
             targets_text(schedule.targets, 40),
             number(schedule.select.bound.value),
             number(schedule.held_out.bound.value),
@@ -269,25 +266,9 @@ def _schedules(report: AuditReport) -> Iterator[str]:
         )
         for schedule in ranked
     )
-    yield from _table(("schedule", "fitted to", "select", "held-out", "fit"), rows, right=(2, 3, 4))
+    yield from table(("schedule", "fitted to", "select", "held-out", "fit"), rows, right=(2, 3, 4))
     if len(report.schedules) > len(ranked):
         yield ""
         yield f"The best {len(ranked)} on select; the JSON report has them all."
     yield ""
     yield "</details>"
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, right: Sequence[int]) -> Iterator[str]:
-    yield _row(header)
-    yield _row(tuple("---:" if index in right else "---" for index in range(len(header))))
-    yield from map(_row, rows)
-
-
-def _row(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _plain(text: str, width: int = 1_000) -> str:
-    """`text` on one line, with nothing in it that Markdown or HTML would act on."""
-    shown = printable(text)
-    return (shown if len(shown) <= width else shown[: width - 1] + "…").translate(_SPECIAL)

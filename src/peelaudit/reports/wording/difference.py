@@ -12,7 +12,22 @@ from peelaudit.records import Estimate
 from peelaudit.records.difference import ChangeKind, Difference, PartKind, PartRow
 from peelaudit.reports.wording.text import count, flow
 
-__all__ = ["EVERY_PART", "PartLine", "Parts", "changed_words", "part_lines", "so_far", "subject", "sums"]
+__all__ = [
+    "EVERY_PART",
+    "PartLine",
+    "Parts",
+    "TensorLine",
+    "changed_words",
+    "cost_text",
+    "part_label",
+    "part_lines",
+    "part_note",
+    "part_weights",
+    "so_far",
+    "subject",
+    "sums",
+    "tensor_lines",
+]
 
 EVERY_PART = 19
 """Up to so many parts each has its row: 16 blocks and what is around them."""
@@ -21,6 +36,7 @@ _WHOLE = 1e-3
 """nats/token that have a whole bar at least."""
 _DEPTHS = 8
 """Of a cumulative figure that is shown."""
+_MOST_TENSORS = 200
 _LABELS = {PartKind.TIED: "embedding, head"}
 
 
@@ -44,6 +60,16 @@ class Parts:
 
     lines: tuple[PartLine, ...]
     rest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLine:
+    """A tensor that differs, as texts."""
+
+    name: str
+    kind: str
+    size: str
+    constant: str
 
 
 def subject(found: Difference) -> Iterator[tuple[str, str]]:
@@ -82,6 +108,12 @@ def sums(found: Difference) -> Iterator[tuple[str, str, str, str]]:
     yield "= NEW's loss", f"{found.new_loss.value:.4f}", _interval(found.new_loss, ".4f"), ""
 
 
+def cost_text(estimate: Estimate) -> str:
+    """A cost with its interval."""
+    value, ends = _signed(estimate)
+    return f"{value} ({ends})"
+
+
 def _signed(estimate: Estimate) -> tuple[str, str]:
     return f"{estimate.value:+.4f}", _interval(estimate, "+.4f")
 
@@ -104,7 +136,7 @@ def part_lines(found: Difference) -> Parts:
 
 
 def _line(row: PartRow, largest: float, *, apart: bool) -> PartLine:
-    label = _LABELS.get(row.part, row.name)
+    label = part_label(row)
     if row.same:
         return PartLine(label, "", "", "", "", "same", 0.0, apart)
     clear = row.in_base.low > 0 or row.in_base.high < 0
@@ -113,10 +145,52 @@ def _line(row: PartRow, largest: float, *, apart: bool) -> PartLine:
         *_signed(row.in_base),
         f"{row.in_new.value:+.4f}",
         f"{row.kl.value:.4f}",
-        f"{100 * row.weights:.3g} %" if row.weights else "same",
+        part_weights(row),
         abs(row.in_base.value) / largest if clear else 0.0,
         apart,
     )
+
+
+def part_label(row: PartRow) -> str:
+    """A part's name in a table."""
+    return _LABELS.get(row.part, row.name)
+
+
+def part_weights(row: PartRow) -> str:
+    """By how much a part's weights differ."""
+    return f"{100 * row.weights:.3g} %" if row.weights else "same"
+
+
+def part_note(found: Difference, place: int) -> str:
+    """What is to be said of the part in that place of the rows; empty for most."""
+    row, words = found.rows[place], []
+    if row.same:
+        words.append("The same in both.")
+    if row.otherwise:
+        words.append("It computes something else with the same weights.")
+    if place in found.named:
+        words.append("Stands out by how far it moves BASE's predictions.")
+    if place in found.changed:
+        words.append("Its weights are changed more than the other blocks'.")
+    return " ".join(words)
+
+
+def tensor_lines(found: Difference) -> tuple[tuple[TensorLine, ...], str]:
+    """The tensors that differ, those that conversions break first and then those that differ most; and in a sentence
+    how many more there are, which may be empty.
+    """
+    ranked = sorted(found.tensors, key=lambda one: (one.kind is ChangeKind.CHANGED, -one.size))
+    more = len(ranked) - _MOST_TENSORS
+    lines = tuple(
+        TensorLine(
+            one.name,
+            str(one.kind),
+            f"{100 * one.size:.3g} %",
+            "" if one.constant is None else f"{one.constant:.4g}",
+        )
+        for one in ranked[:_MOST_TENSORS]
+    )
+    return lines, f"{count(more)} more differ less; the JSON has them all." if more > 0 else ""
 
 
 def _rest(rows: Sequence[PartRow]) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
 
 from markupsafe import Markup
 
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.formats.html import overview, report
+from peelaudit.reports.formats.html.page import page
 from peelaudit.reports.formats.html.parts import path_text
-from peelaudit.reports.formats.html.templates import render
-from peelaudit.reports.formats.resources import text_of
 from peelaudit.reports.wording.findings import headline_text
 from peelaudit.reports.wording.text import verdict_text
 
@@ -37,17 +34,7 @@ def export(content: Content) -> str:
     else:
         title = heading = content.headline()
         body = overview.body(content, list(_sections(content)))
-    script = text_of("html/sort.js")
-    page = render(
-        "page.html",
-        title=f"peelaudit: {title}",
-        heading=f"peelaudit: {heading}",
-        body=body,
-        style=text_of("html/page.css") + text_of("charts.css"),
-        script=script,
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    return f"{page}\n"
+    return page(f"peelaudit: {title}", f"peelaudit: {heading}", body)
 
 
 def _sections(content: Content) -> Iterator[tuple[str, Markup]]:

@@ -24,6 +24,7 @@ __all__ = [
     "number_cell",
     "path_text",
     "schedule_name",
+    "settings_table",
     "signed_cell",
     "table",
     "verdict_cell",
@@ -134,3 +135,15 @@ def schedule_name(schedule: str) -> str:
 def path_text(path: str) -> str:
     """A checkpoint's path as far as it fits into a table or a heading."""
     return abbreviate(printable(path), 96)
+
+
+def settings_table(settings: Iterable[tuple[str, object]]) -> Table:
+    """What was asked for."""
+    rows = [(name.replace("_", "-"), _setting(value)) for name, value in settings]
+    return table("Settings", [Column("setting"), Column("value")], rows)
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return "not set"
+    return ", ".join(map(_setting, value)) if isinstance(value, tuple) else str(value)

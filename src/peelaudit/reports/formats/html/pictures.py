@@ -11,7 +11,7 @@ from peelaudit.reports.formats.markup import element
 from peelaudit.reports.wording.findings import layer_note
 from peelaudit.reports.wording.text import interval, number, signed
 
-__all__ = ["Pictures", "drawn"]
+__all__ = ["Pictures", "drawn", "standing_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def _gaps(report: AuditReport) -> Figure | None:
         lambda width: whiskers(marks, title=title, unit="gap, nats/token", width=width),
         "By how much the whole network's held-out loss falls when this block alone is refined and every other left as "
         "it is, under the network's readout.",
-        _strong("a layer that the audit names, for its gap, its looks or its slopes") if named else (),
+        standing_out("a layer that the audit names, for its gap, its looks or its slopes") if named else (),
     )
 
 
@@ -79,11 +79,11 @@ def _parent(report: AuditReport) -> Figure | None:
         lambda width: whiskers(marks, title=title, unit="parent gap, nats/token", width=width),
         "By how much the network's held-out loss falls with its parent's block in the place of this one, every other "
         "left as it is, under its own head.",
-        _strong("a layer in which the parent's block does better by more than the tolerance") if better else (),
+        standing_out("a layer in which the parent's block does better by more than the tolerance") if better else (),
     )
 
 
-def _strong(words: str) -> Legend:
+def standing_out(words: str) -> Legend:
     """What a mark that stands out is."""
     return ((sample(element("g", square(8, 8, 5), class_="v-strong"), 16), words),)
 

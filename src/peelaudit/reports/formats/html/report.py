@@ -18,6 +18,7 @@ from peelaudit.reports.formats.html.parts import (
     number_cell,
     path_text,
     schedule_name,
+    settings_table,
     signed_cell,
     table,
 )
@@ -72,7 +73,7 @@ def section(report: AuditReport, checks: Sequence[GateCheck], *, index: int, lev
         command=repeat_command(report.settings),
         digests=_digests(report),
         versions=table("Environment", [Column("part"), Column("version")], report.versions),
-        settings=_settings(report),
+        settings=settings_table(report.settings),
         json=embedded_json(json_export.compact(report)),
     )
 
@@ -213,14 +214,3 @@ def _digests(report: AuditReport) -> Table:
     if report.parent is not None:
         rows.append(("its parent's weights and configuration", report.parent.checkpoint.sha256))
     return table("Digests, SHA-256", [Column("of"), Column("digest")], rows)
-
-
-def _settings(report: AuditReport) -> Table:
-    rows = [(name.replace("_", "-"), _setting(value)) for name, value in report.settings]
-    return table("Settings", [Column("setting"), Column("value")], rows)
-
-
-def _setting(value: object) -> str:
-    if value is None:
-        return "not set"
-    return ", ".join(map(_setting, value)) if isinstance(value, tuple) else str(value)
