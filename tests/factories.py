@@ -260,7 +260,9 @@ def with_parent(
     info = dataclasses.replace(make_checkpoint(len(gaps), path=path), tensors=(), sha256="d4" * 32)
     parent = Parent(info, make_estimate(5.1), make_estimate(0.17, 0.02), better)
     rows = tuple(
-        dataclasses.replace(row, parent_gap=make_estimate(gap, 0.02))
+        dataclasses.replace(
+            row, parent_gap=make_estimate(gap, 0.02), parent_sums=tuple(n * gap for n in HELD_OUT_PREDICTIONS)
+        )
         for row, gap in zip(report.layers, gaps, strict=True)
     )
     return dataclasses.replace(report, layers=rows, parent=parent)

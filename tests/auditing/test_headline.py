@@ -235,7 +235,7 @@ def test_what_is_lost_to_the_parents_blocks_is_said_and_no_verdict(
     verdict: Verdict, better: tuple[int, ...], words: str
 ) -> None:
     gaps = tuple(make_estimate(0.1 * layer, 0.02) for layer in range(1, N + 1))
-    parent = ParentFigures(make_estimate(4.8), make_estimate(0.2), gaps, better)
+    parent = ParentFigures(make_estimate(4.8), make_estimate(0.2), gaps, ((0.1, 0.2),) * N, better)
     plain = judged(network(verdict))
     found = judge(network(verdict), BASELINES, BETTER, naming(), TOLERANCE, parent=parent)
     assert found == (plain[0], plain[1] + words)

@@ -257,9 +257,14 @@ def test_the_gate_limits_it_and_says_what_it_needs(found: AuditReport) -> None:
         gate(dataclasses.replace(found, layers=rows), policy, today=date(2026, 1, 1))
 
 
-def test_reports_against_different_parents_are_compared_as_any(pair: tuple[Path, Path]) -> None:
-    rows = compare(*(audit_config(of_pair(pair, parent=parent)) for parent in (None, pair[1]))).rows
-    assert {row.status for row in rows} == {Status.UNCHANGED}
+def test_reports_against_another_parent_or_none_are_compared_as_any(pair: tuple[Path, Path]) -> None:
+    plain, found, other = (audit_config(of_pair(pair, parent=parent)) for parent in (None, pair[1], pair[0]))
+    for base in (plain, other):
+        rows = compare(base, found).rows
+        assert {(row.status, row.parent_gap) for row in rows} == {(Status.UNCHANGED, None)}
+    paired = [row.parent_gap for row in compare(found, found).rows]
+    assert paired[0] is None
+    assert [gap.difference for gap in paired[1:] if gap] == [ZERO, ZERO]
 
 
 def test_a_module_in_memory_has_a_parent_too(pair: tuple[Path, Path]) -> None:

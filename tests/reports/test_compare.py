@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
 from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.records import Verdict
 from peelaudit.reports.compare import Comparison, Status, compare
-from tests.factories import make_report
+from peelaudit.reports.terminal import render_comparison
+from tests.factories import make_report, with_parent
 from tests.variants import judged, moved, reweighted, with_settings
 
 BASE = make_report(4, seed=1)
@@ -124,3 +126,18 @@ def test_what_may_differ_is_warned_of() -> None:
         "python is 3.11.7 in the base, None in the new",
         "device is auto in the base, cuda in the new",
     )
+
+
+def test_layers_against_the_same_parent_are_compared_and_another_one_is_warned_of() -> None:
+    base, new = (with_parent(make_report(), *gaps) for gaps in ((0.1, 0.0, 0.2, 0.0), (0.1, 0.05, 0.5, 0.0)))
+    found = compare(base, new)
+    differences = [row.parent_gap and round(row.parent_gap.difference.value, 9) for row in found.rows]
+    assert differences == [None, 0.0, 0.05, 0.3, 0.0]
+    assert not any("parent" in words for words in found.warnings)
+    text = render_comparison(found)
+    assert re.search(r"3 +\+0.500 +\+0.200 +\+0.300", text)
+    assert max(map(len, text.splitlines())) <= 80
+    alone = compare(make_report(), new)
+    assert "the parent is none in the base, runs/float in the new, another one" in alone.warnings
+    assert {row.parent_gap for row in alone.rows} == {None}
+    assert "parent" not in render_comparison(compare(make_report(), make_report()))

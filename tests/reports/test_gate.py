@@ -14,7 +14,7 @@ from peelaudit.records import AuditReport, Estimate, GateCheck, LayerRefinement,
 from peelaudit.reports.gate import GateResult, gate, suppression_notes
 from peelaudit.settings.gate import GatePolicy, Suppression
 from peelaudit.settings.rules import NAMED, parse_rule, parse_selector
-from tests.factories import make_estimate, make_report
+from tests.factories import make_estimate, make_report, with_parent
 from tests.variants import judged, moved, reweighted, unfitted, with_row, with_settings
 
 TODAY = date(2026, 6, 1)
@@ -226,6 +226,15 @@ def test_a_share_of_nothing_allows_what_two_evaluations_differ_by() -> None:
     demands = policy(regressions=("gap_layers=5%",))
     assert only(gated(moved(base, 4, 9e-5, losses=("trained",)), demands, base)).outcome is Outcome.PASSED
     assert only(gated(moved(base, 4, 2e-4, losses=("trained",)), demands, base)).outcome is Outcome.FAILED
+
+
+def test_what_a_layer_loses_to_its_parents_may_not_regress() -> None:
+    base, new = (with_parent(REPORT, *gaps) for gaps in ((0.1, 0.0, 0.2, 0.0), (0.1, 0.0, 0.5, 0.0)))
+    demands = policy(regressions=("layer[3].parent_gap=0.05",))
+    assert only(gated(new, demands, base)).outcome is Outcome.FAILED
+    assert only(gated(base, demands, base)).outcome is Outcome.PASSED
+    with pytest.raises(ConfigError, match="not in both reports, read out the same way and against the same parent"):
+        gated(new, demands, REPORT)
 
 
 def test_a_straddling_regression_is_inconclusive() -> None:

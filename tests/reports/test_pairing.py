@@ -11,7 +11,7 @@ from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
 from peelaudit.records import AuditReport, Front
 from peelaudit.reports.compare import compare
 from peelaudit.reports.pairing import Change, Pairing, check_settings
-from tests.factories import make_report
+from tests.factories import make_report, with_parent
 from tests.variants import moved, with_row, with_settings
 
 BASE = make_report(4, seed=1)
@@ -131,3 +131,22 @@ def test_nothing_non_finite_is_compared() -> None:
         own = (value, *sums.own[1:])
         with pytest.raises(NonFiniteResult, match="trained_loss of layer 2"):
             compare(BASE, with_row(BASE, 2, held_out_sums=dataclasses.replace(sums, own=own)))
+
+
+def test_what_layers_lose_to_the_same_parents_is_paired_and_to_others_is_not() -> None:
+    base, new = (with_parent(make_report(), *gaps) for gaps in ((0.1, 0.0, 0.2, 0.0), (0.1, 0.05, 0.5, 0.0)))
+    changes = [Pairing(base, new).change(layer, "parent_gap") for layer in range(1, 5)]
+    assert [round(change.difference.value, 9) for change in changes if change] == [0.0, 0.05, 0.3, 0.0]
+    assert changes[2] is not None
+    assert (changes[2].base, changes[2].new) == (base.layers[2].parent_gap, new.layers[2].parent_gap)
+    assert new.parent is not None
+    info = dataclasses.replace(new.parent.checkpoint, sha256="e5" * 32)
+    other = dataclasses.replace(new, parent=dataclasses.replace(new.parent, checkpoint=info))
+    for pair in ((base, other), (base, make_report()), (make_report(), new), (make_report(), make_report())):
+        assert Pairing(*pair).change(3, "parent_gap") is None
+
+
+def test_sums_of_a_parent_that_do_not_fit_are_refused() -> None:
+    report = with_parent(make_report(), 0.1, 0.0, 0.2, 0.0)
+    with pytest.raises(ReportError, match="don't fit"):
+        Pairing(report, with_row(report, 2, parent_sums=(1.0, 2.0)))

@@ -39,6 +39,10 @@ def test_only_a_regression_may_be_relative() -> None:
     rule = parse_rule("trained_loss=5%", regression=True)
     assert (rule.limit, rule.relative) == (0.05, True)
     assert not parse_rule("trained_loss=0.05", regression=True).relative
+    assert parse_rule("layer.parent_gap=5%", regression=True).metric == "parent_gap"
+    for text in ("parent_gap=0.1", "layer.redundancy=0.1"):
+        with pytest.raises(ConfigError, match="to look at here"):
+            parse_rule(text, regression=True)
     with pytest.raises(ConfigError, match="per cent is for fail-regression"):
         parse_rule("trained_loss=5%")
 

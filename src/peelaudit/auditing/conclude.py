@@ -77,11 +77,10 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
     chosen = next(schedule for schedule in schedules if schedule.name == network.best_schedule)
     whole = _Cut(network.readout, network.fit, network.held_out, chosen.name, chosen.targets[-1], sums)
     cuts = (*(_cut(measured, config, depth) for depth in range(1, n_layers)), whole)
-    gaps = (None,) * n_layers if parent is None else parent.gaps
-    rows = tuple(
-        replace(_layer(measured, naming, depth, cut), parent_gap=gap)
-        for depth, (cut, gap) in enumerate(zip(cuts, gaps, strict=True), 1)
-    )
+    rows = tuple(_layer(measured, naming, depth, cut) for depth, cut in enumerate(cuts, 1))
+    if parent is not None:
+        against = zip(rows, parent.gaps, parent.sums, strict=True)
+        rows = tuple(replace(row, parent_gap=gap, parent_sums=sums) for row, gap, sums in against)
     return Findings(
         held_out_predictions=trained.panel.cluster_predictions("held_out"),
         baselines=baselines,

@@ -69,13 +69,14 @@ def parent_losses(
 
 @dataclass(frozen=True, slots=True)
 class ParentFigures:
-    """nats/token of *held-out*: the parent's loss, the network's less it, what each of its blocks would gain, [L]; and
-    the layers of which that is above the tolerance, the largest first.
+    """nats/token of *held-out*: the parent's loss, the network's less it, what each of its blocks would gain, [L], and
+    the nats of each cluster that this is of; and the layers of which it is above the tolerance, the largest first.
     """
 
     loss: Estimate
     difference: Estimate
     gaps: tuple[Estimate, ...]
+    sums: tuple[tuple[float, ...], ...]
     better: tuple[int, ...]
 
     def record(self, parent: CheckpointInfo) -> Parent:
@@ -98,7 +99,8 @@ def parent_figures(found: ParentLosses, panel: Panel, tolerance: float) -> Paren
     gaps = tuple(map(estimate, found.gains))
     clear = [layer for layer, gap in enumerate(gaps, 1) if gap.low > tolerance]
     better = tuple(sorted(clear, key=lambda layer: -gaps[layer - 1].value))
-    return ParentFigures(estimate(found.parent), estimate(found.difference), gaps, better)
+    sums = tuple(panel.cluster_sums(_spread(losses, panel), "held_out") for losses in found.gains)
+    return ParentFigures(estimate(found.parent), estimate(found.difference), gaps, sums, better)
 
 
 def parent_warnings(found: ParentFigures | None, baselines: BaselineLosses) -> tuple[str, ...]:

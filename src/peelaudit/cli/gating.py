@@ -16,6 +16,7 @@ from peelaudit.cli.saved import report_paths
 from peelaudit.errors import ConfigError, GateFailed, PeelauditError, SeveralErrors, about
 from peelaudit.reports.formats import Format
 from peelaudit.settings import SETTINGS, resolve_gate
+from peelaudit.settings.rules import PAIRED
 
 if TYPE_CHECKING:
     from peelaudit.records import AuditReport, GateCheck
@@ -71,7 +72,8 @@ class Gate:
         """
         if config.effort == "quick" and any(rule.metric == "gap" for rule in self.policy.fail_over):
             raise ConfigError("a rule is about layer.gap: that needs --effort default or thorough")
-        if config.parent is None and any(rule.metric == "parent_gap" for rule in self.policy.fail_over):
+        rules = (*self.policy.fail_over, *self.policy.fail_regression)
+        if config.parent is None and any(rule.metric == PAIRED for rule in rules):
             raise ConfigError("a rule is about layer.parent_gap: that needs --parent")
         if self._baseline is None:
             return

@@ -195,5 +195,7 @@ class LayerRow:
         ),
     ] = None
     """None where there was no parent. 0 to the last digit where the two blocks are the same."""
+    parent_sums: tuple[float, ...] = ()
+    """What `parent_gap` was taken from: nats of each held-out cluster. Empty where there was no parent."""
     signs: LayerSigns | None = None
     symptoms: tuple[Symptom, ...] = ()

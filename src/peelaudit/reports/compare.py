@@ -9,6 +9,7 @@ from enum import StrEnum
 from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.records import AuditReport, GateCheck, SplitFigures, Verdict
 from peelaudit.reports.pairing import Change, Pairing
+from peelaudit.settings.rules import PAIRED
 
 __all__ = ["TOLERANCE", "Comparison", "ComparisonRow", "Origin", "Status", "compare", "find_origin"]
 
@@ -47,7 +48,8 @@ class Status(StrEnum):
 class ComparisonRow:
     """A row of both reports. `layer` is None for the network. `trained_loss` is under the model's own head; it and
     `gap_layers` are None where one report is without the row. `same_weights` says whether block `layer` is the same in
-    both, and is None for the network and where there is nothing to compare.
+    both, and is None for the network and where there is nothing to compare. `parent_gap` is None but for layers that
+    both reports hold against the same parent.
     """
 
     layer: int | None
@@ -55,6 +57,7 @@ class ComparisonRow:
     trained_loss: Change | None
     gap_layers: Change | None
     same_weights: bool | None
+    parent_gap: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,9 @@ def _row(pairing: Pairing, layer: int | None, tolerance: float) -> ComparisonRow
         missing = layer is not None and layer <= len(pairing.base.layers)
         return ComparisonRow(layer, Status.MISSING if missing else Status.NEW, None, None, None)
     same = None if layer is None else rows[0].weights_sha256 == rows[1].weights_sha256
-    return ComparisonRow(layer, _status(rows[0].held_out, rows[1].held_out, loss, gap, tolerance), loss, gap, same)
+    status = _status(rows[0].held_out, rows[1].held_out, loss, gap, tolerance)
+    against = None if layer is None else pairing.change(layer, PAIRED)
+    return ComparisonRow(layer, status, loss, gap, same, against)
 
 
 def _status(base: SplitFigures, new: SplitFigures, loss: Change, gap: Change, tolerance: float) -> Status:
@@ -176,6 +181,9 @@ def _warnings(base: AuditReport, new: AuditReport) -> Iterator[str]:
     for name in dict.fromkeys((*ours, *theirs)):
         if ours.get(name) != theirs.get(name):
             yield f"{name} is {ours.get(name)} in the base, {theirs.get(name)} in the new"
+    parents = [report.parent and report.parent.checkpoint.path for report in (base, new)]
+    if any(parents) and not Pairing(base, new).same_parent:
+        yield f"the parent is {parents[0] or 'none'} in the base, {parents[1] or 'none'} in the new, another one"
     devices = [dict(report.settings).get("device") for report in (base, new)]
     if devices[0] != devices[1]:
         yield f"device is {devices[0]} in the base, {devices[1]} in the new"

@@ -135,7 +135,7 @@ def _regressions(pairing: Pairing, rule: Rule) -> Iterator[GateCheck]:
     for layer in layers:
         change = pairing.change(layer, rule.metric)
         if change is None:
-            words = "not in both reports, read out the same way"
+            words = "not in both reports, read out the same way and against the same parent"
             raise ConfigError(f"the rule {rule.text!r} can't be applied to layer {layer}: it is {words}")
         for report, figure in ((pairing.base, change.base), (pairing.new, change.new)):
             _demand_finite(report.checkpoint.path, rule.metric, figure)

@@ -17,6 +17,7 @@ from peelaudit.errors import IncomparableReports, NonFiniteResult, ReportError
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.method.statistics.panel import split_seed
 from peelaudit.records import AuditReport, ClusterSums, Estimate, LayerRow
+from peelaudit.settings.rules import PAIRED
 
 __all__ = ["INDIFFERENT", "Change", "Pairing", "bootstrap_of", "check_rows", "check_settings", "placement_hint"]
 
@@ -79,16 +80,20 @@ class Pairing:
         return (None, *range(1, max(len(self.base.layers), len(self.new.layers)) + 1))
 
     def change(self, layer: int | None, metric: str) -> Change | None:
-        """What became of a figure; None where one report is without it or the row, or reads it out in another way.
+        """What became of a figure; None where one report is without it or the row, or reads it out in another way, or
+        has another parent.
 
         Raises:
             NonFiniteResult: a sum or a figure is NaN or infinite.
         """
         rows = self.rows(layer)
-        if rows is None or any(getattr(row.held_out, metric) is None for row in rows):
+        if rows is None or (metric == PAIRED and not self.same_parent):
+            return None
+        base_figure, new_figure = (_figure(row, metric) for row in rows)
+        if base_figure is None or new_figure is None:
             return None
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
-            base, new = (_sums(row.held_out_sums, metric) for row in rows)
+            base, new = (_sums(row, metric) for row in rows)
             moved = new - base
         where = f"{metric} of {'the network' if layer is None else f'layer {layer}'}"
         try:
@@ -97,8 +102,13 @@ class Pairing:
             raise NonFiniteResult(
                 f"{self.new.checkpoint.path} against {self.base.checkpoint.path}: {where} is NaN or Inf"
             ) from error
-        figures = [getattr(row.held_out, metric) for row in rows]
-        return Change(figures[0], figures[1], difference)
+        return Change(base_figure, new_figure, difference)
+
+    @property
+    def same_parent(self) -> bool:
+        """Whether both reports are against the same parent."""
+        parents = [report.parent and report.parent.checkpoint.sha256 for report in (self.base, self.new)]
+        return parents[0] is not None and parents[0] == parents[1]
 
     def over_yes0(self) -> Estimate | None:
         """The new network's trained loss less YES-0, under its readout, nats/token; None where that wasn't run.
@@ -149,6 +159,7 @@ def check_rows(report: AuditReport) -> None:
     if report.refinement is not None and not set(report.refinement.named) <= {row.layer for row in rows}:
         raise ReportError(f"{report.checkpoint.path}: the report's gaps name a layer that it doesn't have")
     sums = [losses for row in rows for losses in _all(row.held_out_sums)]
+    sums += [row.parent_sums for row in rows if row.parent_sums]
     counted = len(predictions) > 1 and all(1 <= count <= _MOST_PREDICTIONS for count in predictions)
     if not counted or any(len(losses) != len(predictions) for losses in sums):
         raise ReportError(f"{report.checkpoint.path}: the report's sums don't fit its held-out clusters")
@@ -176,8 +187,17 @@ def _all(sums: ClusterSums) -> tuple[tuple[float, ...], ...]:
     return sums.own, sums.trained, sums.bound, *(() if sums.yes0 is None else (sums.yes0,))
 
 
-def _sums(sums: ClusterSums, metric: str) -> NDArray[np.float64]:
-    plus, minus = _TERMS[metric]
+def _figure(row: LayerRow, metric: str) -> Estimate | None:
+    if metric == PAIRED:
+        return row.parent_gap if row.parent_sums else None
+    figure: Estimate | None = getattr(row.held_out, metric)
+    return figure
+
+
+def _sums(row: LayerRow, metric: str) -> NDArray[np.float64]:
+    if metric == PAIRED:
+        return np.array(row.parent_sums, dtype=np.float64)
+    sums, (plus, minus) = row.held_out_sums, _TERMS[metric]
     total = np.array(getattr(sums, plus), dtype=np.float64)
     return total if minus is None else total - np.array(getattr(sums, minus), dtype=np.float64)
 

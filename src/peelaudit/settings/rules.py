@@ -9,7 +9,8 @@
     trained_loss=5%             in a regression rule: 5 % above the baseline's figure; without `%`, nats/token above it
 
 Of the network, `gap` is short for `gap_layers`; of a layer it is the layer's own, which a regression rule can't limit:
-two reports' can't be paired. A row that a selector names has to be there.
+two reports' can't be paired. Of a layer's own figures `parent_gap` alone can be. A row that a selector names has to be
+there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = [
     "FORBIDDEN",
     "NAMED",
     "OWN_LAYER_FIGURES",
+    "PAIRED",
     "VERDICT",
     "Forbidden",
     "Rule",
@@ -44,6 +46,8 @@ FIGURES = tuple(key for key, one in quantities_of(SplitFigures).items() if one.g
 OWN_LAYER_FIGURES = {key: one for key, one in quantities_of(LayerRow).items() if one.gated}
 """A layer's figures that aren't of what the blocks below and it predict."""
 LAYER_FIGURES = (*FIGURES, *OWN_LAYER_FIGURES)
+PAIRED: Final = "parent_gap"
+"""That of them which pairs, where two reports are against the same parent, so that a regression rule may limit it."""
 NAMED: Final = "named"
 """What `fail-on` forbids where no layer is to be named for its looks, its slopes or its gap, and the metric of
 such a check."""
@@ -118,7 +122,8 @@ def parse_rule(text: str, *, regression: bool = False) -> Rule:
             layers = ALL_LAYERS if found["selector"] is None else parse_selector(found["selector"])
         if regression and layers and found["metric"] == "gap":
             raise ConfigError("a layer's own gap can't be paired with the baseline's: limit gap_layers, its depth's")
-        metric = parse_metric(found["metric"], LAYER_FIGURES if layers and not regression else FIGURES)
+        known = (*FIGURES, PAIRED) if regression else LAYER_FIGURES
+        metric = parse_metric(found["metric"], known if layers else FIGURES)
         limit, relative = _limit(found["limit"], regression=regression)
     return Rule(text, metric, layers, limit, relative)
 

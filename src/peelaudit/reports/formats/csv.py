@@ -58,7 +58,7 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
     """One layer's cells by column name."""
     row = report.layers[index]
     data = _ROW.encode(row, f"layers[{index}]")
-    for name in ("projection_error", "held_out_sums", "signs", "symptoms", *_LATER):
+    for name in ("projection_error", "held_out_sums", "parent_sums", "signs", "symptoms", *_LATER):
         del data[name]
     errors = (*row.projection_error[:2], None, None)
     return {

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from peelaudit.reports.terminal import gate
 from peelaudit.reports.terminal.page import draw, pairs, prose, table, verdict_prose
+from peelaudit.reports.wording.findings import PARENT_GAP
+from peelaudit.reports.wording.tables import glossary
 from peelaudit.reports.wording.text import interval, number, signed
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ def _parts(comparison: Comparison) -> Iterator[RenderableType]:
         "reference. *: block k has the same weights in both."
     )
     yield prose((words, "dim"))
+    if any(row.parent_gap for row in comparison.rows):
+        yield Text("")
+        yield _against(comparison)
+        yield prose((glossary([PARENT_GAP]), "dim"))
     yield Text("")
     yield prose(comparison.origin.words)
     if comparison.checks:
@@ -59,6 +65,17 @@ def _rows(comparison: Comparison) -> Table:
         grid.add_row(label, *_loss(row.trained_loss), *_change(row.gap_layers), status)
         if row.layer is None:
             grid.add_section()
+    return grid
+
+
+def _against(comparison: Comparison) -> Table:
+    """What each layer loses to the parent's, in both."""
+    grid = table()
+    for name in ("k", PARENT_GAP.header, "was", "change", "95 %"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for row in comparison.rows:
+        if (gap := row.parent_gap) is not None:
+            grid.add_row(str(row.layer), signed(gap.new.value), signed(gap.base.value), *_change(gap))
     return grid
 
 
