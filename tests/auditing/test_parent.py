@@ -22,7 +22,7 @@ from peelaudit.auditing.caching import Cache, Resumption
 from peelaudit.auditing.identity import key_of_report
 from peelaudit.auditing.run import audit_config, prepared
 from peelaudit.checkpoints import Checkpoint
-from peelaudit.errors import ConfigError, UnreadableCheckpoint
+from peelaudit.errors import ConfigError, NonFiniteWeights, UnreadableCheckpoint
 from peelaudit.method.diagnosis.swaps import Swaps
 from peelaudit.network.decoder import Decoder
 from peelaudit.records import AuditReport, Outcome
@@ -31,7 +31,7 @@ from peelaudit.reports.gate import gate
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.gate import GatePolicy
 from peelaudit.settings.rules import parse_rule
-from tests.checkpoints import models
+from tests.checkpoints import gguf_models, models
 from tests.places import FIXTURES, NANOGPT
 
 SMALL: dict[str, Any] = {"tokens": 1536, "seq_len": 32, "resamples": 100, "effort": "quick", "schedules": "direct"}
@@ -91,7 +91,7 @@ def of_pair(pair: tuple[Path, Path], **settings: Any) -> AuditConfig:
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
 def test_the_gap_is_the_loss_less_that_with_the_parents_block(family: str, tmp_path: Path) -> None:
     parent = models.model(family)
     model = copy.deepcopy(parent)
@@ -190,6 +190,16 @@ def test_another_architecture_and_another_vocabulary_are_refused(tmp_path: Path)
         against(LLAMA, tmp_path / "nowhere")
 
 
+def test_a_parent_with_a_weight_that_is_no_number_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = shutil.copytree(pair[1], tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, other / "new", {"format": "pt"})
+    (other / "new").rename(other / "model.safetensors")
+    with pytest.raises(NonFiniteWeights, match=r"other.*layers\.0\.mlp\.up_proj"):
+        audit_config(of_pair(pair, parent=other))
+
+
 def test_a_parent_that_predicts_nothing_is_said_to_tell_nothing(tmp_path: Path) -> None:
     other = shutil.copytree(LLAMA, tmp_path / "drawn")
     tensors = load_file(other / "model.safetensors")
@@ -265,6 +275,20 @@ def test_reports_against_another_parent_or_none_are_compared_as_any(pair: tuple[
     paired = [row.parent_gap for row in compare(found, found).rows]
     assert paired[0] is None
     assert [gap.difference for gap in paired[1:] if gap] == [ZERO, ZERO]
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_a_parent_is_of_another_format_and_other_bits(kind: str, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    model = models.model("llama", intermediate_size=64)
+    parent = models.save(model, tmp_path / "parent")
+    found = tmp_path / "new.gguf"
+    gguf_models.convert(model, found, kind=getattr(gguf.GGMLQuantizationType, kind))
+    report = audit_config(of_pair(pair, checkpoint=found, parent=parent))
+    assert report.parent is not None
+    assert [gap == 0 for gap in gaps(report)] == [kind == "F32"] * 2
+    assert max(map(abs, gaps(report))) < 0.01
+    assert (report.checkpoint.format, report.parent.checkpoint.format) == ("gguf", "huggingface/safetensors")
 
 
 def test_a_module_in_memory_has_a_parent_too(pair: tuple[Path, Path]) -> None:

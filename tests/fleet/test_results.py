@@ -73,9 +73,12 @@ def test_content_and_settings_count_and_places_do_not(checkpoint: Path, results:
         task(checkpoint, results, seed=1),
         task(checkpoint, results, data=(str(text),)),
         task(checkpoint, results, tokens=704),
+        task(checkpoint, results, parent=str(other)),
+        task(checkpoint, results, parent=str(write_model(tmp_path / "third/ckpt.pt", seed=3))),
     ]
     found = {perform(one).report for one in changed}
-    assert len(found | {first.report}) == 5
+    assert len(found | {first.report}) == 7
+    assert perform(changed[-2]).state is TaskState.KEPT
 
 
 def test_another_version_is_another_task(checkpoint: Path) -> None:
