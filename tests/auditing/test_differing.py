@@ -67,6 +67,11 @@ def test_a_checkpoint_against_itself_is_nothing_to_the_last_digit(folder: Path) 
     assert found.headline.startswith("the same network")
 
 
+def test_a_parent_that_is_set_for_audits_is_none_of_it(folder: Path) -> None:
+    found = compared(folder / "base", folder / "base", parent="nowhere")
+    assert dict(found.settings)["parent"] is None
+
+
 def test_the_same_weights_in_another_format_are_the_same(folder: Path, tmp_path: Path) -> None:
     made = models.model("llama", vocab_size=128, num_hidden_layers=3, tie_word_embeddings=True)
     torch.save(made.state_dict(), tmp_path / "pytorch_model.bin")

@@ -297,3 +297,25 @@ def test_a_config_directory_without_one_is_told(
     done = within(capsys, "inspect", str(weights), "--config", str(tmp_path))
     assert done.returncode == 3
     assert f"'{tmp_path / 'config.json'}': no such file" in done.stderr
+
+
+def test_a_parent_is_named_by_a_file_or_a_variable_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = tmp_path / "runs" / "ckpt.pt"
+    parent.parent.mkdir()
+    shutil.copy(NANOGPT / "ckpt-001200.pt", parent)
+    (tmp_path / "peelaudit.toml").write_text('parent = "runs/ckpt.pt"\n')
+    monkeypatch.chdir(tmp_path)
+    small = ["--tokens", "1536", "--seq-len", "32", "--resamples", "100", "--effort", "quick", "-q", "-o", "r.json"]
+    assert (
+        within(capsys, "run", str(NANOGPT / "ckpt.pt"), *small, "--tokenizer", str(NANOGPT / "meta.pkl")).returncode
+        == 0
+    )
+    report = read_report("r.json")
+    assert report.parent is not None
+    assert report.parent.checkpoint.path == str(parent)
+    assert all(row.parent_gap for row in report.layers)
+    done = within(capsys, "run", str(NANOGPT / "ckpt.pt"), *small, "--parent", str(parent.parent))
+    assert done.returncode == 3
+    assert f"holds one checkpoint, {parent}: name that" in done.stderr

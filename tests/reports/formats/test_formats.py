@@ -222,3 +222,4 @@ def test_the_parent_is_told_with_its_fingerprint_and_a_layer_that_loses_to_it() 
     assert "d4" * 32 in export([report], Format.HTML)
     rows = list(csv.DictReader(io.StringIO(export([report], Format.CSV))))
     assert [round(float(row["parent_gap.value"]), 6) for row in rows] == [0.1, 0.0, 0.2, -0.1]
+    assert {row["parent"] for row in rows} == {"runs/float"}

@@ -73,6 +73,7 @@ def _row(report: AuditReport, index: int) -> dict[str, object]:
         **{column: cell for name in _LATER for column, cell in _error_cells(name, getattr(row, name)).items()},
         "symptoms": "; ".join(row.symptoms),
         "named": row.layer in report.named,
+        "parent": None if report.parent is None else report.parent.checkpoint.path,
     }
 
 
