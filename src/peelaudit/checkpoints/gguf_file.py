@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from peelaudit.checkpoints.files import quoted
 from peelaudit.checkpoints.gguf_config import GgufConfig, read_config
 from peelaudit.checkpoints.gguf_joined import joined_pairs
 from peelaudit.checkpoints.gguf_listed import listed_parameters
+from peelaudit.checkpoints.gguf_names import stored_names
 from peelaudit.checkpoints.gguf_part import library
 from peelaudit.checkpoints.gguf_rotary import Stored
 from peelaudit.checkpoints.gguf_split import open_parts
@@ -28,17 +28,6 @@ from peelaudit.errors import MalformedCheckpoint
 from peelaudit.records import TensorInfo
 
 __all__ = ["GgufFile"]
-
-_ENDS = (".weight", ".bias")
-_RENAMED = {
-    "mlp.experts.gate_up_proj": "mlp.experts.gate_proj",
-    "block_sparse_moe.experts.gate_up_proj": "mlp.experts.gate_proj",
-    "block_sparse_moe.experts.down_proj": "mlp.experts.down_proj",
-    "block_sparse_moe.router.": "block_sparse_moe.router.layer.",
-    "shared_mlp.input_linear.": "mlp.shared_expert.gate_proj.",
-    "mlp.gate.e_score_correction_bias": "mlp.gate.e_score_correction.bias",
-}
-"""Transformers' names that gguf's table hasn't, and others that it has instead: of what is joined the first part's."""
 
 
 class GgufFile(Joined):
@@ -105,7 +94,7 @@ class GgufFile(Joined):
 
     def origins(self, skeleton: torch.nn.Module) -> Mapping[str, Origin]:
         """Every tensor under the skeleton's name for it, where it has one."""
-        names = self._names(skeleton)
+        names = stored_names(self._gguf, self._config.name, skeleton)
         found: dict[str, Origin] = {}
         for stored in self.tensors:
             if stored in self._config.used:
@@ -123,28 +112,3 @@ class GgufFile(Joined):
         if undo is None:
             return Origin(stored, shape, parts=self._pairs[stored].parts if stored in self._pairs else 1)
         return Origin(stored, shape[::-1] if undo is transposed else shape, lambda tensor: undo(tensor, config.heads))
-
-    def _names(self, skeleton: torch.nn.Module) -> Mapping[str, str]:
-        """The skeleton's name of every stored one, by gguf's table."""
-        config: Any = skeleton.config
-        kinds = {name: kind for kind, name in self._gguf.MODEL_ARCH_NAMES.items()}
-        table = self._gguf.get_tensor_name_map(kinds[self._config.name], config.num_hidden_layers)
-        base = f"{skeleton.base_model_prefix}."
-        found: dict[str, str] = {}
-        for name in skeleton.state_dict():
-            for known in (name, name.removeprefix(base)):
-                if (there := self._stored_name(table, known)) is not None:
-                    found.setdefault(there, name)
-        return found
-
-    def _stored_name(self, table: Any, name: str) -> str | None:
-        """GGUF's name of a parameter."""
-        if (there := table.get_name(name, try_suffixes=_ENDS)) is not None:
-            return str(there) if there.endswith(_ENDS) else f"{there}.weight"
-        for own, known in _RENAMED.items():
-            there = table.get_name(name.replace(own, known), try_suffixes=_ENDS) if own in name else None
-            if there is not None:
-                first = str(there).removesuffix(".weight")
-                first = first.replace("_gate_", "_gate_up_") if "gate_proj" in known else first
-                return first if first.endswith(".bias") else f"{first}.weight"
-        return None
