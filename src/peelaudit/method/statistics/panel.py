@@ -13,7 +13,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.records import Estimate
 
-__all__ = ["Losses", "Panel", "SplitName", "split_seed"]
+__all__ = ["Losses", "Panel", "SplitName", "split_seed", "spread"]
 
 Losses = NDArray[np.float64]
 SplitName = Literal["fit", "select", "held_out"]
@@ -69,7 +69,7 @@ class Panel:
         for split, names in clusters.items():
             chosen = np.arange(len(names))
             if split == "fit" and fit_sequences is not None:
-                chosen = _spread(names, fit_sequences)
+                chosen = spread(names, fit_sequences)
             index.append(start + chosen)
             splits[split] = slice(rows, rows + len(chosen))
             bootstraps[split] = ClusterBootstrap(names[chosen], resamples=resamples, seed=split_seed(seed, split))
@@ -105,7 +105,7 @@ class Panel:
             raise NonFiniteResult(f"{split}: {error}") from error
 
 
-def _spread(clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def spread(clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """`count` indices, evenly spaced; all of them if these would be of one cluster alone."""
     if count >= len(clusters):
         return np.arange(len(clusters))
