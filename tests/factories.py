@@ -33,6 +33,7 @@ from peelaudit.records import (
     Verdict,
     YesBound,
 )
+from peelaudit.records.budget import Alone, Budget, BudgetRow, Rounded
 from peelaudit.records.quantities import quantities_of
 from peelaudit.settings.audit import AuditConfig
 
@@ -282,3 +283,54 @@ def with_every_figure(report: AuditReport) -> AuditReport:
         report.network, held_out=filled(report.network.held_out), fit=filled(report.network.fit)
     )
     return dataclasses.replace(report, layers=tuple(rows), network=network)
+
+
+LLAMA_MATRICES = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
+
+def make_alone(bits: int) -> Alone:
+    moved = 0.8 / 4**bits
+    return Alone(bits, make_estimate(moved, 0.01), Estimate(moved, moved, moved))
+
+
+def make_budget(layers: int = 5, names: tuple[str, ...] = LLAMA_MATRICES, **changes: object) -> Budget:
+    """One in three layers has more bits, the last matrix fewer."""
+    rows = tuple(
+        BudgetRow(
+            layer=layer,
+            name=name,
+            weights=4096,
+            groups=(32,),
+            gguf=(f"blk.{layer - 1}.{name.rpartition('.')[2]}.weight",),
+            bits=2 if name == names[-1] else 4 if layer % 3 == 1 else 3,
+            spread=3,
+            alone=tuple(make_alone(bits) for bits in (2, 3, 4)),
+        )
+        for layer in range(1, layers + 1)
+        for name in names
+    )
+    found = Budget(
+        versions=(("peelaudit", "0"),),
+        checkpoint=make_checkpoint(layers, path="models/small"),
+        data=make_data(),
+        settings=(("tokens", 4096),),
+        average=3.0,
+        widths=(2, 3, 4),
+        group=32,
+        sequences=12,
+        of=40,
+        rows=rows,
+        float_loss=make_estimate(1.8),
+        chosen=Rounded(3.0, 3.5, make_estimate(2.0), make_estimate(0.2, 0.02), make_estimate(0.2, 0.02)),
+        spread=Rounded(3.0, 3.5, make_estimate(2.1), make_estimate(0.3, 0.02), make_estimate(0.3, 0.02)),
+        gain=make_estimate(0.1, 0.02),
+        kl_gain=make_estimate(0.1, 0.02),
+        headline="3.00 bits a weight cost +0.2000 nats/token",
+        warnings=(),
+        passes=(("round each matrix alone", 20.0),),
+        timings=(("round each matrix alone", 3.0),),
+    )
+    return dataclasses.replace(found, **changes)  # type: ignore[arg-type]

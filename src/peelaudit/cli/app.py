@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from peelaudit.cli.declared.audits import fix, run, selftest
-from peelaudit.cli.declared.checkpoints import diff, inspect
+from peelaudit.cli.declared.checkpoints import budget, diff, inspect
 from peelaudit.cli.declared.fleet import batch, cache, status, watch
 from peelaudit.cli.declared.reports import check, compare, convert, schema
 from peelaudit.cli.options import GroupedCommand
@@ -47,5 +47,8 @@ def _peelaudit(
     """
 
 
-for _command in (run, check, compare, diff, batch, watch, status, inspect, convert, selftest, fix, cache, schema):
+for _command in (
+    *(run, check, compare, diff, batch, watch, status),
+    *(inspect, convert, selftest, fix, budget, cache, schema),
+):
     app.command(cls=GroupedCommand)(_command)

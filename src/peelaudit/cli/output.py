@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,18 @@ from peelaudit.reports.formats import Format, export
 from peelaudit.reports.formats.content import Content
 from peelaudit.reports.writing import write_whole
 
-__all__ = ["Paper", "Target", "collecting", "deliver", "drawn", "paper", "parse_format", "parse_targets", "show"]
+__all__ = [
+    "Paper",
+    "Target",
+    "collecting",
+    "deliver",
+    "drawn",
+    "paper",
+    "parse_format",
+    "parse_paths",
+    "parse_targets",
+    "show",
+]
 
 
 T = TypeVar("T")
@@ -86,37 +97,51 @@ def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
     Raises:
         ConfigError: for every value without a format, without a path, or with another's path.
     """
-    targets: dict[str, Target] = {}
+    suffixes = {str(form): form.suffixes for form in Format}
+    return tuple(Target(Format(name), path) for name, path in parse_paths(texts, suffixes))
+
+
+def parse_paths(texts: Sequence[str], suffixes: Mapping[str, Sequence[str]]) -> tuple[tuple[str, Path], ...]:
+    """The same where there are other formats: each value's format, by name, and path.
+
+    Args:
+        texts: the values.
+        suffixes: the formats, and the file suffixes that stand for each.
+
+    Raises:
+        ConfigError: as `parse_targets`.
+    """
+    targets: dict[str, tuple[str, Path]] = {}
     problems: list[str] = []
     for text in texts:
         try:
-            target = _parse_target(text)
+            name, path = _parse_path(text, suffixes)
         except ConfigError as error:
             problems += error.problems
             continue
-        key = str(target.path.absolute())
+        key = str(path.absolute())
         if key in targets:
             problems.append(f"--output is {text!r}: that file is written already")
-        targets[key] = target
+        targets[key] = name, path
     if problems:
         raise ConfigError(*problems)
     return tuple(targets.values())
 
 
-def _parse_target(text: str) -> Target:
+def _parse_path(text: str, suffixes: Mapping[str, Sequence[str]]) -> tuple[str, Path]:
     prefix, equals, rest = text.partition("=")
-    if equals and prefix in list(Format):
+    if equals and prefix in suffixes:
         if not rest:
             raise ConfigError(f"--output is {text!r}: expected a path after {prefix}=")
-        return Target(Format(prefix), Path(rest))
+        return prefix, Path(rest)
     path = Path(text)
-    for form in Format:
-        if path.suffix.lower() in form.suffixes:
-            return Target(form, path)
+    for name, own in suffixes.items():
+        if path.suffix.lower() in own:
+            return name, path
     from difflib import get_close_matches
 
-    close = get_close_matches(prefix, list(Format), n=1) if equals else []
-    known = ", ".join(suffix for form in Format for suffix in form.suffixes)
+    close = get_close_matches(prefix, list(suffixes), n=1) if equals else []
+    known = ", ".join(suffix for own in suffixes.values() for suffix in own)
     hint = f"did you mean {close[0]}=?" if close else f"expected a path that ends in {known}, or FORMAT=PATH"
     raise ConfigError(f"--output is {text!r}: {hint}")
 

@@ -9,7 +9,7 @@ import typer
 from peelaudit.cli.declared.common import Checkpoint, silenced, stdout
 from peelaudit.cli.options import DIFFERENCE, OUTPUT, with_flags
 
-__all__ = ["diff", "inspect"]
+__all__ = ["budget", "diff", "inspect"]
 
 
 def inspect(
@@ -94,3 +94,71 @@ def diff(
 
     own = DiffFlags(passes, fail_over)
     run_diff(base, new, flags, own, format_name=format_name, outputs=output or (), quiet=quiet)
+
+
+@with_flags(DIFFERENCE)
+def budget(
+    checkpoint: Checkpoint,
+    average: Annotated[
+        str,
+        typer.Option(
+            "--average",
+            metavar="BITS",
+            help="Bits that a weight of the blocks has on average, its share of the scales not counted.",
+            rich_help_panel="Method",
+        ),
+    ],
+    widths: Annotated[
+        str,
+        typer.Option(
+            "--widths",
+            metavar="2,3,4",
+            help="The widths that are tried, of 2, 3, 4, 5, 6 and 8 bits. Default: 2,3,4,5,6,8.",
+            show_default=False,
+            rich_help_panel="Method",
+        ),
+    ] = "2,3,4,5,6,8",
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group",
+            metavar="N",
+            help="Neighbouring inputs that share a scale, whatever the width. Default: 32.",
+            show_default=False,
+            rich_help_panel="Method",
+        ),
+    ] = "32",
+    passes: Annotated[
+        str,
+        typer.Option(
+            "--passes",
+            metavar="N",
+            help="Forward passes over all tokens that measuring may take, or all: where that isn't enough, plans are "
+            "chosen on fewer sequences. Default: 32.",
+            show_default=False,
+            rich_help_panel="Method",
+        ),
+    ] = "32",
+    format_name: Annotated[str, stdout("table, json or llama.cpp")] = "table",
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="[FORMAT=]PATH",
+            help="Write a file as well; .json, .tensor-types (llama.cpp) and .txt tell the format. Repeatable.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    quiet: Annotated[bool, silenced("No progress, no warnings on stderr")] = False,
+    **flags: Any,
+) -> None:
+    """Say how many bits each matrix should be rounded to, for the least loss at so many on average.
+
+    Each matrix of each block is rounded alone, in memory, at several widths; the network that comes of it is held to
+    one with as many bits given out evenly, on text that nothing was chosen by.
+    """
+    from peelaudit.cli.budget import BudgetFlags, run_budget
+
+    own = BudgetFlags(average, widths, group, passes)
+    run_budget(checkpoint, flags, own, format_name=format_name, outputs=output or (), quiet=quiet)

@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peelaudit.records import AuditReport, CheckpointInfo, Fix, GateCheck, Selftest, TaskRow
+    from peelaudit.records.budget import Budget
     from peelaudit.records.difference import Difference
     from peelaudit.reports.compare import Comparison
     from peelaudit.reports.trajectory import Trajectory
 
 __all__ = [
+    "render_budget",
     "render_checkpoint",
     "render_comparison",
     "render_difference",
@@ -89,6 +91,13 @@ def render_fix(found: Fix, *, width: int = 80, colour: bool = False, encoding: s
 def render_difference(found: Difference, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
     """What is otherwise in one checkpoint than in another as text, ending in a newline."""
     from peelaudit.reports.terminal import difference as page
+
+    return page.render(found, width=width, colour=colour, encoding=encoding)
+
+
+def render_budget(found: Budget, *, width: int = 80, colour: bool = False, encoding: str = "utf-8") -> str:
+    """How many bits each part of a network is given, and what that costs, as text ending in a newline."""
+    from peelaudit.reports.terminal import budget as page
 
     return page.render(found, width=width, colour=colour, encoding=encoding)
 
