@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -138,7 +138,7 @@ class _Bench:
             group=wish.group,
             sequences=len(some.tokens),
             of=len(select.tokens),
-            rows=self._rows(alone, self._figures(some), plan, even, names),
+            rows=self._rows(alone, plan, even, names),
             float_loss=figures.estimate(usual.losses),
             chosen=best,
             spread=self._rounded(figures, usual, spread_out, even),
@@ -172,26 +172,29 @@ class _Bench:
         predictions = TokenRows.alone(split).predictions(slice(None)).numpy()
         return Figures(self._audit.config, split.clusters, predictions)
 
-    def _alone(self, some: Split) -> Mapping[tuple[Part, int], Outcome]:
-        """What each matrix does with each width: its loss less the float network's, and its KL, by sequence."""
-        trials, found = self._trials(some), dict[tuple[Part, int], Outcome]()
+    def _alone(self, some: Split) -> Mapping[Part, tuple[Alone, ...]]:
+        """What each matrix costs alone, with each of the widths."""
+        trials, figures = self._trials(some), self._figures(some)
         runs = [(name, bits) for name in self._names() for bits in self._wish.widths]
+        found: dict[Part, tuple[Alone, ...]] = dict.fromkeys(self._parts, ())
         self._clock.stage("round each matrix alone", len(runs))
         for name, bits in runs:
             usual, each = self._decoder.memory.retried(partial(trials.alone, name, bits))
-            found.update(((part, bits), Outcome(one.losses - usual.losses, one.kl)) for part, one in each.items())
+            for part, one in each.items():
+                loss = figures.estimate(one.losses - usual.losses)
+                found[part] += (Alone(bits, loss, figures.estimate(one.kl)),)
             self._clock.advance()
         return found
 
-    def _plan(self, alone: Mapping[tuple[Part, int], Outcome]) -> Plan:
-        """The bits by which predictions move least, were what matrices do alone to add up.
+    def _plan(self, alone: Mapping[Part, Sequence[Alone]]) -> Plan:
+        """The plan that costs least, were what matrices cost alone to add up.
 
         Raises:
             ConfigError: the average is below the narrowest width.
         """
         widths, sizes = self._wish.widths, [part.weights for part in self._parts]
-        moved = np.array([[alone[part, bits].kl.sum() for bits in widths] for part in self._parts])
-        options = cheapest(sizes, widths, moved, int(self._wish.average * sum(sizes) + 1e-6))
+        costs = np.array([[one.cost for one in alone[part]] for part in self._parts])
+        options = cheapest(sizes, widths, costs, int(self._wish.average * sum(sizes) + 1e-6))
         if options is None:
             raise ConfigError(f"an average of {self._wish.average:g} bits is below the narrowest width, {widths[0]}")
         return tuple(widths[option] for option in options)
@@ -218,34 +221,13 @@ class _Bench:
         )
 
     def _rows(
-        self,
-        alone: Mapping[tuple[Part, int], Outcome],
-        figures: Figures,
-        plan: Plan,
-        even: Plan,
-        names: Mapping[str, tuple[str, ...]],
+        self, alone: Mapping[Part, tuple[Alone, ...]], plan: Plan, even: Plan, names: Mapping[str, tuple[str, ...]]
     ) -> tuple[BudgetRow, ...]:
         def known(part: Part) -> tuple[str, ...]:
             path = f"{self._decoder.family.blocks}.{part.layer - 1}.{part.name}"
             return names.get(f"{path}.weight") or names.get(path) or ()
 
         return tuple(
-            BudgetRow(
-                layer=part.layer,
-                name=part.name,
-                weights=part.weights,
-                groups=part.groups,
-                gguf=known(part),
-                bits=bits,
-                spread=evenly_bits,
-                alone=tuple(
-                    Alone(
-                        width,
-                        figures.estimate(alone[part, width].losses),
-                        figures.estimate(alone[part, width].kl),
-                    )
-                    for width in self._wish.widths
-                ),
-            )
+            BudgetRow(part.layer, part.name, part.weights, part.groups, known(part), bits, evenly_bits, alone[part])
             for part, bits, evenly_bits in zip(self._parts, plan, even, strict=True)
         )

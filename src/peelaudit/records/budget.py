@@ -21,6 +21,13 @@ class Alone:
     loss: Annotated[Estimate, Quantity("loss", "the loss with that matrix alone rounded, less the float's", Form.GAP)]
     kl: Annotated[Estimate, Quantity("KL", "how far the float network's predictions move with it", Form.LOSS)]
 
+    @property
+    def cost(self) -> float:
+        """By which bits are given out, nats/token: the KL, which little text tells, or as much loss as this text tells
+        for certain, where that is more.
+        """
+        return max(self.kl.value, self.loss.low)
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetRow:
@@ -62,7 +69,7 @@ class Rounded:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bits given out by what each matrix moves with fewer. All losses in nats/token.
+    """Bits given out by what each matrix costs with fewer. All losses in nats/token.
 
     `average` is what was asked for, in bits of a weight's code; `group` how many inputs share a scale, where their
     number can be divided so. `chosen` is the network that was found, `spread` that with the same budget given out
