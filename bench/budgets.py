@@ -2,7 +2,7 @@
 
     python -m bench.budgets MODEL --data TEXT [--average 3] [--widths 2,3,4,5] [--tokens N]
 
-matrices    each matrix by itself, by KL or what the loss tells for certain: what `peelaudit budget` does
+matrices    each matrix by itself, by KL or as much loss as is certain: what `peelaudit budget` does
 by loss     the same by the loss
 by KL       the same by KL alone
 a quarter   as the first, on a quarter of the text
@@ -54,9 +54,8 @@ class Bench:
         drawn = fed(audit.calibration, self._decoder, audit.config.bos, self._store)
         self._parts, self._widths, self._wanted = parts_of(self._decoder, GROUP), widths, wanted
         self._select, self._held_out = drawn.select, self._trials(drawn.held_out)
-        self._figures = Figures(
-            audit.config, drawn.held_out.clusters, TokenRows.alone(drawn.held_out).predictions(slice(None)).numpy()
-        )
+        self._config = audit.config
+        self._figures = Figures(audit.config, drawn.held_out.clusters, _predictions(drawn.held_out))
         self._even = self._held_out.whole(evenly(self._parts, widths, wanted))[1]
 
     def _trials(self, split: Split) -> Trials:

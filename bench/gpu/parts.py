@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bench.gpu.networks import FAMILIES, Network, Nudge, opened
 from bench.gpu.table import Check, Found, Skipped
 from peelaudit.auditing.precision import exact_float32
+from peelaudit.method.bits.trials import Trials, parts_of
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.readouts.factory import ReadoutFactory
@@ -115,6 +116,15 @@ def looks(network: Network) -> Values:
     return np.array([(one.attention_rms, one.mlp_rms, one.spectral_excess) for one in found])
 
 
+def rounded(network: Network) -> Values:
+    """Each sequence's loss with a matrix of each block rounded alone, and with all of them."""
+    parts = parts_of(network.decoder, 16)
+    trials = Trials(network.decoder, parts, 16, network.data, _store(network))
+    _, each = trials.alone(parts[0].name, 3)
+    _, whole = trials.whole((4,) * len(parts))
+    return np.array([*(one.losses for one in each.values()), whole.losses])
+
+
 def readout_of_last(network: Network) -> Values:
     tokens, state = network.data.tokens, network.states[-1]
     own = ReadoutFactory(network.decoder, network.data, state, _store(network)).own
@@ -180,6 +190,7 @@ def cases(models: dict[str, Path], trained: Path) -> Iterator[Case]:
     for name in FAMILIES:
         yield Case(f"states, {name}", models[name], states)
         yield Case(f"ridge, {name}", models[name], partial(solver, kind="ridge"))
+        yield Case(f"matrices rounded, {name}", models[name], rounded)
     for name, path in (("llama", llama), ("trained", trained)):
         for kind in ("own", "lens", "refit"):
             yield Case(f"readout {kind}, {name}", path, partial(readout, kind=kind))

@@ -23,10 +23,10 @@ class Alone:
 
     @property
     def cost(self) -> float:
-        """By which bits are given out, nats/token: the KL, which little text tells, or as much loss as this text tells
-        for certain, where that is more.
+        """By which bits are given out, nats/token: the KL, which little text tells, or as much loss as is certain where
+        that is more: what is left of it twice as far down as its interval goes, for it is one of many.
         """
-        return max(self.kl.value, self.loss.low)
+        return max(self.kl.value, 2 * self.loss.low - self.loss.value)
 
 
 @dataclass(frozen=True, slots=True)
