@@ -70,7 +70,7 @@ def budget(config: AuditConfig, wish: Wish, *, progress: Progress = SILENT) -> B
         PeelauditError: as `audit_config`.
         UnsupportedCheckpoint: the network is low-bit already, or its names in a GGUF file are needed and not known.
     """
-    settings = dataclasses.replace(config, split=_SPLIT, bits="float")
+    settings = dataclasses.replace(config, parent=None, split=_SPLIT, bits="float")
     with prepared(settings, progress=progress) as audit:
         names = _gguf_names(audit, wish)
         return _Bench(audit, check_weights(audit.checkpoint, audit.clock), wish).concluded(names)

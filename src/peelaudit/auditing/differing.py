@@ -7,9 +7,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from peelaudit.auditing.alike import check_vocabulary
 from peelaudit.auditing.contrast import findings, headline
 from peelaudit.auditing.exchange import Exchange, Figures, Plan, apart_weights
@@ -18,6 +15,7 @@ from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.run import Prepared, held_decoder, prepared, versions
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.method.diagnosis.swaps import BASE, Swaps
+from peelaudit.method.statistics.panel import spread
 from peelaudit.network.counterparts import (
     Counterparts,
     changed_settings,
@@ -101,7 +99,7 @@ class _Comparison:
         pair = Counterparts(self._base, self._new, computed.union(tensors.squares))
         swaps = Swaps(pair, data, self._store, self._clock)
         plan = Plan(swaps, places(base, new))
-        index = _spread(held_out.clusters, self._affordable(swaps, plan))
+        index = spread(held_out.clusters, self._affordable(swaps, plan))
         whole, some = swaps.run(plan.mixes, index)
         base.check_unchanged()
         new.check_unchanged()
@@ -152,9 +150,3 @@ class _Comparison:
 def _decoder(audit: Prepared) -> Decoder:
     decoder, _ = held_decoder(audit, check_weights(audit.checkpoint, audit.clock))
     return decoder
-
-
-def _spread(clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """So many sequences, evenly spaced; all of them where these would be of one cluster."""
-    index = np.linspace(0, len(clusters) - 1, count).round().astype(np.int64)
-    return index if len(np.unique(clusters[index])) > 1 else np.arange(len(clusters))
