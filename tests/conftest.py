@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +16,12 @@ import transformers
 from tests import pretend
 from tests.checkpoints import models
 from tests.networks import Network, opened
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests stay to the end: what looks for garbage needn't look through them every time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -25,7 +25,7 @@ from peelaudit.settings.sizes import parse_size
 from tests.fleet.support import write_model
 from tests.networks import Network
 
-SMALL: dict[str, Any] = {"tokens": 1280, "seq_len": 32, "resamples": 200}
+SMALL: dict[str, Any] = {"tokens": 640, "seq_len": 32, "resamples": 100, "schedules": ("refined", "final")}
 Call = Callable[..., Tensor]
 plain = Block.__call__
 

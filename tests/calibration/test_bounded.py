@@ -90,7 +90,7 @@ def test_the_limit_of_computing_is_of_each_request_alone() -> None:
         return "done"
 
     child = Child(work, Limits(computing=1))
-    assert [child.ask(0.7) for _ in range(4)] == ["done"] * 4
+    assert [child.ask(0.7) for _ in range(2)] == ["done"] * 2
     assert child.ask(1.5, computing=4) == "done"
 
 
