@@ -17,7 +17,7 @@ import torch
 from tests.cli.support import COMMAND, environ
 from tests.places import NANOGPT, ROOT
 
-QUICK = ("--tokens", "640", "--seq-len", "32", "--schedules", "direct;final", "--resamples", "100")
+QUICK = ("--tokens", "640", "--seq-len", "32", "--effort", "quick", "--schedules", "direct;final", "--resamples", "100")
 LONG = ("--tokens", "2048", "--schedules", "final", "--solver", "adam", "--init", "random", "--steps", "1000000")
 """An audit that doesn't end by itself within a test, however few its layers: from trained weights one layer is done."""
 

@@ -210,7 +210,7 @@ def test_nothing_outlives_a_killed_parent(run: Path, tmp_path: Path, capsys: Cap
 def test_a_lost_process_loses_one_audit(number: int, sentence: str, run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     (run / "ckpt-11.pt").unlink()
-    settings = ("--tokens", "4096", "--seq-len", "32", "--solver", "adam", "--steps", "300")
+    settings = (*QUICK, "--solver", "adam", "--steps", "300")
     with started("batch", run, "--out", results, "-f", "json", *settings) as process:
         os.kill(int(str(begun(results)[0]["pid"])), number)
         out, errors = process.communicate(timeout=200)

@@ -15,7 +15,7 @@ from peelaudit.fleet.results import Results
 from tests.cli.support import within
 from tests.fleet.support import NANOGPT, QUICK, journal, members, reports, rows, started, until, write_model
 
-FAST = ("--settle", "0.3", "--effort", "quick", *QUICK)
+FAST = ("--settle", "0.3", *QUICK)
 ENDS = ("--idle", "0.5", *FAST)
 Capture = pytest.CaptureFixture[str]
 
@@ -109,11 +109,12 @@ def test_it_ends_when_green_and_names_a_copy(tmp_path: Path, capsys: Capture) ->
     for name in ("ckpt-001200.pt", "meta.pkl", "calibration.txt"):
         shutil.copy(NANOGPT / name, run)
     shutil.copy(NANOGPT / "ckpt-001200.pt", run / "ckpt-000600.pt")
-    green = ("--schedules", "refined", "--tolerance", "0.5", "--settle", "0.3", "--tokens", "640", "--seq-len", "32")
-    done = within(capsys, "watch", run, "--out", results, "--stop-when", "green", "--resamples", "100", *green)
+    small = ("--tokens", "640", "--seq-len", "32", "--resamples", "100", "--effort", "quick")
+    green = ("--schedules", "refined", "--tolerance", "0.5", "--settle", "0.3", *small)
+    done = within(capsys, "watch", run, "--out", results, "--stop-when", "green", *green)
     assert done.returncode == 0
     assert "stop when green: step 1200" in " ".join(done.stdout.split())
-    told = within(capsys, "watch", run, "--out", results, "--idle", "0.5", "-f", "json", "--resamples", "100", *green)
+    told = within(capsys, "watch", run, "--out", results, "--idle", "0.5", "-f", "json", *green)
     notes = {note for row in json.loads(told.stdout) for note in row["notes"]}
     assert "Step 600 (ckpt-000600.pt) and step 1,200 (ckpt-001200.pt) have the same weights" in " ".join(notes)
     assert "ckpt-000600.pt records step 1,200" in " ".join(notes)
