@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +27,11 @@ class Save(NamedTuple):
 HOSTILE = "no file \x1b[31m[bold]x"
 
 
-def audit_config(config: AuditConfig, *, progress: Any, save: Save, resumption: Any) -> AuditReport:
-    """What `MODE` (the first argument) says."""
+def audit_config(mode: str, config: AuditConfig, *, progress: Any, save: Save, resumption: Any) -> AuditReport:
+    """What `mode` says."""
     progress.stage("fit", 10)
     progress.advance(3)
-    match MODE:
+    match mode:
         case "wait":
             sys.stderr.write("ready\n")
             sys.stderr.flush()
@@ -47,8 +48,8 @@ def audit_config(config: AuditConfig, *, progress: Any, save: Save, resumption: 
             report = make_report()
             figures = dataclasses.replace(report.network.held_out, gap_layers=Estimate(float("nan"), 0.0, 0.0))
             return dataclasses.replace(report, network=dataclasses.replace(report.network, held_out=figures))
-        case _ if MODE in FAILURES:
-            raise FAILURES[MODE]
+        case _ if mode in FAILURES:
+            raise FAILURES[mode]
     return make_report(path=config.checkpoint)
 
 
@@ -64,11 +65,15 @@ FAILURES: dict[str, Exception] = {
     "bug": KeyError(HOSTILE),
     "exit": SystemExit(1),  # type: ignore[dict-item]
 }
-MODE = ""
+
+
+def stub(mode: str) -> types.ModuleType:
+    """What stands in the place of `peelaudit.auditing.run`."""
+    made = types.ModuleType("peelaudit.auditing.run")
+    made.audit_config, made.Save = partial(audit_config, mode), Save  # type: ignore[attr-defined]
+    return made
+
 
 if __name__ == "__main__":
-    MODE = sys.argv[1]
-    stub = types.ModuleType("peelaudit.auditing.run")
-    stub.audit_config, stub.Save = audit_config, Save  # type: ignore[attr-defined]
-    sys.modules["peelaudit.auditing.run"] = stub
+    sys.modules["peelaudit.auditing.run"] = stub(sys.argv[1])
     sys.exit(main(sys.argv[2:]))

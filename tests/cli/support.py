@@ -6,12 +6,15 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from peelaudit.cli import main
 from tests.places import ROOT
+
+Canned = Callable[..., subprocess.CompletedProcess[str]]
 
 STUB = [sys.executable, "-m", "tests.cli.stub"]
 MODULE = [sys.executable, "-m", "peelaudit"]

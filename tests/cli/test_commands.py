@@ -20,7 +20,7 @@ from peelaudit.config import AuditConfig
 from peelaudit.records.json import read_report
 from peelaudit.reports.formats import Format
 from tests.checkpoints import models
-from tests.cli.support import COMMAND, MODULE, call, real, stubbed, within
+from tests.cli.support import COMMAND, MODULE, Canned, call, real, stubbed, within
 from tests.places import FIXTURES, NANOGPT, ROOT
 
 
@@ -60,8 +60,8 @@ def test_nothing_but_the_table_on_stdout() -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_in_full_the_page_is_followed_by_the_rest() -> None:
-    page, full = (stubbed("ok", "run", "ckpt.pt", *flags).stdout for flags in ((), ("--full",)))
+def test_in_full_the_page_is_followed_by_the_rest(canned: Canned) -> None:
+    page, full = (canned("ok", "run", "ckpt.pt", *flags).stdout for flags in ((), ("--full",)))
     assert full.startswith(page.removesuffix("! 2 warnings (--full)\n"))
     assert "\nThe peel profile, " in full
 
@@ -72,17 +72,18 @@ def test_ascii_terminal() -> None:
     assert "\nx red, can do better" in done.stdout
 
 
-def test_json_on_stdout_and_warnings_on_stderr() -> None:
-    done = stubbed("ok", "run", "ckpt.pt", "-f", "json")
+def test_json_on_stdout_and_warnings_on_stderr(canned: Canned) -> None:
+    done = canned("ok", "run", "ckpt.pt", "-f", "json")
     assert json.loads(done.stdout)["checkpoint"]["path"] == "ckpt.pt"
     assert done.stderr.count("peelaudit: warning: ") == 2
-    assert stubbed("ok", "run", "ckpt.pt", "-f", "json", "--quiet").stderr == ""
+    assert canned("ok", "run", "ckpt.pt", "-f", "json", "--quiet").stderr == ""
 
 
-def test_files(tmp_path: Path) -> None:
+def test_files(tmp_path: Path, canned: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["a.json", "b.csv", "c.md", "d.txt", "json=e.out"]
     outputs = [part for name in names for part in ("-o", name)]
-    done = stubbed("ok", "run", "ckpt.pt", "-q", *outputs, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = canned("ok", "run", "ckpt.pt", "-q", *outputs)
     assert done.returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.csv", "c.md", "d.txt", "e.out"]
     assert read_report(tmp_path / "e.out") == read_report(tmp_path / "a.json")
@@ -138,7 +139,7 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_module_is_the_command() -> None:
-    for arguments in (["--version"], ["run", "a", "--seed", "x"], ["--help"]):
+    for arguments in (["run", "a", "--seed", "x"], ["--help"]):
         by_module, by_script = (call([*command, *arguments], cwd=ROOT) for command in (MODULE, COMMAND))
         assert (by_module.returncode, by_module.stdout) == (by_script.returncode, by_script.stdout)
         assert by_module.stderr == by_script.stderr

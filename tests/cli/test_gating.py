@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ import pytest
 from peelaudit.cli import main
 from peelaudit.records import SCHEMA_VERSION
 from peelaudit.records.json import export
-from tests.cli import stub as cli_stub
+from tests.cli.stub import stub
 from tests.cli.support import environ, real, stubbed
 from tests.factories import make_report
 from tests.variants import moved, reweighted, with_row, with_settings
@@ -70,13 +69,10 @@ def command(saved: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     """Call the command in the folder of the reports, or `cwd`; its audit, if it comes to one, does what `mode` says."""
     for variable in [name for name in os.environ if name.startswith("PEELAUDIT_")]:
         monkeypatch.delenv(variable)
-    audit = types.ModuleType("peelaudit.auditing.run")
-    audit.audit_config, audit.Save = cli_stub.audit_config, cli_stub.Save  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "peelaudit.auditing.run", audit)
 
     def call(*arguments: str, mode: str = "ok", cwd: Path = saved) -> Done:
         monkeypatch.chdir(cwd)
-        monkeypatch.setattr(cli_stub, "MODE", mode)
+        monkeypatch.setitem(sys.modules, "peelaudit.auditing.run", stub(mode))
         code = main(arguments)
         return Done(code, *capfd.readouterr())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import COMMAND, STUB, call, environ, real, stubbed
+from tests.cli.support import COMMAND, STUB, Canned, call, environ, real, stubbed
 from tests.places import ROOT
 
 
@@ -29,8 +29,8 @@ from tests.places import ROOT
         ("exit", 3, ""),
     ],
 )
-def test_failures(mode: str, code: int, message: str) -> None:
-    done = stubbed(mode, "run", "ckpt.pt")
+def test_failures(mode: str, code: int, message: str, canned: Canned) -> None:
+    done = canned(mode, "run", "ckpt.pt")
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -45,8 +45,14 @@ def test_a_bug_is_a_traceback_but_never_a_failed_gate() -> None:
     assert "\x1b" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["--version"], ["run", "--help"]])
-@pytest.mark.parametrize("where", ["full", "closed", "broken"])
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        pytest.param(arguments, where, marks=() if "schema" in arguments or where == "full" else pytest.mark.slow)
+        for arguments in (["schema"], ["--help"], ["--version"], ["run", "--help"])
+        for where in ("full", "closed", "broken")
+    ],
+)
 def test_stdout_that_takes_nothing(arguments: list[str], where: str) -> None:
     if where == "full":
         with Path("/dev/full").open("w") as full:
