@@ -7,6 +7,7 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from peelaudit.records import (
@@ -187,6 +188,11 @@ def make_report(
     **changes: Any,
 ) -> AuditReport:
     """A report of a network with `n_layers` layers; `changes` replaces fields of the report."""
+    return dataclasses.replace(_report(n_layers, verdict, paper_verdict, path, seed), **changes)
+
+
+@cache  # properties are tried on hundreds of reports
+def _report(n_layers: int, verdict: Verdict, paper_verdict: Verdict, path: str, seed: int) -> AuditReport:
     draw = random.Random(seed)
     schedules = make_schedules(n_layers)
     names = [schedule.name for schedule in schedules]
@@ -211,7 +217,7 @@ def make_report(
         depth_gap=network.held_out.gap_layers,
         held_out_sums=make_sums(network.held_out),
     )
-    report = AuditReport(
+    return AuditReport(
         schema_version=SCHEMA_VERSION,
         versions=(("peelaudit", "0.1.0"), ("torch", "2.13.0"), ("python", "3.11.7")),
         checkpoint=make_checkpoint(n_layers, path=path),
@@ -237,7 +243,6 @@ def make_report(
         timings=(("load", 0.4), ("fit", 5.25), ("bootstrap", 0.5)),
         refinement=LayerRefinement((2,) * n_layers, (3,) * n_layers, 41.3, ()),
     )
-    return dataclasses.replace(report, **changes)
 
 
 def make_settings(path: str) -> tuple[tuple[str, object], ...]:
