@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,25 @@ def test_what_is_done_to_a_copy_of_a_block_stays_with_it(network: Opener) -> Non
     for parameter in copied.trainable().values():
         parameter.zero_()
     assert torch.equal(opened.decoder.block(1)(opened.states[0]), before)
+
+
+def _kept(called: list[object], module: object, *_: object) -> None:
+    called.append(module)
+
+
+def test_what_hangs_on_a_copy_of_a_block_hangs_on_nothing_else(network: Opener) -> None:
+    opened = network("llama")
+    block = opened.decoder.block(1)
+    for copied in (block.copy(), block.replaced({})):
+        called: list[object] = []
+        for part in copied.module.modules():
+            part.register_forward_hook(partial(_kept, called))
+        before = block(opened.states[0])
+        assert called == []
+        assert torch.equal(copied(opened.states[0]), before)
+        assert len(called) > 5
+        copied.module.register_buffer("of its own", torch.ones(1))
+        assert not [name for name, _ in block.module.named_buffers() if name == "of its own"]
 
 
 def test_a_block_with_another_weight_shares_the_rest(network: Opener) -> None:

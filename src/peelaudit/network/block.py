@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -186,7 +187,18 @@ class Block:
 
     def copy(self) -> Block:
         """The same block with weights of its own."""
-        return self._with(copy.deepcopy(self.module))
+        return self._with(self._copied())
+
+    def _copied(self, *shared: Tensor) -> nn.Module:
+        """The module's copy, which shares these with it, and the configurations of its parts, which are only read.
+
+        `deepcopy` is told of those and of the many empty dictionaries, which take most of a small block's copy.
+        """
+        parts = [vars(module) for module in self.module.modules()]
+        known: dict[int, object] = {id(one): one for one in shared}
+        known |= {id(part["config"]): part["config"] for part in parts if "config" in part}
+        empty = (one for part in parts for one in part.values() if type(one) in (dict, OrderedDict) and not one)
+        return copy.deepcopy(self.module, known | {id(one): type(one)() for one in empty})
 
     def _with(self, module: nn.Module) -> Block:
         known = (self._family, self._arguments, self._absent, self.held, self._scales)
@@ -196,8 +208,7 @@ class Block:
         """The block with other weights (or buffers) by name, in the dtypes of its own, the rest shared with it; nothing
         of it takes a gradient.
         """
-        shared = {id(tensor): tensor for tensor in (*self.module.parameters(), *self.module.buffers())}
-        block = self._with(copy.deepcopy(self.module, shared))
+        block = self._with(self._copied(*self.module.parameters(), *self.module.buffers()))
         for name, weight in weights.items():
             path, _, own = name.rpartition(".")
             module = block.module.get_submodule(path)
