@@ -77,7 +77,7 @@ def test_the_headline_has_the_named_layers_else_those_that_gain_most() -> None:
 
 
 def test_draws_without_a_fault_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    wish = ["--faults", "none", "--redraws", "2", "--effort", "quick", *LESS]
+    wish = ["--faults", "none", "--redraws", "2", "--effort", "quick", "--no-references", *LESS]
     assert main(["selftest", NANOGPT, *wish]) == 0
     text = capsys.readouterr().out
     assert "false alarms without a fault: 0 of 3 draws of the text." in text
@@ -99,7 +99,8 @@ def test_a_result_comes_back_from_json() -> None:
 def test_the_damaged_layer_of_a_fixture_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
     earlier = str(FIXTURES / "nanogpt" / "ckpt-000250.pt")
     wish = ["--faults", "attention-zeroed,rolled-back", "--layers", "3", "--redraws", "0", "--earlier", earlier]
-    assert main(["selftest", NANOGPT, *wish, "-f", "json", *SMALL, "--tokens", "2048"]) == 0
+    more = ["--no-references", "-f", "json", *SMALL, "--tokens", "2048"]
+    assert main(["selftest", NANOGPT, *wish, *more]) == 0
     result = load(capsys.readouterr().out, Selftest)
     expected = [(FaultKind.ATTENTION_ZEROED, 3), (FaultKind.ROLLED_BACK, 3)]
     assert [(fault.kind, fault.layer) for fault in result.faults] == expected
@@ -139,18 +140,19 @@ def test_an_earlier_checkpoint_has_the_same_heads(tmp_path: Path, capsys: pytest
 def test_no_block_is_refined_wherever_that_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wish = ["--faults", "noised", "--layers", "2", "--redraws", "0", "--no-references", "-f", "json", *LESS]
+    wish = ["--faults", "noised", "--layers", "2", "--redraws", "0", "-f", "json", *LESS]
     scores = []
-    for value in ("quick", ""):
+    for value, references in (("quick", "--no-references"), ("", "--references")):
         monkeypatch.setenv("PEELAUDIT_EFFORT", value)
-        assert main(["selftest", NANOGPT, *wish]) == 0
+        assert main(["selftest", NANOGPT, references, *wish]) == 0
         scores.append(dict(load(capsys.readouterr().out, Selftest).faults[0].ranks))
     assert Score.GAP not in scores[0]
     assert 1 <= scores[1][Score.GAP] <= 4
+    assert 1 <= scores[1][Score.DEPTH_GAP] <= 4
 
 
 def test_too_little_text_to_name_a_layer_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    wish = ["--faults", "none", "--redraws", "0", "--effort", "quick", "--seq-len", "128", "-q"]
+    wish = ["--faults", "none", "--redraws", "0", "--effort", "quick", "--no-references", "--seq-len", "128", "-q"]
     words = "no layer is named by its slopes or its gap: 2 held-out documents are too few"
     for tokens, told in (("1024", True), ("4096", False)):
         assert main(["selftest", NANOGPT, *wish, "--tokens", tokens]) == 0
@@ -165,8 +167,8 @@ def test_what_changes_nothing_is_no_fault(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_last_seed_has_a_next(capsys: pytest.CaptureFixture[str]) -> None:
-    wish = ["--faults", "none", "--redraws", "1", "--effort", "quick", "--seed", str(2**32 - 1)]
-    assert main(["selftest", NANOGPT, *wish, *LESS]) == 0
+    wish = ["--faults", "none", "--redraws", "1", "--effort", "quick", "--no-references", *LESS]
+    assert main(["selftest", NANOGPT, *wish, "--seed", str(2**32 - 1)]) == 0
     assert "of 2 draws" in capsys.readouterr().out
 
 
@@ -176,7 +178,7 @@ def test_json_has_the_records_names(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_without_gaps_slopes_and_looks_still_tell(capsys: pytest.CaptureFixture[str]) -> None:
     wish = ["--faults", "reinitialised,one-bit", "--layers", "3", "--redraws", "0", "--effort", "quick"]
-    assert main(["selftest", NANOGPT, *wish, "-f", "json", *SMALL]) == 0
+    assert main(["selftest", NANOGPT, *wish, "--no-references", "-f", "json", *SMALL]) == 0
     result = load(capsys.readouterr().out, Selftest)
     for fault in result.faults:
         assert Score.GAP not in dict(fault.ranks)
@@ -202,7 +204,7 @@ def test_references_change_nothing_of_what_is_named(capsys: pytest.CaptureFixtur
 
 def test_no_other_layer_is_misscaled_where_one_is_untrained(capsys: pytest.CaptureFixture[str]) -> None:
     """With block 1 of the Llama fixture redrawn, the loss would scale block 5 down too."""
-    wish = ["--faults", "reinitialised", "--layers", "1", "--redraws", "0", "--effort", "quick"]
+    wish = ["--faults", "reinitialised", "--layers", "1", "--redraws", "0", "--effort", "quick", "--no-references"]
     assert main(["selftest", str(FIXTURES / "llama"), *wish, "-f", "json", "--tokens", "8192", "-q"]) == 0
     assert [fault.said.named for fault in load(capsys.readouterr().out, Selftest).faults] == [(1,)]
 
