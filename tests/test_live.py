@@ -19,7 +19,7 @@ import peelaudit
 from peelaudit import CalibrationError, CheckpointError, ConfigError, OutputError, Verdict
 from tests.checkpoints import models
 
-SMALL: dict[str, Any] = {"tokens": 1024, "seq_len": 16, "resamples": 100, "effort": "quick"}
+SMALL: dict[str, Any] = {"tokens": 512, "seq_len": 16, "resamples": 100, "effort": "quick"}
 IDS = np.random.default_rng(0).integers(0, 64, (128, 16))
 
 
@@ -35,7 +35,7 @@ def test_a_module_has_the_figures_of_its_checkpoint(family: str, tmp_path: Path)
 
 
 def small(model: nn.Module, data: Any = IDS, **settings: Any) -> Any:
-    return peelaudit.audit(model, data, **{**SMALL, "tokens": 512, "schedules": "direct", **settings})
+    return peelaudit.audit(model, data, **{**SMALL, "schedules": "direct", **settings})
 
 
 def test_everything_is_left_as_it_was() -> None:

@@ -49,7 +49,7 @@ def test_the_same_files_hold_other_weights(family: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".peelaudit-*"))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_what_is_told_is_of_the_rounded_weights(dtype: torch.dtype, tmp_path: Path) -> None:
     config = wish_for(models.save(models.model("llama").to(dtype), tmp_path / "base"), tmp_path)
     found = fix(config, Wish(tmp_path / "out"))
@@ -144,7 +144,7 @@ def test_a_tied_head_is_left_with_a_word(tmp_path: Path) -> None:
 
 def test_single_blocks_are_what_the_report_calls_their_gaps(tmp_path: Path) -> None:
     base = models.save(models.model("llama"), tmp_path / "base")
-    config = wish_for(base, tmp_path, readout="own", effort="default")
+    config = wish_for(base, tmp_path, readout="own", effort="default", tokens=1536)
     report = audit_config(dataclasses.replace(config, schedules=("final",)))
     for layer in (1, 2):
         found = fix(config, Wish(tmp_path / f"out-{layer}", parse_selector(str(layer))))

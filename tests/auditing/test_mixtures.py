@@ -87,7 +87,13 @@ def test_a_mixture_of_few_bits_has_references_of_as_few(
     """The files of the refined blocks are read back by the audit itself, and have the loss that it reports."""
     folder = tiny(tmp_path / "model", rounded(family, bits))
     config = AuditConfig(
-        checkpoint=str(folder), data=(str(folder / "tokens.npy"),), tokens=1024, seq_len=16, resamples=100
+        checkpoint=str(folder),
+        data=(str(folder / "tokens.npy"),),
+        tokens=1024,
+        seq_len=16,
+        resamples=100,
+        schedules=("refined", "final"),
+        effort="quick",
     )
     report = audit_config(config, save=Save(refined=tmp_path / "refined"))
     assert report.low_bit == LowBit((LowBitSet(name, 24),), 26, held=True)  # 4 of the attention, 8 of experts

@@ -227,9 +227,13 @@ def told(report: AuditReport) -> AuditReport:
 @pytest.mark.parametrize(
     ("settings", "stage", "steps"),
     [
-        ({}, "reference blocks", 4),
+        ({"effort": "quick"}, "reference blocks", 4),
         ({}, "layers' gaps", 1),
-        ({"solver": "adam", "steps": 5, "bits": "ternary", "float_reference": True}, "reference blocks", 8),
+        (
+            {"effort": "quick", "solver": "adam", "steps": 5, "bits": "ternary", "float_reference": True},
+            "reference blocks",
+            8,
+        ),
         ({"effort": "quick"}, "estimate", 0),
     ],
 )
@@ -284,12 +288,14 @@ class Meanwhile(SilentProgress):
                 self._happen()
 
 
-@pytest.mark.parametrize(("stage", "steps"), [("reference blocks", 2), ("layers' gaps", 1)])
+@pytest.mark.parametrize(
+    ("effort", "stage", "steps"), [("quick", "reference blocks", 2), ("default", "layers' gaps", 1)]
+)
 def test_two_runs_of_one_audit_end_in_the_same_report_whoever_ends_first(
-    stage: str, steps: int, model: Path, tmp_path: Path
+    effort: str, stage: str, steps: int, model: Path, tmp_path: Path
 ) -> None:
     """The second begins while the first is at work, takes over what that one has kept, and removes it at its end."""
-    wanted, cache = config(model), Cache(tmp_path, patience_s=0)
+    wanted, cache = config(model, effort=effort), Cache(tmp_path, patience_s=0)
     whole = told(audit_config(wanted))
     reports: list[AuditReport] = []
 

@@ -67,7 +67,7 @@ def test_several_processes_share_the_cases() -> None:
 
 @pytest.mark.parametrize("names", [QUICK, pytest.param(tuple(FORMATS), marks=pytest.mark.slow)])
 def test_nothing_is_found_in_a_few_files(names: Sequence[str]) -> None:
-    found = outcomes(dict(shared_out(60 if names is QUICK else 700, names)))
+    found = outcomes(dict(shared_out(30 if names is QUICK else 700, names)))
     assert [told(one, 1) for one in found if one.wrong] == []
     assert {one.form for one in found if one.outcome == "opened"} == set(names), "nothing at all opens"
     assert {one.form for one in found if one.outcome != "opened"} == set(names), "nothing is refused"

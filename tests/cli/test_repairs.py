@@ -11,7 +11,7 @@ from peelaudit.cli import main
 from tests.places import NANOGPT
 
 CHECKPOINT = str(NANOGPT / "ckpt-000250.pt")
-SMALL = ["--tokens", "1536", "--seq-len", "64", "--resamples", "200", "-q"]
+SMALL = ["--tokens", "1024", "--seq-len", "64", "--resamples", "100", "-q"]
 
 
 @pytest.mark.parametrize(

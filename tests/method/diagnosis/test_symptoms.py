@@ -91,7 +91,7 @@ def test_few_values_are_coarse_where_most_layers_hold_more(levels: tuple[int | N
 
 @pytest.mark.parametrize("name", ["nanogpt/ckpt.pt", "llama", "llama-ternary", "llama-binary", "mixtral"])
 def test_trained_layers_have_none_and_damaged_ones_their_own(name: str) -> None:
-    config = AuditConfig(checkpoint=str(FIXTURES / name), tokens=4096)
+    config = AuditConfig(checkpoint=str(FIXTURES / name), tokens=1024)
     with prepared(config) as audit:
         decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
         data, heads = TokenRows.of(audit.calibration), audit.checkpoint.info.heads

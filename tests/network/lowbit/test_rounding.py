@@ -81,7 +81,7 @@ def test_tables_are_kept_to_and_far_better_than_rounding_to_nearest(constraint: 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 1_000), constraint=st.sampled_from(ALL))
 def test_a_target_on_the_grid_is_kept(seed: int, constraint: Constraint) -> None:
-    target, gram = problem(256, 8, seed)
+    target, gram = problem(128, 8, seed)
     target = constraint.quantise(target.T.float()).T.double()
     weight = rounded(constraint, target, gram, target)
     scale = objective(torch.zeros_like(target), target, gram)
