@@ -26,7 +26,10 @@ NAMES = [
     if not case.name.startswith("gaps by curvature")
 ]
 """All but the parts with forward-mode derivatives: torch crashes where one is of a tensor that stands for another."""
-SLOW = ("adam", "refit, trained", "int4", "ridge, ternary", "step, ternary", "refined, ternary")
+SLOW = (
+    *("adam", "refit, trained", "int4", "ridge, ternary", "step, ternary", "refined, ternary"),
+    *("peel map, trained", "slopes, trained", "looks, trained", "temperature, trained"),
+)
 
 
 @pytest.fixture(scope="module")
