@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peelaudit.auditing.memory import own_memory
 from peelaudit.errors import OutOfMemory
 from peelaudit.network.memory import BATCH_TOKENS, LOGIT_BYTES, Memory, batches
 
@@ -54,6 +56,20 @@ def test_what_runs_out_of_memory_is_begun_anew_with_half_as_much_at_once(error: 
         "peel map: memory ran out, and it was begun anew with 2,048 tokens at once",
         "peel map: memory ran out, and it was begun anew with 1,024 tokens at once",
     )
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_what_was_freed_is_given_back_where_memory_is_limited() -> None:
+    memory, pieces = Memory(), [torch.zeros(1 << 14) for _ in range(3000)]
+    kept = pieces[::100]  # so that what is freed lies between what isn't
+    pieces.clear()
+    before = own_memory()
+    memory.reclaim()
+    assert own_memory() > before - (50 << 20)
+    memory.block_bytes = 0
+    memory.reclaim()
+    assert own_memory() < before - (100 << 20)
+    assert len(kept) == 30
 
 
 def test_one_sequence_that_is_too_much_is_an_error_that_names_the_stage() -> None:

@@ -137,6 +137,7 @@ class Decoder:
         return self._kept.get(layer) or self._kept.added(self._read(layer))
 
     def _read(self, layer: int) -> Block:
+        self.memory.reclaim()
         module = copy.deepcopy(self._shell.blueprints[layer - 1])
         prefix = f"{self.family.blocks}.{layer - 1}."
         held = self._held(module, prefix)

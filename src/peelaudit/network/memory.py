@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -47,6 +49,13 @@ class Memory:
         """Of how many tokens logits of so many words are made at once."""
         return max(1, self.logit_bytes // (4 * words))
 
+    def reclaim(self) -> None:
+        """Where memory is limited, give back to the system what was freed: its allocator keeps that in pieces between
+        what is still there, which came to 1.2 of SmolLM2's 2.0 GiB.
+        """
+        if self.block_bytes is not None and (trim := _malloc_trim()) is not None:
+            trim(0)
+
     def retried(self, compute: Callable[[], T]) -> T:
         """What `compute` returns. Where memory runs out it begins anew, on half as much at once: what it changes
         itself must be gone by then.
@@ -72,6 +81,16 @@ class Memory:
             raise OutOfMemory(f"{problem}; a shorter --seq-len or fewer --tokens need less") from error
         self.tokens, self.logit_bytes = max(tokens, self.tokens // 2), max(logit_bytes, self.logit_bytes // 2)
         self.notes += (f"{self.stage}: memory ran out, and it was begun anew with {self.tokens:,} tokens at once",)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Glibc's function of that name; None where there is another library."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found
 
 
 def batches(rows: slice, positions: int, tokens: int) -> Iterator[slice]:

@@ -108,6 +108,7 @@ class ChangedNetwork:
                 curvature = factors.pop(path).curvature(gradient.shape[0] * gradient.shape[1])
                 slopes[layer, path] = self._keep(curvature.gradient)
                 natural[layer, path] = self._keep(curvature.direction())
+            self.down.decoder.memory.reclaim()
         return Direction(slopes, natural)
 
     def gradient(self, layers: Layers, at: Changes, states: Sequence[Tensor]) -> Changes:
