@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records.budget import Budget
-from peelaudit.reports.terminal.page import draw, pairs, prose, table
+from peelaudit.reports.terminal.page import draw, pairs, prose, sums_table, table
 from peelaudit.reports.wording.budget import footing, labels, runs, subject, sums, table_of
 
 __all__ = ["render"]
@@ -25,7 +25,7 @@ def _parts(found: Budget) -> Iterator[RenderableType]:
     yield Text("")
     yield prose((f"{found.headline[:1].upper()}{found.headline[1:]}.", "bold"))
     yield Text("")
-    yield _sums(found)
+    yield sums_table(sums(found))
     yield Text("")
     blocks = table_of(found)
     if blocks is None:
@@ -34,17 +34,6 @@ def _parts(found: Budget) -> Iterator[RenderableType]:
     else:
         yield _blocks(blocks)
     yield prose((footing(found), "dim"))
-
-
-def _sums(found: Budget) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
-    grid.add_column(no_wrap=True)
-    for _ in range(2):
-        grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(style="dim")
-    for line in sums(found):
-        grid.add_row(*line)
-    return grid
 
 
 def _blocks(lines: Sequence[Sequence[str]]) -> Table:

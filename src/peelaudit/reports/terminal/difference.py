@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peelaudit.records.difference import Difference
-from peelaudit.reports.terminal.page import LEAST_WIDTH, draw, pairs, prose, table
+from peelaudit.reports.terminal.page import LEAST_WIDTH, draw, pairs, prose, sums_table, table
 from peelaudit.reports.terminal.summary import BAR
 from peelaudit.reports.wording.difference import changed_words, part_lines, so_far, subject, sums
 
@@ -35,7 +35,7 @@ def _parts(found: Difference, width: int) -> Iterator[RenderableType]:
     if all(row.same for row in found.rows):
         return
     yield Text("")
-    yield _equation(found)
+    yield sums_table(sums(found))
     yield Text("")
     lines = part_lines(found)
     yield _rows(found, width)
@@ -47,17 +47,6 @@ def _parts(found: Difference, width: int) -> Iterator[RenderableType]:
         "of BASE's predictions and those with NEW's part. weights: the size of their difference."
     )
     yield prose((words, "dim"))
-
-
-def _equation(found: Difference) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
-    grid.add_column(no_wrap=True)
-    for _ in range(2):
-        grid.add_column(justify="right", no_wrap=True)
-    grid.add_column(style="dim")
-    for line in sums(found):
-        grid.add_row(*line)
-    return grid
 
 
 def _rows(found: Difference, width: int) -> Table:

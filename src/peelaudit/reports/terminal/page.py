@@ -14,7 +14,7 @@ from peelaudit.escape import printable
 from peelaudit.records import Verdict
 from peelaudit.reports.wording.text import VERDICT_WORDS, encodable
 
-__all__ = ["LEAST_WIDTH", "STYLES", "draw", "heading", "pairs", "prose", "table", "verdict_prose"]
+__all__ = ["LEAST_WIDTH", "STYLES", "draw", "heading", "pairs", "prose", "sums_table", "table", "verdict_prose"]
 
 LEAST_WIDTH = 80
 LABEL_WIDTH = 12
@@ -71,6 +71,18 @@ def pairs(rows: Iterable[tuple[str, Text]], *, label_width: int = LABEL_WIDTH) -
     grid.add_column(overflow="fold")
     for label, text in rows:
         grid.add_row(label, text)
+    return grid
+
+
+def sums_table(lines: Iterable[tuple[str, str, str, str]]) -> Table:
+    """Figures that add up, one below another: label, value, interval, a remark."""
+    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(no_wrap=True)
+    for _ in range(2):
+        grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(style="dim")
+    for line in lines:
+        grid.add_row(*line)
     return grid
 
 

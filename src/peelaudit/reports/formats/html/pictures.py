@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from peelaudit.records import AuditReport
+from peelaudit.records import AuditReport, Estimate
 from peelaudit.reports.formats.charts import ERROR_SCALE, Mark, heat_map, legend, sample, square, whiskers
 from peelaudit.reports.formats.html.parts import Column, Figure, Legend, Table, figure, table
 from peelaudit.reports.formats.markup import element
@@ -35,19 +36,24 @@ def drawn(report: AuditReport) -> Pictures | None:
     return Pictures(_gaps(report), _parent(report), _profile(report), peel_map, peel_table, _redundancy(report))
 
 
+def _marks(rows: Iterable[tuple[int, Estimate | None, str]], apart: Collection[int]) -> list[Mark]:
+    """Layers' figures with a note each, for a chart; those without are left out."""
+    return [
+        Mark(
+            str(layer),
+            found,
+            f"layer {layer}: {signed(found.value)} ({interval(found, sign=True)}) {note}".rstrip(),
+            stands_out=layer in apart,
+        )
+        for layer, found, note in rows
+        if found is not None
+    ]
+
+
 def _gaps(report: AuditReport) -> Figure | None:
     """Each layer's own gap with its interval; those named stand out."""
-    named = set(report.named)
-    marks = [
-        Mark(
-            str(row.layer),
-            row.gap,
-            f"layer {row.layer}: {signed(row.gap.value)} ({interval(row.gap, sign=True)}) {layer_note(report, row)}",
-            stands_out=row.layer in named,
-        )
-        for row in report.layers
-        if row.gap is not None
-    ]
+    named = report.named
+    marks = _marks(((row.layer, row.gap, layer_note(report, row)) for row in report.layers), named)
     if not marks:
         return None
     title = f"Gap by layer with 95 % intervals, {len(marks)} layers, nats/token; the numbers are in the table below"
@@ -62,16 +68,7 @@ def _gaps(report: AuditReport) -> Figure | None:
 def _parent(report: AuditReport) -> Figure | None:
     """What each layer loses to its parent's; those of which all of the interval is above the tolerance stand out."""
     better = () if report.parent is None else report.parent.better
-    marks = [
-        Mark(
-            str(row.layer),
-            row.parent_gap,
-            f"layer {row.layer}: {signed(row.parent_gap.value)} ({interval(row.parent_gap, sign=True)})",
-            stands_out=row.layer in better,
-        )
-        for row in report.layers
-        if row.parent_gap is not None
-    ]
+    marks = _marks(((row.layer, row.parent_gap, "") for row in report.layers), better)
     if not marks:
         return None
     title = f"Parent gap by layer with 95 % intervals, {len(marks)} layers, nats/token; the numbers are in the table"
