@@ -60,7 +60,7 @@ class Reach:
         thinned: one of how many sequences of *select* a look takes the loss of, where that leaves `LEAST_LOOKED` of
             its tokens: in a deep network most of the work is looks, and no gain is reported of them.
         curved: one of how many sequences of *fit* the Gauss-Newton curvature is taken of, where that leaves
-            `LEAST_CURVED` of its tokens; the gradient is always that of all. Most of the work is products otherwise.
+            `LEAST_CURVED` of its tokens; the gradient is always that of all.
     """
 
     steps: int = MOST_STEPS
