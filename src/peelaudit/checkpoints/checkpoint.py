@@ -13,7 +13,7 @@ import torch
 
 from peelaudit.checkpoints.files import Snapshot, quoted
 from peelaudit.checkpoints.matching import Matched, Origin, tied_names
-from peelaudit.checkpoints.store import FLOATS, Store
+from peelaudit.checkpoints.store import FLOATS, Store, aligned
 from peelaudit.errors import ImplausibleWeights, MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, TensorInfo
@@ -93,7 +93,7 @@ class Checkpoint:
         if origin.stored is None:
             return torch.zeros(origin.shape)
         tensor = self._store.read(origin.stored)
-        return tensor if origin.change is None else origin.change(tensor)
+        return aligned(tensor if origin.change is None else origin.change(tensor))
 
     def origin(self, name: str) -> Origin:
         """Where the tensor of that name comes from."""

@@ -74,6 +74,10 @@ class Readable(Protocol):
         """`count` bytes from `offset`."""
         ...
 
+    def fill(self, offset: int, view: memoryview) -> None:
+        """Bytes from `offset` on into all of `view`, one of bytes; raises as `read`."""
+        ...
+
 
 class OpenFile:
     """A regular file, open for exact reads at any offset until `close`."""
@@ -95,21 +99,28 @@ class OpenFile:
         Raises:
             MalformedCheckpoint: the range isn't within the file, or the file has changed since it was opened.
         """
-        if offset < 0 or count < 0 or offset + count > self.size:
-            raise MalformedCheckpoint(f"{quoted(self.path)}: ends at byte {self.size}, before what its header promises")
+        self._check_range(offset, count)
+        data = bytearray(count)
+        self.fill(offset, memoryview(data))
+        return data
+
+    def fill(self, offset: int, view: memoryview) -> None:
+        """Bytes from `offset` on into all of `view`, one of bytes; raises as `read`."""
+        self._check_range(offset, len(view))
         now = os.fstat(self._handle.fileno())
         if now.st_size != self.size or now.st_mtime_ns != self._modified:
             raise MalformedCheckpoint(f"{quoted(self.path)}: was changed while it was being read")
-        data = bytearray(count)
-        view = memoryview(data)
         done = 0
         self._handle.seek(offset)
-        while done < count:
+        while done < len(view):
             got = self._readinto(view[done:])
             if not got:
                 raise MalformedCheckpoint(f"{quoted(self.path)}: was truncated while it was being read")
             done += got
-        return data
+
+    def _check_range(self, offset: int, count: int) -> None:
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise MalformedCheckpoint(f"{quoted(self.path)}: ends at byte {self.size}, before what its header promises")
 
     def _readinto(self, view: memoryview) -> int:
         try:
@@ -142,9 +153,17 @@ class Window:
 
     def read(self, offset: int, count: int) -> bytearray:
         """`count` bytes from `offset`; raises as `OpenFile.read`."""
+        self._check_range(offset, count)
+        return self._file.read(self._begin + offset, count)
+
+    def fill(self, offset: int, view: memoryview) -> None:
+        """Bytes from `offset` on into all of `view`, one of bytes; raises as `OpenFile.read`."""
+        self._check_range(offset, len(view))
+        self._file.fill(self._begin + offset, view)
+
+    def _check_range(self, offset: int, count: int) -> None:
         if offset < 0 or count < 0 or offset + count > self.size:
             raise MalformedCheckpoint(f"{quoted(self.path)}: a part of it ends before what its header promises")
-        return self._file.read(self._begin + offset, count)
 
 
 def within(directory: Path, name: str) -> Path:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import torch
 
 from peelaudit.checkpoints.files import OpenFile, parse_json, quoted
-from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, as_bytes, as_tensor
+from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, as_bytes, read_tensor
 from peelaudit.errors import MalformedCheckpoint
 from peelaudit.records import TensorInfo
 
@@ -73,8 +73,7 @@ class SafetensorsFile:
     def read(self, name: str) -> torch.Tensor:
         """The tensor of that stored name, on the CPU."""
         info = self.tensors[name]
-        data = self._file.read(self._data + self._begins[name], info.bytes)
-        return as_tensor(data, info.dtype, info.shape, self.paths[0], name)
+        return read_tensor(self._file, self._data + self._begins[name], info.dtype, info.shape, name)
 
     def overwrite(self, handle: BinaryIO, name: str, tensor: torch.Tensor) -> None:
         """Put a tensor of the stored shape and dtype into the place of that one, in a copy of the file."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from peelaudit.checkpoints.files import quoted
+from peelaudit.checkpoints.files import Readable, quoted
 from peelaudit.errors import MalformedCheckpoint, UnsupportedCheckpoint
 from peelaudit.records import TensorInfo
 
@@ -19,10 +18,11 @@ __all__ = [
     "READABLE",
     "Joined",
     "Store",
+    "aligned",
     "as_bytes",
-    "as_tensor",
     "check_readable",
     "close_all",
+    "read_tensor",
 ]
 
 MAX_TENSORS = 100_000
@@ -34,6 +34,9 @@ FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.f
 _CODES = ("uint8", "int8", "int16", "int32", "int64", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")
 READABLE = FLOATS | {name: getattr(torch, name) for name in _CODES if hasattr(torch, name)}
 """Those and the ones that packed weights are made of; torch has the last one since 2.7."""
+
+_ALIGNMENT = 64
+"""Bytes: where torch's own CPU tensors begin at a multiple."""
 
 
 class Store(Protocol):
@@ -112,13 +115,23 @@ def check_readable(dtype: str, path: Path, name: str) -> None:
         raise UnsupportedCheckpoint(f"{quoted(path)}: the tensor {quoted(name)} is stored as {dtype}, which isn't read")
 
 
-def as_tensor(data: bytearray, dtype: str, shape: tuple[int, ...], path: Path, name: str) -> torch.Tensor:
-    """`data` as a tensor without a copy.
+def read_tensor(file: Readable, offset: int, dtype: str, shape: tuple[int, ...], name: str) -> torch.Tensor:
+    """The tensor that lies at `offset` of a file, as it is stored, in memory that begins where torch's own does.
 
     Raises:
+        MalformedCheckpoint: as `Readable.read`.
         UnsupportedCheckpoint: the dtype isn't one of `READABLE`.
     """
-    check_readable(dtype, path, name)
-    if math.prod(shape) == 0:
-        return torch.empty(shape, dtype=READABLE[dtype])
-    return torch.frombuffer(data, dtype=READABLE[dtype]).reshape(shape)
+    check_readable(dtype, file.path, name)
+    tensor = torch.empty(shape, dtype=READABLE[dtype])
+    file.fill(offset, tensor.flatten().view(torch.uint8).numpy().data)
+    return tensor
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or a copy where it doesn't begin as torch's own do.
+
+    On some processors a product of few rows is rounded otherwise where a matrix begins elsewhere: an audit that is gone
+    on with wouldn't end in the undisturbed one's digits.
+    """
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()

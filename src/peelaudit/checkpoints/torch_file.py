@@ -14,7 +14,7 @@ import torch
 
 from peelaudit.checkpoints.files import OpenFile, Readable, quoted
 from peelaudit.checkpoints.inert import StoredTensor
-from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, as_bytes, as_tensor
+from peelaudit.checkpoints.store import FLOATS, MAX_TENSORS, READABLE, as_bytes, read_tensor
 from peelaudit.checkpoints.torch_zip import Record, read_directory, seal, verify
 from peelaudit.checkpoints.unpickling import MAX_PICKLE, unpickle
 from peelaudit.errors import MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
@@ -82,8 +82,8 @@ class TorchArchive:
         if record not in self._verified:
             verify(self._file, record)
             self._verified.add(record)
-        data = self._file.read(record.offset + tensor.offset * tensor.width, tensor.span * tensor.width)
-        flat = as_tensor(data, tensor.dtype, (tensor.span,), self._file.path, name)
+        begin = record.offset + tensor.offset * tensor.width
+        flat = read_tensor(self._file, begin, tensor.dtype, (tensor.span,), name)
         return flat.as_strided(tensor.shape, tensor.stride).contiguous()
 
 
@@ -135,10 +135,9 @@ class TorchTensors:
         stored = self._state[name]
         record = self._open.record_of(name, stored)
         begin = record.offset + stored.offset * stored.width
+        flat = torch.empty(stored.span, dtype=READABLE[stored.dtype])
         handle.seek(begin)
-        flat = as_tensor(
-            bytearray(handle.read(stored.span * stored.width)), stored.dtype, (stored.span,), self.paths[0], name
-        )
+        handle.readinto(flat.view(torch.uint8).numpy().data)  # type: ignore[attr-defined]
         flat.as_strided(stored.shape, stored.stride).copy_(tensor)
         handle.seek(begin)
         handle.write(as_bytes(flat))

@@ -93,8 +93,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) 
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """Copies, not the mapped file: they begin where torch's own tensors do, and some products are rounded by that."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{path} can't be read: {error}") from error
