@@ -19,9 +19,10 @@ from tests.networks import Network, opened
 
 
 def pytest_collection_finish() -> None:
-    """Libraries and tests stay to the end: what looks for garbage needn't look through them every time."""
+    """Libraries and tests stay to the end: what looks for garbage needn't look through them, nor so often."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")

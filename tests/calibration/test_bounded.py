@@ -74,7 +74,7 @@ def raising(_: object) -> None:
     ],
 )
 def test_a_request_that_takes_too_much_is_given_up_and_so_are_those_after_it(work: Any, why: str) -> None:
-    child = Child(work, Limits(computing=1, waiting=8, memory=1 << 28, length=1000))
+    child = Child(work, Limits(computing=1, waiting=4, memory=1 << 28, length=1000))
     with pytest.raises(GivenUp, match=why):
         child.ask(None)
     with pytest.raises(GivenUp):

@@ -16,11 +16,11 @@ def unheard() -> Iterator[None]:
     may be an escape code or a command to a build server.
     """
     logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [logging.NullHandler()], False  # a level would be told to thousands of loggers
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logger.handlers, logger.propagate = before
