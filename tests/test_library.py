@@ -20,7 +20,13 @@ def test_the_package_exports_one_function_and_what_comes_of_it() -> None:
     assert {name for name, one in exported.items() if isinstance(one, type) and not issubclass(one, Exception)} == {
         "Verdict"
     }
-    assert list(inspect.signature(peelaudit.audit).parameters) == ["checkpoint", "data", "progress", "settings"]
+    assert list(inspect.signature(peelaudit.audit).parameters) == [
+        "checkpoint",
+        "data",
+        "progress",
+        "state_dict",
+        "settings",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Importing the package imports neither torch nor transformers; the first audit do
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from peelaudit.errors import (
@@ -26,6 +27,7 @@ from peelaudit.records.figures import Verdict
 from peelaudit.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
     from peelaudit.library import Report
@@ -44,7 +46,12 @@ __all__ = [
 
 
 def audit(
-    checkpoint: str | os.PathLike[str] | Module, data: Any = (), *, progress: Progress = SILENT, **settings: Any
+    checkpoint: str | os.PathLike[str] | Module,
+    data: Any = (),
+    *,
+    progress: Progress = SILENT,
+    state_dict: Mapping[str, Tensor] | None = None,
+    **settings: Any,
 ) -> Report:
     """Audit a decoder-only language model: a saved one, as `peelaudit run` does, or a module in memory.
 
@@ -58,6 +65,7 @@ def audit(
             checkpoint, else a built-in generic text. For a module also a list of texts, or of sequences of token ids,
             or an array of ids; files are named by one text, or by `pathlib.Path`.
         progress: told of each stage; silent by default.
+        state_dict: a module's weights, where it is split over processes: what torch's `get_model_state_dict` gathers.
         **settings: any other field of `peelaudit.config.AuditConfig`, such as `tokens`, `schedules`, `solver`, `seed`.
             Neither the environment nor a configuration file is read. For texts and a module, `tokenizer` may be
             transformers' own object.
@@ -79,5 +87,7 @@ def audit(
     if unknown:
         raise ConfigError(*(f"{name} is no setting of an audit" for name in unknown))
     if isinstance(checkpoint, str | os.PathLike) or not hasattr(checkpoint, "state_dict"):
+        if state_dict is not None:
+            raise ConfigError("state_dict is for a module in memory")
         return audit_checkpoint(checkpoint, data, settings, progress)  # type: ignore[arg-type]  # which it says itself
-    return audit_model(checkpoint, data, settings, progress)
+    return audit_model(checkpoint, data, settings, progress, state_dict)

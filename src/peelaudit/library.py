@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from peelaudit.records import AuditReport
 from peelaudit.settings.audit import AuditConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
 __all__ = ["Report", "audit_checkpoint", "audit_model"]
@@ -91,7 +92,9 @@ def audit_checkpoint(
     return Report.of(audit_config(AuditConfig(**given), progress=progress))
 
 
-def audit_model(model: Module, data: Any, settings: dict[str, Any], progress: Progress) -> Report:
+def audit_model(
+    model: Module, data: Any, settings: dict[str, Any], progress: Progress, state: Mapping[str, Tensor] | None = None
+) -> Report:
     """Audit a module in memory; see `peelaudit.audit`."""
     from peelaudit.auditing.live import audit_live
     from peelaudit.auditing.run import Live
@@ -108,9 +111,9 @@ def audit_model(model: Module, data: Any, settings: dict[str, Any], progress: Pr
     if _are_paths(data):
         if not is_path:
             raise ConfigError("tokenizer: with files as data, name its file or directory")
-        return Report.of(audit_live(AuditConfig(data=data, **given), Live(model, None), progress=progress))
+        return Report.of(audit_live(AuditConfig(data=data, **given), Live(model, None, state), progress=progress))
     held = Held(data, None if is_path else tokenizer)
-    return Report.of(audit_live(AuditConfig(**given), Live(model, held), progress=progress))
+    return Report.of(audit_live(AuditConfig(**given), Live(model, held, state), progress=progress))
 
 
 def _are_paths(data: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peelaudit.auditing.advice import bits_warnings, calibration_warnings, experts_warnings, rank_warnings
 from peelaudit.auditing.alike import check_vocabulary
@@ -90,10 +90,17 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A module in memory, and the texts that a program holds; None where files are named."""
+    """A module in memory.
+
+    Attributes:
+        model: the module.
+        held: the texts that a program holds; None where files are named.
+        state: its state dict, where it is split over processes.
+    """
 
     model: nn.Module
     held: Held | None
+    state: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +170,7 @@ def prepared(config: AuditConfig, *, live: Live | None = None, progress: Progres
 
 def _opened(config: AuditConfig, live: Live | None, clock: Clock) -> Checkpoint:
     if live is not None:
-        return open_module(live.model, admit=admit, progress=clock)
+        return open_module(live.model, live.state, admit=admit, progress=clock)
     path = Path(config.checkpoint)
     return open_checkpoint(path, config=config.config, adapter=config.adapter, admit=admit, progress=clock)
 

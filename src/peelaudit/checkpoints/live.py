@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from peelaudit.checkpoints.conversion import named
 from peelaudit.checkpoints.files import Snapshot
 from peelaudit.checkpoints.matching import match
 from peelaudit.checkpoints.opening import Admit
+from peelaudit.checkpoints.split import is_split
 from peelaudit.checkpoints.state_dict import is_nanogpt, nanogpt_config, nanogpt_origins
 from peelaudit.checkpoints.store import FLOATS, as_bytes
 from peelaudit.errors import UnsupportedCheckpoint
@@ -25,19 +26,32 @@ from peelaudit.records import TensorInfo
 
 __all__ = ["open_module"]
 
-_WITHIN = ("module", "_orig_mod", "model")
+_LEFT_OUT = ("module", "_orig_mod")
+_WITHIN = (*_LEFT_OUT, "model")
 """Where the network is in what is wrapped around it: data parallelism, torch.compile, Lightning's modules."""
 
 
-def open_module(model: nn.Module, *, admit: Admit | None = None, progress: Progress = SILENT) -> Checkpoint:
+def open_module(
+    model: nn.Module,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    admit: Admit | None = None,
+    progress: Progress = SILENT,
+) -> Checkpoint:
     """A causal language model of transformers, or nanoGPT's, as it is now.
+
+    Args:
+        model: the module, also within a wrapper.
+        state: its state dict, or the wrapper's, where the module itself is split over processes.
+        admit: asked whether its family is opened.
+        progress: told of hashing.
 
     Raises:
         CheckpointError: it is none, or its weights aren't here.
     """
-    inner, config = _within(model)
+    inner, config, path = _within(model)
     name = type(inner).__name__
-    store = _LiveTensors(inner, name)
+    store = _LiveTensors(_state_of(inner, name) if state is None else _unwrapped(state, path), name)
     arguments = _nanogpt_arguments(config)
     if arguments is None:
         description = describe(config.to_dict(), name)
@@ -80,9 +94,9 @@ class _LiveTensors:
     format = "module"
     floats: Collection[str] = FLOATS
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, state: Mapping[str, Tensor], name: str) -> None:
         self.paths = (Path(name),)
-        self._state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+        self._state = state
         if away := next((key for key, value in self._state.items() if value.is_meta), None):
             raise UnsupportedCheckpoint(f"{name}: the weight {away!r} isn't in memory")
         self.tensors: Mapping[str, TensorInfo] = {
@@ -109,18 +123,53 @@ class _LiveTensors:
         self._state = {}
 
 
-def _within(model: nn.Module) -> tuple[nn.Module, Any]:
-    """The network and its configuration, in or under what is wrapped around it.
+def _state_of(model: nn.Module, name: str) -> dict[str, Tensor]:
+    """Its state dict, which a split one would hang at that is asked for on one process alone.
+
+    Raises:
+        UnsupportedCheckpoint: it is split.
+    """
+    if is_split(model):
+        raise UnsupportedCheckpoint(
+            f"{name}: its weights are split over processes; on all of them call get_model_state_dict of "
+            "torch.distributed.checkpoint.state_dict with full_state_dict and cpu_offload, and audit on the first with "
+            "what it returns as state_dict"
+        )
+    return _tensors(model.state_dict())
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _unwrapped(state: Mapping[str, Any], path: Sequence[str]) -> dict[str, Tensor]:
+    """A state dict by the network's own names, of what the network is at this path of.
+
+    Torch leaves wrappers for data parallelism and compilation out of the names that it gathers.
+    """
+    tensors = _tensors(state)
+    for steps in (path, [step for step in path if step not in _LEFT_OUT]):
+        prefix = "".join(f"{step}." for step in steps)
+        if prefix and all(key.startswith(prefix) for key in tensors):
+            return {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _within(model: nn.Module) -> tuple[nn.Module, Any, Sequence[str]]:
+    """The network, its configuration and its path in or under what is wrapped around it.
 
     Raises:
         UnsupportedCheckpoint: there is none.
     """
-    seen: nn.Module | None = model
-    while isinstance(seen, nn.Module):
+    seen, path = model, list[str]()
+    while True:
         config = getattr(seen, "config", None)
         if hasattr(config, "to_dict") or _nanogpt_arguments(config) is not None:
-            return seen, config
-        seen = next((inner for name in _WITHIN if isinstance(inner := getattr(seen, name, None), nn.Module)), None)
+            return seen, config, path
+        step = next((name for name in _WITHIN if isinstance(getattr(seen, name, None), nn.Module)), None)
+        if step is None:
+            break
+        seen, path = getattr(seen, step), [*path, step]
     raise UnsupportedCheckpoint(
         f"{type(model).__name__}: has no config of transformers or of nanoGPT, so what it computes isn't known"
     )

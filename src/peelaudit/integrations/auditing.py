@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peelaudit import audit
+from peelaudit.checkpoints.split import gathered, is_split
 from peelaudit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
     from peelaudit.library import Report
@@ -39,20 +42,29 @@ class StepAudits:
         self.reports: list[Report] = []
         self._data, self._every, self._settings = data, every, settings
         self._folder = None if folder is None else Path(folder)
+        self._last = 0
 
-    def due(self, step: int) -> bool:
-        """Whether there is to be one after this many steps, and was none yet."""
-        done = self.reports[-1].checkpoint.training_step if self.reports else None
-        return step > 0 and step % self._every == 0 and step != done
+    def after(self, step: int, model: Module, *, first: bool) -> dict[str, float] | None:
+        """Audit the network if it is time, on the first process; the figures that a logger is told, by their names.
 
-    def audited(self, model: Module, step: int) -> dict[str, float]:
-        """Audit the network; the figures that a logger is told, by their names.
+        Args:
+            step: how many steps were made.
+            model: the network. Where it is split over processes, all of them must call this, and the weights are
+                gathered.
+            first: whether this is the first process.
 
         Raises:
             PeelauditError: as `peelaudit.audit`.
             OutputError: the report couldn't be written.
         """
-        report = audit(model, self._data, **self._settings)
+        if step == self._last or step % self._every:
+            return None
+        self._last = step
+        state = gathered(model) if is_split(model) else None
+        return self._audited(model, state, step) if first else None
+
+    def _audited(self, model: Module, state: Mapping[str, Tensor] | None, step: int) -> dict[str, float]:
+        report = audit(model, self._data, state_dict=state, **self._settings)
         report = dataclasses.replace(report, checkpoint=dataclasses.replace(report.checkpoint, training_step=step))
         self.reports.append(report)
         if self._folder is not None:

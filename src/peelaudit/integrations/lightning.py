@@ -42,8 +42,10 @@ class AuditCallback(Callback):  # type: ignore[misc, unused-ignore]
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Audit the network, on the first process alone."""
-        if not trainer.is_global_zero or not self._audits.due(trainer.global_step):
+        wrapped = trainer.strategy.model
+        model = pl_module if wrapped is None else wrapped
+        figures = self._audits.after(trainer.global_step, model, first=trainer.is_global_zero)
+        if figures is None:
             return
-        figures = self._audits.audited(pl_module, trainer.global_step)
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)

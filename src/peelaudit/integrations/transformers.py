@@ -49,9 +49,9 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]  # transformers isn'
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Audit the network, on the first process alone."""
-        if not state.is_world_process_zero or not self._audits.due(state.global_step):
+        figures = self._audits.after(state.global_step, kwargs["model"], first=state.is_world_process_zero)
+        if figures is None:
             return
-        figures = self._audits.audited(kwargs["model"], state.global_step)
         logs = control.should_log  # which a log of one's own would take for done
         self._trainer.log(figures)
         control.should_log = logs

@@ -1,0 +1,122 @@
+"""A training run whose weights are split over two processes, as a program of its own: `split_run.py KIND FOLDER`.
+
+It writes what the processes found to FOLDER, one file each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed, multiprocessing, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import peelaudit
+from peelaudit.integrations.auditing import StepAudits
+from tests.checkpoints import models
+
+AUDITS: dict[str, Any] = {"tokens": 512, "seq_len": 16, "resamples": 100, "effort": "quick", "schedules": "direct"}
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+ROWS = torch.from_numpy(np.random.default_rng(0).integers(0, 64, (64, 16)))
+
+
+def split(model: Any, mesh: Any) -> nn.Module:
+    """The model as FSDP has it: every block's weights, and the rest's, on both processes by halves."""
+    for block in model.model.layers:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def trained(rank: int, folder: Path, mesh: Any, *, audits: StepAudits | None) -> tuple[nn.Module, dict[str, Any]]:
+    """Four steps of a split network, and what it had in the end."""
+    torch.manual_seed(0)
+    model = split(models.model("llama", attention_dropout=0.1), mesh).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for step in range(1, 5):
+        batch = ROWS[[(2 * step + rank) % len(ROWS)]]
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if audits is not None:
+            audits.after(step, model, first=rank == 0)
+    return model, get_model_state_dict(model, options=WHOLE)
+
+
+def process(rank: int, folder: Path) -> None:
+    """One of the two."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    _, plain = trained(rank, folder, mesh, audits=None)
+    audits = StepAudits(ROWS, every=2, **AUDITS)
+    model, audited = trained(rank, folder, mesh, audits=audits)
+    found: dict[str, Any] = {
+        "same": all(torch.equal(weight, audited[name]) for name, weight in plain.items()),
+        "losses": [report.network.held_out.trained_loss.value for report in audits.reports],
+        "steps": [report.checkpoint.training_step for report in audits.reports],
+    }
+    try:
+        peelaudit.audit(model, ROWS, **AUDITS)
+    except peelaudit.CheckpointError as error:
+        found["refused"] = str(error)
+    if rank == 0:
+        whole = models.model("llama")
+        whole.load_state_dict(audited)
+        found["whole"] = peelaudit.audit(whole, ROWS, **AUDITS).network.held_out.trained_loss.value
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    distributed.destroy_process_group()
+
+
+def lightnings(folder: Path) -> None:
+    """The same by Lightning, which starts the other process itself."""
+    import lightning.pytorch as lightning
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    from peelaudit.integrations.lightning import AuditCallback
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = models.model("llama")
+
+        def configure_model(self) -> None:
+            split(self.model, self.device_mesh["data_parallel"])
+
+        def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
+            return self.model(input_ids=batch, labels=batch).loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+    lightning.seed_everything(0)
+    callback = AuditCallback(ROWS, every=5, **AUDITS)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
+        max_steps=10,
+        logger=False,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(Module(), torch.utils.data.DataLoader(ROWS, batch_size=2))
+    losses = [report.network.held_out.trained_loss.value for report in callback.reports]
+    (folder / f"{trainer.global_rank}.json").write_text(json.dumps({"losses": losses}))
+
+
+if __name__ == "__main__":
+    kind, folder = sys.argv[1], Path(sys.argv[2])
+    if kind == "torch":
+        multiprocessing.start_processes(process, (folder,), nprocs=2, start_method="fork")  # which imports nothing anew
+    else:
+        lightnings(folder)
