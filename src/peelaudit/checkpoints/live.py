@@ -47,11 +47,18 @@ def open_module(
         progress: told of hashing.
 
     Raises:
-        CheckpointError: it is none, or its weights aren't here.
+        CheckpointError: it is none, or its weights aren't here: a split one would wait for the other processes forever
+            if it were asked for its state dict.
     """
     inner, config, path = _within(model)
     name = type(inner).__name__
-    store = _LiveTensors(_state_of(inner, name) if state is None else _unwrapped(state, path), name)
+    if state is None and is_split(model):
+        raise UnsupportedCheckpoint(
+            f"{name}: its weights are split over processes; on all of them call get_model_state_dict of "
+            "torch.distributed.checkpoint.state_dict with full_state_dict and cpu_offload, and audit on the first with "
+            "what it returns as state_dict"
+        )
+    store = _LiveTensors(_tensors(inner.state_dict()) if state is None else _unwrapped(state, path), name)
     arguments = _nanogpt_arguments(config)
     if arguments is None:
         description = describe(config.to_dict(), name)
@@ -123,21 +130,6 @@ class _LiveTensors:
         self._state = {}
 
 
-def _state_of(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """Its state dict, which a split one would hang at that is asked for on one process alone.
-
-    Raises:
-        UnsupportedCheckpoint: it is split.
-    """
-    if is_split(model):
-        raise UnsupportedCheckpoint(
-            f"{name}: its weights are split over processes; on all of them call get_model_state_dict of "
-            "torch.distributed.checkpoint.state_dict with full_state_dict and cpu_offload, and audit on the first with "
-            "what it returns as state_dict"
-        )
-    return _tensors(model.state_dict())
-
-
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
@@ -163,7 +155,7 @@ def _within(model: nn.Module) -> tuple[nn.Module, Any, Sequence[str]]:
     """
     seen, path = model, list[str]()
     while True:
-        config = getattr(seen, "config", None)
+        config = vars(seen).get("config")  # its own: FSDP's wrapper passes on what is asked for
         if hasattr(config, "to_dict") or _nanogpt_arguments(config) is not None:
             return seen, config, path
         step = next((name for name in _WITHIN if isinstance(getattr(seen, name, None), nn.Module)), None)
