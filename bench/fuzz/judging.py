@@ -41,7 +41,7 @@ def judged(form: Format, yard: Yard, printed: int, computing: int) -> dict[str, 
         try:
             form.use(yard.case)
         except PeelauditError as error:
-            outcome, wrong = type(error).__name__, list(_faults(error, str(yard.case)))
+            outcome, wrong = type(error).__name__, list(_faults(error, str(yard.case.parent)))
             trace = traceback.format_exc(limit=-1) if wrong else ""
         except Exception as error:
             outcome, wrong = type(error).__name__, [f"{type(error).__name__}: {str(error)[:300]!r}"]
@@ -59,14 +59,14 @@ def sentences(error: PeelauditError) -> tuple[str, ...]:
     return error.problems if isinstance(error, ConfigError) else (str(error),)
 
 
-def _faults(error: PeelauditError, case: str) -> Iterator[str]:
-    """What is wrong with how it was refused."""
+def _faults(error: PeelauditError, folder: str) -> Iterator[str]:
+    """What is wrong with how it was refused; in `folder` are the case and the text that it is used with."""
     for sentence in sentences(error):
         if not sentence or not sentence.isprintable():
             yield f"a message that isn't one printable line: {sentence[:300]!r}"
         elif len(sentence) > _LONGEST:
             yield f"a message of {len(sentence)} signs: {sentence[:200]!r}"
-        elif case not in sentence:
+        elif folder not in sentence:
             yield f"a message that names no file: {sentence[:300]!r}"
         elif word := next((word for word in _STARVED if word in sentence), None):
             yield f"{word}: {sentence[:300]!r}"

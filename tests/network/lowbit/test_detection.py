@@ -103,6 +103,12 @@ def test_constants_vectors_and_nothing_are_on_no_grid(weight: torch.Tensor) -> N
     assert find_grid(weight) is None
 
 
+@pytest.mark.parametrize("code", ["int4", "ternary", "nf4"])
+def test_groups_of_which_a_rows_last_is_shorter_are_no_grid(code: str) -> None:
+    assert find_grid(noise(64, 64), f"gptq-{code}-g33") is None
+    assert find_grid(noise(64, 66), f"gptq-{code}-g33") is not None
+
+
 def test_a_short_group_of_many_levels_is_told_by_the_files_type() -> None:
     weight = grouped(noise(), 32, 256, symmetric=True)
     assert find_grid(weight) is None

@@ -88,12 +88,14 @@ def find_grid(weight: Tensor, stored: str = "") -> Grid | None:
 
 def _declared(stored: str, weight: Tensor, zeros: float) -> Grid | None:
     """The grid of a `PackedType`; None for other dtypes, for other codes than these, and where those that share a scale
-    are no neighbours.
+    are no neighbours, or a row's last ones are fewer.
 
     0 is on one of the values in most of them; whether in the middle, the values tell.
     """
     packed = PackedType.parse(stored)
     if packed is None or (packed.group is None and packed.scales not in _SCALES):
+        return None
+    if packed.group is not None and weight.shape[1] % packed.group:
         return None
     layout = _SCALES.get(packed.scales, ScaleLayout.GROUP)
     if packed.code == GridKind.TERNARY:
