@@ -90,6 +90,11 @@ def test_streams_give_whole_sequences_in_place(length: int, seq_len: int, wanted
     [
         (16_384, 512, 128),
         (16_383, 512, 64),
+        (16_383, 2048, 128),
+        (4_096, 2048, 128),
+        (4_095, 2048, 64),
+        (2_047, 2048, 32),
+        (4_096, 2047, 32),
         (65_536, 4096, 512),
         (262_144, 4096, 2048),
         (10**9, 4096, 2048),
@@ -200,22 +205,22 @@ def test_few_held_out_clusters_are_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "settings", "told"),
+    ("context", "settings", "length", "told"),
     [
-        (4096, {}, "262144 tokens (--tokens) would do for 2048"),
-        (512, {}, "65536 tokens (--tokens) would do for 512"),
-        (256, {}, None),
-        (4096, {"seq_len": 64}, None),
+        (4096, {}, 128, "262144 tokens (--tokens) would do for 2048"),
+        (512, {}, 64, "65536 tokens (--tokens) would do for 512"),
+        (256, {}, 64, None),
+        (4096, {"seq_len": 64}, 64, None),
     ],
 )
 def test_sequences_far_shorter_than_the_context_are_a_warning(
-    tmp_path: Path, context: int, settings: dict[str, int], told: str | None
+    tmp_path: Path, context: int, settings: dict[str, int], length: int, told: str | None
 ) -> None:
     calibration = load(tmp_path, texts(tmp_path, 200), tokens=8192, context=context, **settings)
-    assert calibration.info.seq_len == 64
+    assert calibration.info.seq_len == length
     found = [warning for warning in calibration.warnings if "short for a context" in warning]
     assert len(found) == (told is not None)
-    assert all(warning.startswith("sequences of 64 tokens are short") and warning.endswith(told) for warning in found)
+    assert all(one.startswith(f"sequences of {length} tokens are short") and one.endswith(told) for one in found)
 
 
 def test_settings_that_cannot_work_are_named_before_anything_is_read(tmp_path: Path) -> None:

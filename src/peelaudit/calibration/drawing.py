@@ -32,6 +32,9 @@ MAX_SEQ_LEN = 2048
 """What most networks of more context were trained with first; the logits of one sequence have to fit in memory."""
 GOOD_SEQUENCES = 128
 """A quarter of them held out are 32, over the 20 that intervals need by enough for the text of several documents."""
+LONG_CONTEXT, LEAST_OF_LONG, FEW_SEQUENCES = 2048, 128, 32
+"""A network of so much context is given so many positions at least, as long as the tokens hold this many sequences: on
+fewer it loses what says nothing of it."""
 GOOD_CLUSTERS = 80
 """With a quarter of them held out, that makes 20 there: with fewer, intervals are wide."""
 
@@ -59,9 +62,15 @@ class Drawn:
 
 
 def choose_seq_len(tokens: int, context: int) -> int:
-    """The largest power of two of which `tokens` hold 128, but within 32 ... 2048 and the model's context."""
+    """The largest power of two of which `tokens` hold 128, but within 32 ... 2048 and the model's context.
+
+    Where that is 2048 or more, up to 128 positions 32 sequences do.
+    """
     length = MIN_SEQ_LEN
-    while 2 * length <= MAX_SEQ_LEN and 2 * length * GOOD_SEQUENCES <= tokens:
+    while 2 * length <= MAX_SEQ_LEN:
+        few = context >= LONG_CONTEXT and 2 * length <= LEAST_OF_LONG
+        if 2 * length * (FEW_SEQUENCES if few else GOOD_SEQUENCES) > tokens:
+            break
         length *= 2
     while length > context:
         length //= 2
