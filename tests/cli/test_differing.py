@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import shlex
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,12 @@ def test_a_page_on_stdout_and_files_of_all_formats(tmp_path: Path, capsys: pytes
     assert found.whole.low > 0
     assert [row.layer for row in found.rows] == [None, 1, 2, 3, 4, None]
     assert (tmp_path / "diff.md").read_text(encoding="utf-8").startswith("## peelaudit: NEW's loss is")
-    assert (tmp_path / "diff.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    page = (tmp_path / "diff.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    line = shlex.split(html.unescape(page.partition("<pre><code>peelaudit diff ")[2].partition("</code>")[0]))
+    assert main(["diff", *line, "-q", "-f", "json"]) == 0
+    again = load(capsys.readouterr().out, Difference)
+    assert (again.settings, again.rows, again.whole) == (found.settings, found.rows, found.whole)
 
 
 def test_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records.difference import Difference
 from peelaudit.settings.audit import AuditConfig
+from peelaudit.settings.command import DIFFERENCE_SETTINGS
 
 __all__ = ["PASSES", "difference"]
 
@@ -67,7 +68,15 @@ def difference(config: AuditConfig, new: Path, *, passes: float = PASSES, progre
     ):
         check_alike(audit.checkpoint, other)
         notes = check_vocabulary(audit.config, audit.calibration, audit.checkpoint, other)
-        return _Comparison(dataclasses.replace(audit, clock=clock), other, passes).concluded(notes)
+        made_by = _made_by(dataclasses.replace(audit.config, adapter=config.adapter), new, passes)
+        return _Comparison(dataclasses.replace(audit, clock=clock), other, passes).concluded(notes, made_by)
+
+
+def _made_by(config: AuditConfig, new: Path, passes: float) -> tuple[tuple[str, object], ...]:
+    """What says how to repeat it: `Difference.settings`."""
+    paths = (("base", config.checkpoint), ("new", str(new)))
+    settings = ((name, getattr(config, name)) for name in DIFFERENCE_SETTINGS)
+    return (*paths, *settings, ("passes", f"{passes:g}" if math.isfinite(passes) else "all"))
 
 
 class _Comparison:
@@ -85,8 +94,8 @@ class _Comparison:
     def _worked(self) -> float:
         return (self._base.passes + self._new.passes) / self._sequences
 
-    def concluded(self, notes: Sequence[str]) -> Difference:
-        """All of it.
+    def concluded(self, notes: Sequence[str], made_by: tuple[tuple[str, object], ...]) -> Difference:
+        """All of it, with what the two said of each other and the settings that it is made by.
 
         Raises:
             PeelauditError: as `difference`.
@@ -116,9 +125,7 @@ class _Comparison:
             base=dataclasses.replace(base.info, tensors=()),
             new=dataclasses.replace(new.info, tensors=()),
             data=self._calibration.info,
-            settings=tuple(
-                (one.name, getattr(self._audit.config, one.name)) for one in dataclasses.fields(AuditConfig)
-            ),
+            settings=made_by,
             base_loss=every.estimate(whole[BASE].losses),
             new_loss=every.estimate(whole[swaps.new].losses),
             whole=difference,

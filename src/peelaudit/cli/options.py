@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from peelaudit.settings import GATE_SETTINGS, SETTINGS
+from peelaudit.settings.command import DIFFERENCE_SETTINGS
 from peelaudit.settings.declared import Setting, in_groups
 from peelaudit.settings.kinds import SWITCH
 
@@ -55,13 +56,7 @@ GATE = in_groups(GATE_SETTINGS.values())
 COMPARISON = tuple(GATE_SETTINGS[name] for name in ("fail_regression", "on_inconclusive"))
 """Of a gate, where the baseline is an argument."""
 
-DIFFERENCE = in_groups(
-    SETTINGS[name]
-    for name in (
-        *("data", "field", "separator", "tokenizer", "tokens", "seq_len", "bos"),
-        *("config", "adapter", "device", "dtype", "seed", "resamples"),
-    )
-)
+DIFFERENCE = in_groups(SETTINGS[name] for name in DIFFERENCE_SETTINGS)
 """Of what two checkpoints' difference depends on."""
 
 

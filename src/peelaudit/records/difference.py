@@ -137,10 +137,10 @@ class Difference:
     """Two checkpoints of one architecture, BASE and NEW, on the same tokens. All losses in nats/token.
 
     `base` and `new` have no list of tensors; `tensors` are those that aren't the same, `same_tensors` is how many
-    others there are. `configuration` are the keys that differ, where a part computes something else for them. `named`
-    are the places in `rows` of the parts that stand out by what they do to BASE's predictions, `changed` of the
-    blocks whose weights are changed more than the others'. `passes` is the cost, in forward passes of the whole
-    network over all tokens. `findings` are sentences on what conversions break.
+    others there are. `settings` say how to repeat it. `configuration` are the keys that differ, where a part computes
+    something else for them. `named` are the places in `rows` of the parts that stand out by what they do to BASE's
+    predictions, `changed` of the blocks whose weights are changed more than the others'. `passes` is the cost, in
+    forward passes of the whole network over all tokens. `findings` are sentences on what conversions break.
     """
 
     versions: tuple[tuple[str, str], ...]

@@ -1,14 +1,20 @@
-"""The command that repeats an audit, from the settings in its report."""
+"""The command that repeats an audit or a difference, from the settings in its report."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from peelaudit.settings.audit import SETTINGS
 from peelaudit.settings.declared import Setting
 
-__all__ = ["repeat_command"]
+__all__ = ["DIFFERENCE_SETTINGS", "repeat_command", "repeat_difference"]
+
+DIFFERENCE_SETTINGS = (
+    *("data", "field", "separator", "tokenizer", "tokens", "seq_len", "bos"),
+    *("config", "adapter", "device", "dtype", "seed", "resamples"),
+)
+"""What two checkpoints' difference depends on, of an audit's settings."""
 
 
 def repeat_command(settings: Iterable[tuple[str, object]]) -> str:
@@ -18,12 +24,23 @@ def repeat_command(settings: Iterable[tuple[str, object]]) -> str:
     A setting without a value has no flag. What can't be printed is in the form `$'\033'`, as bash, zsh and ksh have it.
     """
     values = dict(settings)
-    words = ["peelaudit", "run"]
-    for setting in SETTINGS.values():
-        words += _flags(setting, values.get(setting.name))
-    checkpoint = str(values.get("checkpoint", ""))
-    words += ["--", _quoted(checkpoint)] if checkpoint.startswith("-") else [_quoted(checkpoint)]
-    return " ".join(words)
+    return _line("run", SETTINGS, values, [], [str(values.get("checkpoint", ""))])
+
+
+def repeat_difference(settings: Iterable[tuple[str, object]]) -> str:
+    """`peelaudit diff …`, as `repeat_command`."""
+    values = dict(settings)
+    paths = [str(values.get(name, "")) for name in ("base", "new")]
+    own = ["--passes", _quoted(str(values["passes"]))] if "passes" in values else []
+    return _line("diff", DIFFERENCE_SETTINGS, values, own, paths)
+
+
+def _line(
+    command: str, names: Iterable[str], values: Mapping[str, object], own: Iterable[str], paths: Sequence[str]
+) -> str:
+    words = ["peelaudit", command, *(word for name in names for word in _flags(SETTINGS[name], values.get(name))), *own]
+    words += ["--"] if any(path.startswith("-") for path in paths) else []
+    return " ".join((*words, *map(_quoted, paths)))
 
 
 def _flags(setting: Setting, value: object) -> Iterator[str]:

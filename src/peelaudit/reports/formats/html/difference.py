@@ -26,6 +26,7 @@ from peelaudit.reports.wording.difference import (
     sums,
     tensor_lines,
 )
+from peelaudit.settings.command import repeat_difference
 
 __all__ = ["export"]
 
@@ -63,6 +64,7 @@ def export(found: Difference) -> str:
         more=more,
         digests=_digests(found),
         versions=table("Environment", [Column("part"), Column("version")], found.versions),
+        command=repeat_difference(found.settings),
         settings=settings_table(found.settings),
         json=embedded_json(dump(found, Difference)),
     )
