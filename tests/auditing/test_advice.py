@@ -89,6 +89,16 @@ def test_what_was_left_out_is_run_next() -> None:
     assert untold == f"Whether one layer is at fault, it takes more to tell: {RUN} --effort thorough --tokens 32768"
 
 
+def test_a_head_that_gains_may_see_too_little() -> None:
+    head = dataclasses.replace(network(Verdict.GREEN).held_out, gap_head=make_estimate(0.2))
+    gains = dataclasses.replace(network(Verdict.GREEN), held_out=head)
+    told = (gains, BASELINES, make_estimate(-2.2), HEALTHY, refined(), CONFIG)
+    assert "too little" not in advise(*told)
+    assert "Or it sees too little at a time: 32 tokens (--seq-len, with more --tokens)." in advise(*told, cut_at=32)
+    healthy = (network(Verdict.GREEN), BASELINES, make_estimate(-2.2), HEALTHY, refined(), CONFIG)
+    assert "too little" not in advise(*healthy, cut_at=32)
+
+
 def test_a_command_without_a_text_has_none() -> None:
     words = advise(network(), BASELINES, make_estimate(-2.2), HEALTHY, refined(), dataclasses.replace(CONFIG, data=()))
     assert words.endswith("peelaudit run runs/x.pt --tokens 32768")

@@ -135,6 +135,7 @@ def advise(
     config: AuditConfig,
     *,
     better_in_parent: Sequence[int] = (),
+    cut_at: int | None = None,
 ) -> str:
     """What to do next, in plain words; the last of them are a command or an experiment. The report has the figures.
 
@@ -146,6 +147,7 @@ def advise(
         refinement: how blocks were refined alone, if they were.
         config: the settings of the audit.
         better_in_parent: the layers in which the parent's blocks do better, if there is one, the most first.
+        cut_at: positions of a sequence, where the network could see many more.
     """
     checkpoint, trained = config.checkpoint, network.held_out.trained_loss
     if trained.low > baselines.uniform:
@@ -169,7 +171,7 @@ def advise(
         data = "".join(f" --data {path}" for path in config.data)
         told = f"What was changed there: peelaudit diff {config.parent} {checkpoint}{data}"
         return f"{_on_parent(better_in_parent).strip()} {told}"
-    return " ".join((*_on_growth(network, config), *_on_head(network), *_last(network, refinement, config)))
+    return " ".join((*_on_growth(network, config), *_on_head(network, cut_at), *_last(network, refinement, config)))
 
 
 def _on_looks(layers: Sequence[LayerRow]) -> str:
@@ -205,9 +207,10 @@ def _on_growth(network: NetworkRow, config: AuditConfig) -> Iterator[str]:
         yield "With more text refining would gain more."
 
 
-def _on_head(network: NetworkRow) -> Iterator[str]:
+def _on_head(network: NetworkRow, cut_at: int | None) -> Iterator[str]:
     head = network.held_out.gap_head
-    if network.temperature_gain.low > RESOLUTION and network.temperature >= OVERCONFIDENT:
+    confident = network.temperature_gain.low > RESOLUTION and network.temperature >= OVERCONFIDENT
+    if confident:
         yield (
             f"Its logits want a temperature of {network.temperature:.2f}: it is over-fitted, or the text is unlike "
             "that of training."
@@ -220,6 +223,8 @@ def _on_head(network: NetworkRow) -> Iterator[str]:
             f"The readout {network.readout} loses against the own head on held-out text: there was too little text to "
             "fit it; compare with --readout own."
         )
+    if cut_at is not None and (confident or head.low > RESOLUTION):
+        yield f"Or it sees too little at a time: {cut_at} tokens (--seq-len, with more --tokens)."
 
 
 def _last(network: NetworkRow, refinement: LayerRefinement | None, config: AuditConfig) -> Iterator[str]:

@@ -54,8 +54,14 @@ class Findings:
     parent: ParentFigures | None
 
 
-def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Findings:
+def conclude(measured: Measurements, config: AuditConfig, vocabulary: int, *, cut_at: int | None = None) -> Findings:
     """Choose on *select*, report on *held-out* and *fit*.
+
+    Args:
+        measured: what was measured.
+        config: the settings.
+        vocabulary: how many words.
+        cut_at: positions of a sequence, where the network could see many more.
 
     Raises:
         NonFiniteResult: a figure is NaN, Inf or not defined.
@@ -102,6 +108,7 @@ def conclude(measured: Measurements, config: AuditConfig, vocabulary: int) -> Fi
             naming.refinement,
             config,
             better_in_parent=() if parent is None else parent.better,
+            cut_at=cut_at,
         ),
         naming=naming,
         parent=parent,

@@ -29,6 +29,7 @@ from peelaudit.auditing.parent import parent_losses, parent_warnings
 from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.resuming import Kept, place_key
 from peelaudit.calibration import Calibration, Held, check_given, load_calibration
+from peelaudit.calibration.drawing import cut_short
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.checkpoints.live import open_module
 from peelaudit.errors import ConfigError, OutputError
@@ -218,7 +219,9 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
         one.check_unchanged()
     calibration.check_unchanged()
     clock.stage("intervals", 1)
-    findings = conclude(measured, config, checkpoint.info.vocabulary)
+    seq_len = calibration.info.seq_len
+    cut_at = seq_len if cut_short(seq_len, checkpoint.info.context) else None
+    findings = conclude(measured, config, checkpoint.info.vocabulary, cut_at=cut_at)
     return AuditReport(
         schema_version=SCHEMA_VERSION,
         versions=versions(),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from peelaudit.calibration.corpus import Corpus, Portion
-from peelaudit.calibration.drawing import Cluster, Document, Drawn, tokens_for_context
+from peelaudit.calibration.drawing import Cluster, Document, Drawn, cut_short, tokens_for_context
 from peelaudit.calibration.splits import MIN_CLUSTERS, Split, sha256_of_tokens, split_info
 from peelaudit.errors import CalibrationError
 from peelaudit.records import DataInfo, DataShare
@@ -16,9 +16,6 @@ __all__ = ["check_enough", "data_info", "warnings_of"]
 
 FEW_CLUSTERS = 20
 """With fewer clusters 95 % intervals are wide, and cover 90 to 99 % (docs/results/intervals.md)."""
-
-SHORT_OF_CONTEXT = 4
-"""Over how many times a sequence's length the context, as far as sequences go, has to be for that to be said."""
 
 
 def check_enough(
@@ -106,8 +103,8 @@ def warnings_of(config: AuditConfig, context: int, info: DataInfo, repeated: int
             f"only {info.held_out.clusters} {units} are held out: intervals of fewer than {FEW_CLUSTERS} are wide, and "
             "hold 90 to 99 % rather than 95 %"
         )
-    longest, tokens = tokens_for_context(context)
-    if config.seq_len is None and SHORT_OF_CONTEXT * info.seq_len < longest:
+    if config.seq_len is None and cut_short(info.seq_len, context):
+        longest, tokens = tokens_for_context(context)
         warnings.append(
             f"sequences of {info.seq_len} tokens are short for a context of {context}, and what the network does with "
             f"more is not seen; {tokens} tokens (--tokens) would do for {longest}"

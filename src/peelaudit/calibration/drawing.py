@@ -15,6 +15,7 @@ __all__ = [
     "Document",
     "Drawn",
     "choose_seq_len",
+    "cut_short",
     "draw_documents",
     "draw_streams",
     "drop_repeated",
@@ -32,6 +33,8 @@ MAX_SEQ_LEN = 2048
 """What most networks of more context were trained with first; the logits of one sequence have to fit in memory."""
 GOOD_SEQUENCES = 128
 """A quarter of them held out are 32, over the 20 that intervals need by enough for the text of several documents."""
+SHORT_OF_CONTEXT = 4
+"""Over how many times a sequence's length the context, as far as sequences go, has to be for that to be said."""
 LONG_CONTEXT, LEAST_OF_LONG, FEW_SEQUENCES = 2048, 128, 32
 """A network of so much context is given so many positions at least, as long as the tokens hold this many sequences: on
 fewer it loses what says nothing of it."""
@@ -75,6 +78,11 @@ def choose_seq_len(tokens: int, context: int) -> int:
     while length > context:
         length //= 2
     return length
+
+
+def cut_short(seq_len: int, context: int) -> bool:
+    """Whether sequences have less than a quarter of what the network could see, or of 2048."""
+    return SHORT_OF_CONTEXT * seq_len < tokens_for_context(context)[0]
 
 
 def tokens_for_context(context: int) -> tuple[int, int]:
