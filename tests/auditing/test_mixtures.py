@@ -153,7 +153,7 @@ def test_faults_in_an_expert_and_a_block_are_named_and_none_without() -> None:
     """By looks, slopes and routing alone."""
     config = AuditConfig(checkpoint=str(MIXTRAL), tokens=32768, seq_len=256, effort="quick")
     result = selftest(config, Plan(PLANTED, Selector(((2, 3),)), redraws=2, references=False))
-    assert result.undamaged == ((), (), ())
-    assert [(fault.kind, fault.layer, fault.named) for fault in result.faults] == [
+    assert [one.named for one in result.undamaged] == [(), (), ()]
+    assert [(fault.kind, fault.layer, fault.said.named) for fault in result.faults] == [
         (kind, layer, (layer,)) for kind in PLANTED for layer in (2, 3)
     ]

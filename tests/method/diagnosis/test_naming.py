@@ -67,6 +67,18 @@ def test_a_look_comes_before_all_slopes() -> None:
     assert list(np.argsort(-naming.suspicion)[:2] + 1) == [N, 3]
 
 
+@pytest.mark.parametrize(("untrained", "told"), [(None, True), (2, False), (4, False), (6, True)])
+def test_a_router_is_at_chance_for_itself_only_below_what_looks_ill(untrained: int | None, told: bool) -> None:
+    knows, guesses = np.full(46, 0.1), np.full(46, 0.1)
+    guesses[6 + 4 :: 9] = -1.0  # of nine shares of *held-out* it loses on one
+    routings = tuple(guesses if layer == 4 else knows for layer in range(1, N + 1))
+    ill = dataclasses.replace(HEALTHY, spectral_excess=1.0)
+    signs = tuple(ill if layer == untrained else HEALTHY for layer in range(1, N + 1))
+    found = name_layers(dataclasses.replace(examined({}, {}), signs=signs, routings=routings)).symptoms
+    assert (Symptom.ROUTER_AT_CHANCE in found[3]) == told
+    assert sum(map(len, found)) == told + (untrained is not None)
+
+
 def gained(gaps: dict[int, float], rest: float = 0.0, *, low_bit: bool = False, first_step: bool = False) -> LayerGains:
     """Of these layers; the others gain `rest`."""
     gains = tuple(losses(gaps.get(layer, rest), layer) for layer in range(1, N + 1))

@@ -90,10 +90,13 @@ def name_layers(examined: Examination) -> Naming:
 
 
 def _with_routers(looks: tuple[tuple[Symptom, ...], ...], examined: Examination) -> tuple[tuple[Symptom, ...], ...]:
-    """The looks, and that of a router that does no better than chance in a block that looks well otherwise."""
+    """The looks, and that of a router that does no better than chance below all blocks that look ill otherwise: what
+    is above one isn't given what it was trained on.
+    """
     if len(examined.panel.cluster_predictions("held_out")) < FEWEST_CLUSTERS:
         return looks
-    barred = [layer for layer, some in enumerate(looks, 1) if some]
+    lowest = next((layer for layer, some in enumerate(looks, 1) if some), len(looks) + 1)
+    barred = range(lowest, len(looks) + 1)
     found = at_chance(examined.panel, examined.routings, barred)
     return tuple((*some, Symptom.ROUTER_AT_CHANCE) if layer in found else some for layer, some in enumerate(looks, 1))
 

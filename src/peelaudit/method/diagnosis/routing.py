@@ -101,7 +101,7 @@ def at_chance(panel: Panel, gains: Sequence[Losses | None], barred: Collection[i
     Args:
         panel: of the network's losses.
         gains: of each layer, on the panel; None where it has none.
-        barred: layers whose routing doesn't matter: what they route to is damaged.
+        barred: layers whose routing doesn't matter: what they route, or route to, is damaged.
     """
     lost = {
         layer: most
