@@ -15,7 +15,7 @@ SCRIPT = """
 import json, os, sys
 import peelaudit.fleet.warm
 threads, before = len(os.listdir("/proc/self/task")), set(sys.modules)
-from peelaudit.auditing import audit_config
+from peelaudit.auditing.run import audit_config
 from peelaudit.config import AuditConfig
 for path in sys.argv[1:]:
     audit_config(AuditConfig(checkpoint=path, tokens=640, seq_len=32, resamples=100, schedules=("final",)))
