@@ -69,7 +69,7 @@ bench-gpu: setup
 # be carried to a machine that has the libraries and nothing else.
 gpu-check: setup
 	$(BIN)/python -m bench.gpu.bundle dist/gpu-check
-	cd dist/gpu-check && PYTHONPATH=wheel $(abspath $(BIN))/python bench/gpu_check.py --out results $(ARGS)
+	PYTHONPATH=dist/gpu-check/wheel $(BIN)/python dist/gpu-check/bench/gpu_check.py --out dist/gpu-check/results $(ARGS)
 
 bench-batch: setup
 	$(BIN)/python -m bench.batch

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=480, help="seconds after which no new check is begun")
     parser.add_argument("--model", type=Path, help="a real checkpoint to audit too, such as SmolLM2's GGUF file")
     parser.add_argument("--only", default="", help="run the checks alone whose names hold this")
-    parser.add_argument("--data", type=Path, default=ROOT / "README.md", help="text for it")
+    parser.add_argument("--data", type=Path, help="text for it; a generic one unless given")
     arguments = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     device = torch.device(_present() if arguments.device == "auto" else arguments.device)

@@ -154,8 +154,8 @@ def _verdicts(report: AuditReport) -> Iterator[tuple[str, object]]:
         yield f"layer {row.layer}'s verdict", row.held_out.verdict
 
 
-def model_check(path: Path | None, data: Path, device: torch.device) -> Check:
-    """A real model at 4,096 tokens: that it comes to an end, its time and its memory."""
+def model_check(path: Path | None, data: Path | None, device: torch.device) -> Check:
+    """A real model at 4,096 tokens of a text, or of the program's own: that it comes to an end, its time and memory."""
 
     def run() -> Found:
         if path is None:
@@ -165,7 +165,7 @@ def model_check(path: Path | None, data: Path, device: torch.device) -> Check:
             raise Skipped(f"a GGUF file needs {' and '.join(missing)}, which this Python hasn't")
         _forget_peak(device)
         begun = time.monotonic()
-        report = peelaudit.audit(path, data, tokens=4096, device=device.type, dtype="float32")
+        report = peelaudit.audit(path, () if data is None else data, tokens=4096, device=device.type, dtype="float32")
         verdict = report.network.held_out
         note = f"{_spent(begun)}, {_peak(device)}, loss {verdict.trained_loss.value:.3f}, {verdict.verdict}"
         beaten = verdict.trained_loss.high < report.baselines.unigram.low

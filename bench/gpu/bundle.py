@@ -1,6 +1,6 @@
 """A folder that checks a GPU where nothing but the libraries is installed: `python -m bench.gpu.bundle FOLDER`.
 
-In it are the wheel as it would be released, unpacked, the scripts, the fixtures that they audit, and a text. There
+In it are the wheel as it would be released, unpacked, the scripts and the fixtures that they audit. There
 `PYTHONPATH=wheel python bench/gpu_check.py` needs neither a network nor an installed peelaudit.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CARRIED = (
-    "README.md",
     "bench/__init__.py",
     "bench/device.py",
     "bench/gpu_check.py",

@@ -268,6 +268,13 @@ def test_without_time_every_row_is_there_and_skipped(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+def test_a_real_model_needs_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--device", "cpu", "--only", "real model", "--model", str(FIXTURES / "nanogpt/ckpt.pt")]
+    assert gpu_check.main(arguments) == 0
+    assert "passed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_folder_runs_by_itself_on_the_wheel(tmp_path: Path) -> None:
     bundle(tmp_path)
     (name,) = (path.name for path in tmp_path.glob("*.whl"))
