@@ -66,6 +66,7 @@ def process(rank: int, folder: Path) -> None:
     flat = FullyShardedDataParallel(whole, device_id=torch.device("cpu"), use_orig_params=True)  # FSDP1
     if rank == 0:  # alone: whoever asks for a state dict waits for the other one
         found["refused"] = [refusal(model), refusal(flat)]
+        found["parts"] = refusal(model, state_dict=model.state_dict())
         whole = models.model("llama")
         whole.load_state_dict(audited)
         found["whole"] = peelaudit.audit(whole, ROWS, **AUDITS).network.held_out.trained_loss.value
@@ -73,10 +74,10 @@ def process(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-def refusal(model: nn.Module) -> str:
-    """Of an audit of the module as it is."""
+def refusal(model: nn.Module, **handed: Any) -> str:
+    """Of an audit of the module."""
     try:
-        peelaudit.audit(model, ROWS, **AUDITS)
+        peelaudit.audit(model, ROWS, **handed, **AUDITS)
     except peelaudit.CheckpointError as error:
         return str(error)
     return ""

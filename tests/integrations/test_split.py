@@ -37,6 +37,7 @@ def test_a_split_network_is_gathered_and_goes_on_as_it_would_have(tmp_path: Path
     assert first["losses"][0] != first["losses"][1]
     assert first["losses"][1] == first["whole"]
     assert all("get_model_state_dict" in sentence for sentence in first["refused"])
+    assert "this process has a part alone" in first["parts"]
     assert all(sentence.startswith(("FSDPLlama", "Llama")) for sentence in first["refused"])
 
 

@@ -17,7 +17,7 @@ from peelaudit.checkpoints.conversion import named
 from peelaudit.checkpoints.files import Snapshot
 from peelaudit.checkpoints.matching import match
 from peelaudit.checkpoints.opening import Admit
-from peelaudit.checkpoints.split import is_split
+from peelaudit.checkpoints.split import is_part, is_split
 from peelaudit.checkpoints.state_dict import is_nanogpt, nanogpt_config, nanogpt_origins
 from peelaudit.checkpoints.store import FLOATS, as_bytes
 from peelaudit.errors import UnsupportedCheckpoint
@@ -106,6 +106,8 @@ class _LiveTensors:
         self._state = state
         if away := next((key for key, value in self._state.items() if value.is_meta), None):
             raise UnsupportedCheckpoint(f"{name}: the weight {away!r} isn't in memory")
+        if part := next((key for key, value in self._state.items() if is_part(value)), None):
+            raise UnsupportedCheckpoint(f"{name}: of the weight {part!r} this process has a part alone")
         self.tensors: Mapping[str, TensorInfo] = {
             key: TensorInfo(key, tuple(value.shape), str(value.dtype).removeprefix("torch."), value.nbytes)
             for key, value in self._state.items()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from peelaudit.errors import UnsupportedCheckpoint
 
-__all__ = ["gathered", "is_split"]
+__all__ = ["gathered", "is_part", "is_split"]
 
 
 def is_split(model: nn.Module) -> bool:
@@ -19,11 +19,15 @@ def is_split(model: nn.Module) -> bool:
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return False
     from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.tensor import DTensor
 
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         return True
-    return any(isinstance(weight, DTensor) for weight in (*model.parameters(), *model.buffers()))
+    return any(is_part(weight) for weight in (*model.parameters(), *model.buffers()))
+
+
+def is_part(weight: Tensor) -> bool:
+    """Whether a tensor is distributed, so that this process has a part of it."""
+    return type(weight) not in (Tensor, nn.Parameter) and hasattr(weight, "full_tensor")
 
 
 def gathered(model: nn.Module) -> Mapping[str, Tensor]:
