@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ from peelaudit.network.states import StateStore
 from peelaudit.records import AuditReport
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.sizes import parse_size
-from tests.fleet.support import write_model
+from tests.checkpoints import models
+from tests.fleet.support import environ, write_model
 from tests.networks import Network
+from tests.places import ROOT
 
 SMALL: dict[str, Any] = {"tokens": 640, "seq_len": 32, "resamples": 100, "schedules": ("refined", "final")}
 Call = Callable[..., Tensor]
@@ -185,3 +189,27 @@ def test_a_limit_changes_no_figure_and_is_no_other_audit(
     assert limited.warnings == usual.warnings
     assert key_of_report(limited) == key_of_report(usual)
     assert dict(limited.settings) == {**dict(usual.settings), "max_memory": "400KiB"}
+
+
+MILLION = """
+import resource, sys
+import numpy as np
+import peelaudit
+ids = np.random.default_rng(0).integers(0, 1_000_000, 40_000)
+np.save(sys.argv[1] + "/small.npy", ids % 64)
+peelaudit.audit("fixtures/llama", sys.argv[1] + "/small.npy", tokens=512, seq_len=32, effort="quick", resamples=100)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+np.save(sys.argv[1] + "/ids.npy", ids)
+peelaudit.audit(sys.argv[1] + "/model", sys.argv[1] + "/ids.npy", tokens=512, seq_len=32, effort=sys.argv[2])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, resource.getrusage(resource.RUSAGE_SELF).ru_utime)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+def test_row_87_a_million_words_of_width_two_take_less_than_a_gigabyte(tmp_path: Path) -> None:
+    shape = {"hidden_size": 2, "intermediate_size": 4, "num_attention_heads": 1, "num_key_value_heads": 1}
+    models.save(models.model("llama", vocab_size=1_000_000, head_dim=2, **shape), tmp_path / "model")
+    line = [sys.executable, "-c", MILLION, str(tmp_path), "quick"]
+    done = subprocess.run(line, cwd=ROOT, env=environ(), capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[0]) < 2**20  # KiB

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.changes import Changes, dot, plus, times
 from peelaudit.method.linalg.line_search import Probe, by_parabolas
 
@@ -89,18 +90,26 @@ class Course:
 
 
 def natural_steps(course: Course, objective: Objective, most: int, *, least: float = 0.0) -> None:
-    """Take steps until one gains less than `LEAST_GAIN` of all, or none gains.
+    """Take steps until one gains less than `LEAST_GAIN` of all, or none gains, or the loss has no gradient any more.
 
     Args:
         course: from where; how far it comes is written into it.
         objective: what is minimised.
         most: steps at most.
         least: nats/token that each must gain to be taken.
+
+    Raises:
+        NonFiniteResult: there is no gradient where it begins.
     """
     previous: _Step | None = None
     expected = FIRST_GAIN
     for _ in range(most):
-        at = objective.direction(course.changes)
+        try:
+            at = objective.direction(course.changes)
+        except NonFiniteResult:
+            if course.steps == 0:
+                raise
+            break
         direction = at.natural if previous is None else _conjugate(objective, at, previous)
         slope, before = dot(at.slopes, direction), course.loss
         likely = course.first if course.steps == 0 else None
