@@ -22,6 +22,7 @@ from peelaudit.settings.sizes import parse_size, written_size
         ("800M", 800 << 20),
         (" 4096 ", 4096),
         ("4096B", 4096),
+        ("68719476736", 1 << 36),
         ("1T", 1 << 40),
     ],
 )
