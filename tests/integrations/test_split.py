@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import peelaudit
+from peelaudit.integrations.auditing import StepAudits
 from tests.checkpoints import models
 from tests.places import ROOT
 
@@ -69,8 +70,10 @@ def test_deepspeeds_zero_3_is_refused() -> None:
     model = models.model("llama")
     for weight in model.parameters():
         weight.ds_id = 0
-    with pytest.raises(peelaudit.CheckpointError, match="split over processes"):
-        peelaudit.audit(model, torch.arange(1024).reshape(64, 16) % 64)
+    rows = torch.arange(1024).reshape(64, 16) % 64
+    for ask in (lambda: peelaudit.audit(model, rows), lambda: StepAudits(rows, every=1).after(1, model, first=True)):
+        with pytest.raises(peelaudit.CheckpointError, match="ZeRO 3; audit what that saves of it"):
+            ask()
 
 
 def test_a_saved_checkpoint_has_its_own() -> None:

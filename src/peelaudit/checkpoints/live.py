@@ -17,7 +17,7 @@ from peelaudit.checkpoints.conversion import named
 from peelaudit.checkpoints.files import Snapshot
 from peelaudit.checkpoints.matching import match
 from peelaudit.checkpoints.opening import Admit
-from peelaudit.checkpoints.split import is_part, is_split
+from peelaudit.checkpoints.split import check_whole, is_part
 from peelaudit.checkpoints.state_dict import is_nanogpt, nanogpt_config, nanogpt_origins
 from peelaudit.checkpoints.store import FLOATS, as_bytes
 from peelaudit.errors import UnsupportedCheckpoint
@@ -47,17 +47,12 @@ def open_module(
         progress: told of hashing.
 
     Raises:
-        CheckpointError: it is none, or its weights aren't here: a split one would wait for the other processes forever
-            if it were asked for its state dict.
+        CheckpointError: it is none, or its weights aren't here.
     """
     inner, config, path = _within(model)
     name = type(inner).__name__
-    if state is None and is_split(model):
-        raise UnsupportedCheckpoint(
-            f"{name}: its weights are split over processes; on all of them call get_model_state_dict of "
-            "torch.distributed.checkpoint.state_dict with full_state_dict and cpu_offload, and audit on the first with "
-            "what it returns as state_dict"
-        )
+    if state is None:
+        check_whole(model, name)
     store = _LiveTensors(_tensors(inner.state_dict()) if state is None else _unwrapped(state, path), name)
     arguments = _nanogpt_arguments(config)
     if arguments is None:

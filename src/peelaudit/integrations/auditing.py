@@ -13,7 +13,6 @@ from peelaudit.checkpoints.split import gathered, is_split
 from peelaudit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.nn import Module
 
     from peelaudit.library import Report
@@ -63,7 +62,7 @@ class StepAudits:
         state = gathered(model) if is_split(model) else None
         return self._audited(model, state, step) if first else None
 
-    def _audited(self, model: Module, state: Mapping[str, Tensor] | None, step: int) -> dict[str, float]:
+    def _audited(self, model: Module, state: Mapping[str, Any] | None, step: int) -> dict[str, float]:
         report = audit(model, self._data, state_dict=state, **self._settings)
         report = dataclasses.replace(report, checkpoint=dataclasses.replace(report.checkpoint, training_step=step))
         self.reports.append(report)
