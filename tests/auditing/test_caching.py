@@ -75,7 +75,9 @@ def a_linked_folder(path: Path) -> None:
     "spoil",
     [cut, emptied, flipped, not_text, a_pipe, a_link, a_link_to_a_device, a_directory, a_linked_folder],
 )
-def test_what_is_damaged_or_no_file_is_as_if_it_were_not_there(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+def test_row_62_what_is_damaged_or_no_file_is_as_if_it_were_not_there(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
     folder = Cache(tmp_path).folder(KEY)
     folder.write("x", "some text")
     spoil(tmp_path / KEY / "x.json")
@@ -85,7 +87,7 @@ def test_what_is_damaged_or_no_file_is_as_if_it_were_not_there(spoil: Callable[[
     assert written or spoil in (a_directory, a_linked_folder)
 
 
-def test_another_users_is_as_if_it_were_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_62_another_users_is_as_if_it_were_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Cache(tmp_path).folder(KEY)
     folder.write("x", "some text")
     monkeypatch.setattr(caching.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)  # noqa: PTH116

@@ -291,7 +291,7 @@ class Meanwhile(SilentProgress):
 @pytest.mark.parametrize(
     ("effort", "stage", "steps"), [("quick", "reference blocks", 2), ("default", "layers' gaps", 1)]
 )
-def test_two_runs_of_one_audit_end_in_the_same_report_whoever_ends_first(
+def test_row_63_two_runs_of_one_audit_end_in_the_same_report_whoever_ends_first(
     effort: str, stage: str, steps: int, model: Path, tmp_path: Path
 ) -> None:
     """The second begins while the first is at work, takes over what that one has kept, and removes it at its end."""

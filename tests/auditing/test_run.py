@@ -391,7 +391,7 @@ class Told:
         ({"model_type": "git", "num_image_with_embedding": 100_000_000}, "'git' can't be audited"),
     ],
 )
-def test_a_family_that_cannot_be_audited_is_refused_before_anything_is_hashed_or_built(
+def test_row_78_a_family_that_cannot_be_audited_is_refused_before_anything_is_hashed_or_built(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder, told = models.save(models.model("llama"), tmp_path / "model"), Told()

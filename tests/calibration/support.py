@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,18 @@ def character_tokenizer(folder: Path, characters: str = CHARACTERS) -> Path:
     path = folder / "meta.pkl"
     itos = {index: char for char, index in stoi.items()}
     path.write_bytes(pickle.dumps({"vocab_size": len(stoi), "stoi": stoi, "itos": itos}))
+    return path
+
+
+def tokenizer_json(folder: Path, special: bool = False, **model: Any) -> Path:
+    """The same characters for the tokenizers library, as a BPE without merges."""
+    vocabulary = {char: index for index, char in enumerate([*CHARACTERS, "<|endoftext|>"])}
+    bpe = {"type": "BPE", "vocab": vocabulary, "merges": [], **model}
+    end = {"id": len(CHARACTERS), "content": "<|endoftext|>", "special": True}
+    end |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    record = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    record |= {"version": "1.0", "added_tokens": [end] if special else [], "model": bpe}
+    (path := folder / "tokenizer.json").write_text(json.dumps(record))
     return path
 
 

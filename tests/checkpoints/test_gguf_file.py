@@ -22,6 +22,7 @@ from peelaudit.errors import (
     NonFiniteWeights,
     UnsupportedCheckpoint,
 )
+from tests.checkpoints.gguf_bytes import ARCHITECTURE, aligned, array, header, tensor, text, value
 from tests.checkpoints.models import config
 
 SMOLLM2 = Path(os.environ.get("PEELAUDIT_SMOLLM2", ""))  # its GGUF file: real models are not in the repository
@@ -160,10 +161,10 @@ def test_gpt2_is_turned_to_transformers_orientation(tmp_path: Path) -> None:
     writer.add_head_count(4)
     writer.add_layer_norm_eps(1e-5)
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, 2)
-    for name, tensor in made.state_dict().items():
+    for name, weight in made.state_dict().items():
         if name == "lm_head.weight":
             continue
-        turned = tensor.T if tensor.ndim == 2 and ".h." in name else tensor
+        turned = weight.T if weight.ndim == 2 and ".h." in name else weight
         writer.add_tensor(table.get_name(name, (".weight", ".bias")), np.ascontiguousarray(turned.numpy()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -205,15 +206,6 @@ def test_without_the_gguf_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # --- hostile headers --------------------------------------------------------------------------------------------------
 
 
-def text(value: bytes, length: int | None = None) -> bytes:
-    return struct.pack("<Q", len(value) if length is None else length) + value
-
-
-def value(key: bytes, kind: int, data: bytes) -> bytes:
-    return text(key) + struct.pack("<I", kind) + data
-
-
-ARCHITECTURE = value(b"general.architecture", 8, text(b"llama"))
 SIZED = (
     ARCHITECTURE,
     *(
@@ -224,24 +216,6 @@ SIZED = (
     value(b"llama.attention.head_count", 4, struct.pack("<I", 4)),
     value(b"llama.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-5)),
 )
-
-
-def tensor(name: bytes = b"a", dims: tuple[int, ...] = (32,), kind: int = 0, offset: int = 0) -> bytes:
-    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
-
-
-def header(*values: bytes, tensors: tuple[bytes, ...] = (), counts: tuple[int, int] | None = None) -> bytes:
-    raw = struct.pack("<4sIQQ", b"GGUF", 3, *(counts or (len(tensors), len(values))))
-    raw += b"".join(values) + b"".join(tensors)
-    return raw + bytes(-len(raw) % 32)
-
-
-def array(item: int, length: int, data: bytes = b"") -> bytes:
-    return value(b"x", 9, struct.pack("<IQ", item, length) + data)
-
-
-def aligned(number: int, kind: int = 4) -> bytes:
-    return value(b"general.alignment", kind, struct.pack("<I", number))
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_a_run_that_fails_its_gate_is_a_process_that_ends_with_1(saved: Path) ->
     assert stubbed("ok", "run", "ckpt.pt", "--fail-over", FAILS, cwd=saved).returncode == 1
 
 
-def test_a_full_stdout_is_no_failed_gate(saved: Path) -> None:
+def test_row_65_a_full_stdout_is_no_failed_gate(saved: Path) -> None:
     for arguments in (["check", "base.json", "--fail-over", FAILS], ["compare", "base.json", "rolled.json"]):
         with Path("/dev/full").open("w") as full:
             assert real(*arguments, cwd=saved, stdout=full).returncode == 3

@@ -53,7 +53,7 @@ def test_a_bug_is_a_traceback_but_never_a_failed_gate() -> None:
         for where in ("full", "closed", "broken")
     ],
 )
-def test_stdout_that_takes_nothing(arguments: list[str], where: str) -> None:
+def test_row_65_stdout_that_takes_nothing(arguments: list[str], where: str) -> None:
     if where == "full":
         with Path("/dev/full").open("w") as full:
             done = real(*arguments, stdout=full)
@@ -86,7 +86,7 @@ def test_closed_stderr_is_no_reason_to_fail() -> None:
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")],
 )
-def test_signals(number: signal.Signals, code: int, word: str, tmp_path: Path) -> None:
+def test_row_60_signals(number: signal.Signals, code: int, word: str, tmp_path: Path) -> None:
     command = [*STUB, "wait", "run", "c", "-o", "a.json"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

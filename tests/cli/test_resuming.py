@@ -33,7 +33,7 @@ def disturbed(folder: Path, moments: int, checkpoint: Path, *arguments: str) -> 
     return outcome  # type: ignore[no-any-return]
 
 
-def test_an_audit_that_is_killed_goes_on_to_the_same_report(tmp_path: Path) -> None:
+def test_row_60_an_audit_that_is_killed_goes_on_to_the_same_report(tmp_path: Path) -> None:
     path = write_model(tmp_path / "models/a.pt", seed=1, layers=2)
     first, middle, last = disturbed(tmp_path, 3, path, *SMALL, "--schedules", "refined;final")
     assert 0 <= first["saved"] < middle["saved"] < last["saved"] < 1

@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_bad_one_is_a_row_and_the_rest_is_done_once(run: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_row_66_a_bad_one_is_a_row_and_the_rest_is_done_once(run: Path, tmp_path: Path, capsys: Capture) -> None:
     results = tmp_path / "results"
     done = within(capsys, "batch", run, "--out", results, "--jobs", "2", "-f", "json", *QUICK)
     assert done.returncode == 3
@@ -104,7 +104,7 @@ def test_shards_share_a_directory(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_runs_on_one_directory_share_the_work(run: Path, tmp_path: Path) -> None:
+def test_row_63_two_runs_on_one_directory_share_the_work(run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     (run / "ckpt-11.pt").unlink()
     for seed in (12, 13, 14):
@@ -207,7 +207,7 @@ def test_nothing_outlives_a_killed_parent(run: Path, tmp_path: Path, capsys: Cap
         pytest.param(signal.SIGSEGV, "SIGSEGV", marks=pytest.mark.slow),
     ],
 )
-def test_a_lost_process_loses_one_audit(number: int, sentence: str, run: Path, tmp_path: Path) -> None:
+def test_row_61_a_lost_process_loses_one_audit(number: int, sentence: str, run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     (run / "ckpt-11.pt").unlink()
     settings = (*QUICK, "--solver", "adam", "--steps", "300")

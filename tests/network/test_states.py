@@ -114,7 +114,7 @@ def test_states_from_files_are_those_from_memory(network: Callable[..., Network]
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves nothing")
-def test_a_disk_without_room_is_an_error_at_once_and_no_file_is_left(folder: Path) -> None:
+def test_row_59_a_disk_without_room_is_an_error_at_once_and_no_file_is_left(folder: Path) -> None:
     """The system's limit on a file's size stands for a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))

@@ -36,6 +36,9 @@ def pairs(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 for kind, strategy in ((float, FLOATS), (str, TEXTS)):
     st.register_type_strategy(kind, strategy)
+st.register_type_strategy(
+    Estimate, st.builds(lambda value, ends: Estimate(value, *sorted(ends)), FLOATS, st.tuples(FLOATS, FLOATS))
+)
 SPECIAL = {"settings": pairs(SETTING), "versions": pairs(TEXTS), "timings": pairs(FLOATS), "passes": pairs(FLOATS)}
 FEW = {
     name: st.lists(st.from_type(typing.get_args(hint)[0]), max_size=2).map(tuple)
@@ -82,7 +85,7 @@ def test_floats_are_not_rounded() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_never_written(bad: float) -> None:
+def test_row_58_what_is_not_finite_is_never_written(bad: float) -> None:
     report = make_report()
     row = dataclasses.replace(report.layers[2], gap=Estimate(bad, 0.0, 0.0))
     with pytest.raises(NonFiniteResult, match=r"layers\[2\]\.gap\.value is "):
@@ -123,6 +126,10 @@ DAMAGE: dict[str, tuple[Callable[[Any], object], str]] = {
     "missing": (lambda d: d["layers"][1].pop("gap"), r"layers\[1\]\.gap is missing"),
     "unknown": (lambda d: set_at(d, "held_out", "extra", 1), r"held_out\.extra is not a field"),
     "text for a number": (lambda d: set_at(d, "held_out", "bound", "low", "3"), r"held_out\.bound\.low is '3'"),
+    "interval turned": (
+        lambda d: set_at(d, "held_out", "bound", "low", 99),
+        r"held_out\.bound has an interval from 99",
+    ),
     "flag for a number": (lambda d: d["baselines"].update(uniform=True), "uniform is True"),
     "float for a whole number": (lambda d: set_at(d, "layers", 0, "layer", 1.5), r"layers\[0\]\.layer is 1\.5"),
     "no verdict": (lambda d: set_at(d, "paper_verdict", "pink"), "paper_verdict is 'pink': expected red"),

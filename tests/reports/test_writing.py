@@ -68,7 +68,7 @@ def test_device_is_written_in_place() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
-def test_full_disk_on_a_device() -> None:
+def test_row_59_full_disk_on_a_device() -> None:
     with pytest.raises(OutputError, match="No space left"):
         write_whole(Path("/dev/full"), "text")
 

@@ -19,12 +19,15 @@ MAX_BYTES = 2**22
 MAX_OPCODES = 2**20
 PLAIN_OPCODES = frozenset(
     {"PROTO", "FRAME", "MARK", "STOP", "NONE", "NEWTRUE", "NEWFALSE"}
-    | {"EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+    | {"EMPTY_DICT", "EMPTY_LIST", "DICT", "LIST"}
     | {"SETITEM", "SETITEMS", "APPEND", "APPENDS"}
     | {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"}
     | {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "BINFLOAT", "FLOAT"}
     | {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE"}
 )
+"""Without tuples, which as keys of a dictionary can be made to take for ever, or a stack without an end, to hash."""
+MOST = 2**63
+"""Integers beyond are no ids: of such there can be any number with one hash."""
 
 
 def read_character_table(path: Path) -> dict[str, int]:
@@ -99,5 +102,7 @@ def _vet(raw: bytes) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
         if opcode.name not in PLAIN_OPCODES or count > MAX_OPCODES:
             raise pickle.UnpicklingError(f"opcode {opcode.name} is not for plain data")
+        if type(argument) is int and abs(argument) >= MOST:
+            raise pickle.UnpicklingError("it holds an integer that is no id")
         if opcode.name.endswith("PUT") and int(argument or 0) > MAX_OPCODES:
             raise pickle.UnpicklingError(f"memo index {argument}")

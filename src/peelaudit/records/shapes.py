@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from peelaudit.errors import NonFiniteResult, ReportError
-from peelaudit.records import AuditReport, NetworkRow
+from peelaudit.records import AuditReport, Estimate, NetworkRow
 from peelaudit.records.quantities import Quantity, quantities_of
 
 __all__ = ["Definitions", "Record", "ReportError", "Shape", "check_finite", "record", "shape_of", "shown"]
@@ -293,6 +293,18 @@ class Record:
         return {"$ref": f"#/$defs/{name}"}
 
 
+@dataclass(frozen=True, slots=True)
+class Interval(Record):
+    """A figure with its interval, whose ends are in order: given them the other way round, a gate would pass."""
+
+    def decode(self, data: object, where: str) -> Estimate:
+        """See `Shape`."""
+        found: Estimate = Record.decode(self, data, where)  # not super(), which a dataclass with slots breaks
+        if found.low > found.high:
+            raise ReportError(f"{where} has an interval from {found.low:g} to {found.high:g}: expected low <= high")
+        return found
+
+
 def _under(where: str, name: str) -> str:
     """The path of a field; of a name that somebody else chose, as much as is needed to know it."""
     return f"{where}.{_cut(name)}" if where else _cut(name)
@@ -352,5 +364,5 @@ def shape_of(kind: Any) -> Shape:
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return Choice(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return record(kind)
+        return Interval(kind, _fields(kind)) if kind is Estimate else record(kind)
     raise TypeError(f"no JSON shape for {kind!r}")

@@ -32,9 +32,13 @@ def test_the_direction_is_that_of_the_dense_formula(*, biased: bool) -> None:
     torch.testing.assert_close(curvature.direction(), -torch.linalg.solve(a, torch.linalg.solve(b, c.T).T))
 
 
-def test_a_map_that_no_gradient_reaches_is_left_as_it_is() -> None:
-    curvature = factors(torch.ones(4, 2), torch.zeros(4, 3), biased=False).curvature(4)
-    assert not curvature.direction().any()
+@pytest.mark.parametrize("x", [0.0, 1e-30, 1.0])
+@pytest.mark.parametrize("g", [0.0, 1e-30, 1.0])
+def test_a_map_that_no_gradient_reaches_or_nothing_goes_into_is_left_as_it_is(x: float, g: float) -> None:
+    """1e-30 is a number, and its square in float32 none."""
+    curvature = factors(torch.full((4, 2), x), torch.full((4, 3), g), biased=False).curvature(4)
+    assert bool(curvature.direction().any()) == (x == g == 1.0)
+    assert bool(curvature.regressed(torch.ones(2, 5, dtype=torch.float64)).any()) == (x == 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -44,22 +44,25 @@ class Curvature:
     damping: float
 
     def direction(self) -> Tensor:
-        """ΔW, [inputs, outputs]; zeros where no gradient reaches the map."""
-        if not bool(self.scaled.any()):
-            return torch.zeros_like(self.scaled)
+        """ΔW, [inputs, outputs]; zeros where no gradient reaches the map, or nothing goes into it."""
         return -self.regressed(self.scaled)
 
     def regressed(self, gradient: Tensor) -> Tensor:
         """(X'X/n + λ_X I)^-1 times a gradient of any map of these inputs, [inputs, outputs]."""
-        return torch.cholesky_solve(gradient, _damped_factor(self.inputs, self.damping))
+        return _solved(self.inputs, self.damping, gradient)
 
 
-def _damped_factor(moment: Tensor, damping: float) -> Tensor:
-    """The Cholesky factor of a matrix of second moments plus `damping` times its mean eigenvalue."""
+def _solved(moment: Tensor, damping: float, right: Tensor) -> Tensor:
+    """What a matrix of second moments plus `damping` times its mean eigenvalue makes `right` of; zeros for zeros.
+
+    Moments are zero of states that are, as behind a norm of zeros, or so small that their squares are none.
+    """
+    mean = moment.diagonal().mean()
+    if not bool(mean > 0) or not bool(right.any()):
+        return torch.zeros_like(right)
     damped = moment.clone()
-    damped.diagonal().add_(damping * moment.diagonal().mean())
-    factor: Tensor = torch.linalg.cholesky(damped)
-    return factor
+    damped.diagonal().add_(damping * mean)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
 
 
 class Factors:
@@ -107,7 +110,4 @@ class Factors:
         inputs, outputs, cross = (factor / max(1, self._rows) for factor in (self._inputs, self._outputs, self._cross))
         if not all(bool(torch.isfinite(factor).all()) for factor in (inputs, outputs, cross)):
             raise NonFiniteResult("the curvature of the loss in a linear map holds NaN or Inf")
-        if not bool(cross.any()):
-            return Curvature(cross, cross, inputs, damping)
-        scaled = torch.cholesky_solve(cross.T, _damped_factor(outputs, OUTPUT_DAMPING)).T
-        return Curvature(self._cross / tokens, scaled, inputs, damping)
+        return Curvature(self._cross / tokens, _solved(outputs, OUTPUT_DAMPING, cross.T).T, inputs, damping)
