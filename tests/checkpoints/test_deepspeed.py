@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,9 @@ import torch
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
+from tests.checkpoints.deepspeed_run import RANKS
 from tests.checkpoints.models import model
+from tests.places import ROOT
 
 State = dict[str, torch.Tensor]
 
@@ -43,7 +49,7 @@ def universal(directory: Path, state: State) -> Path:
     """What ds_to_universal.py writes of each parameter."""
     for name, tensor in state.items():
         folder = directory / "zero" / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         torch.save({"param": tensor.float(), "cat_dim": 0}, folder / "fp32.pt")
         torch.save({"param": torch.zeros_like(tensor)}, folder / "exp_avg.pt")
         torch.save(100, folder / "step.pt")
@@ -136,3 +142,34 @@ def test_damage(config: Path, tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("../elsewhere")
     with pytest.raises(MalformedCheckpoint, match="outside of the directory"):
         open_checkpoint(tmp_path, config=config)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="DeepSpeed isn't installed (DS_BUILD_OPS=0 pip install deepspeed)"
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_what_deepspeed_itself_wrote(stage: int, dtype: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    module = [sys.executable, "-m", "tests.checkpoints.deepspeed_run"]
+    run = tmp_path / "run"
+    words = [str(RANKS), str(port), str(stage), dtype, str(run)]
+    processes = [subprocess.Popen([*module, str(rank), *words], cwd=ROOT) for rank in range(RANKS)]
+    assert [process.wait(timeout=240) for process in processes] == [0] * RANKS
+    folders = [run]
+    if stage > 0:
+        convert = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_merge_workers", "1"]
+        folders.append(tmp_path / "universal")
+        paths = ["--input_folder", str(run / "global_step3"), "--output_folder", str(folders[-1] / "global_step3")]
+        injected = ["--inject_missing_state"] if stage < 3 else []
+        subprocess.run([*convert, "--num_extract_workers", "1", *paths, *injected], check=True, timeout=240)
+    whole = torch.load(run / "whole.pt")
+    for folder in folders:
+        with open_checkpoint(folder, config=run) as checkpoint:
+            checkpoint.check_weights()
+            assert checkpoint.info.format == "deepspeed"
+            # Where the optimizer has weights in float32, those are read: what the module has is these, rounded.
+            assert all(torch.equal(checkpoint.tensor(name).to(told.dtype), told) for name, told in whole.items())

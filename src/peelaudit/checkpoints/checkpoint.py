@@ -153,7 +153,7 @@ class Checkpoint:
                 visit(name, tensor, self._store.tensors[stored])
             progress.advance()
         for name, second in self._matched.copies.items():
-            if not torch.equal(self.tensor(name), self._read(second)):
+            if not _same(self.tensor(name), self._read(second)):
                 raise MismatchedWeights(
                     f"{self._where}: the configuration ties {quoted(name)} to another tensor, but it is stored with"
                     " other values"
@@ -286,6 +286,22 @@ def _mlp_width(config: Any) -> int:
         if isinstance(width := getattr(config, name, None), int):
             return width
     return 4 * int(config.hidden_size)
+
+
+def _same(tensor: torch.Tensor, copy: torch.Tensor) -> bool:
+    """Whether two are equal, or one is the other rounded to 16 bits: DeepSpeed writes a tied weight by both its names,
+    as its optimizer has it and as its module does.
+    """
+    if torch.equal(tensor, copy):
+        return True
+    if tensor.shape != copy.shape:
+        return False
+    pairs = ((tensor, copy), (copy, tensor))
+    return any(
+        torch.equal(whole.to(half).to(other.dtype), other)
+        for half in (torch.bfloat16, torch.float16)
+        for whole, other in pairs
+    )
 
 
 def _name_of(skeleton: torch.nn.Module, module: object) -> str:
