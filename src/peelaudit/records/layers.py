@@ -22,9 +22,11 @@ class Symptom(StrEnum):
     ROUTER_AT_CHANCE = "router at chance"
     """Its router does no better than with its experts exchanged."""
     ATTENTION_SILENT = "attention silent"
-    """Its attention adds next to nothing to the residual stream, compared with the other layers'."""
+    """Its attention adds next to nothing to the residual stream, or nearly the same to every token, compared with the
+    other layers'.
+    """
     MLP_SILENT = "MLP silent"
-    """Its MLP adds next to nothing to the residual stream, compared with the other layers'."""
+    """Its MLP does, compared with theirs."""
     COARSE = "coarse"
     """Its matrices hold two or three values, or signs times a size, where most layers' hold more."""
     NOISY = "noisy"
@@ -39,7 +41,8 @@ class Symptom(StrEnum):
 class LayerSigns:
     """What a layer's symptoms are told from.
 
-    `attention_rms` and `mlp_rms` are root mean squares of what each adds to the residual stream, over *held-out*.
+    `attention_rms` and `mlp_rms` are root mean squares of what each adds to the residual stream, beside what it adds to
+    every token alike, over *held-out*.
     `spectral_excess` is the most of the block's matrices: how far the largest eigenvalue of W'W is above what random
     entries of the same spread give, in the unit of its law (Tracy and Widom): up to 8, it may be chance.
     `levels` is the most values that the weights of one scale take in any of the matrices: 2 in a binary block, 3 in a

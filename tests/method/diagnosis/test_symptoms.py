@@ -55,7 +55,7 @@ def test_it_takes_no_random_numbers_from_anyone() -> None:
 
 @pytest.mark.parametrize("family", models.families())
 def test_what_each_half_writes_is_what_the_block_adds(network: Callable[..., Network], family: str) -> None:
-    """With the other half silent, the block's output less its input is the half's own."""
+    """With the other half silent, the block's output less its input is the half's own, less its mean."""
     made = network(family)
     block, inputs = made.decoder.block(1), made.states[0][made.rows.held_out]
     for kind, half in ((FaultKind.MLP_ZEROED, "attention_rms"), (FaultKind.ATTENTION_ZEROED, "mlp_rms")):
@@ -63,8 +63,25 @@ def test_what_each_half_writes_is_what_the_block_adds(network: Callable[..., Net
         silent = {f"{writer.path}.bias": torch.zeros(writer.outputs) for writer in one.writers if writer.biased}
         one = one.replaced(silent)
         found = signs(one, made.states[0], made.rows.held_out)
-        moved = float((one(inputs) - inputs).square().mean().sqrt())
-        assert getattr(found, half) == pytest.approx(moved, rel=1e-5)
+        moved = (one(inputs) - inputs).flatten(0, 1).double()
+        assert getattr(found, half) == pytest.approx(
+            float((moved - moved.mean(dim=0)).square().mean().sqrt()), rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neox", "phi"])
+@pytest.mark.parametrize("kind", [FaultKind.MLP_ZEROED, FaultKind.ATTENTION_ZEROED])
+def test_a_half_of_which_the_bias_is_left_is_silent(
+    network: Callable[..., Network], family: str, kind: FaultKind
+) -> None:
+    made = network(family)
+    whole = made.decoder.block(1)
+    biases = {f"{writer.path}.bias": torch.randn(writer.outputs) for writer in whole.writers if writer.biased}
+    assert biases
+    one = damaged(whole.replaced(biases), kind, heads=4, seed=0)
+    before, found = (signs(block, made.states[0], made.rows.held_out) for block in (whole, one))
+    half = "mlp_rms" if kind is FaultKind.MLP_ZEROED else "attention_rms"
+    assert getattr(found, half) < 1e-5 * getattr(before, half)
 
 
 def test_silence_is_relative_to_the_other_layers() -> None:

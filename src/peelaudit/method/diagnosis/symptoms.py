@@ -8,9 +8,9 @@ largest eigenvalue in principal components analysis", 2001): under 1 or so, and 
 none of whose matrices comes to 8 is untrained, or was overwritten. Measured on four small trained networks: at
 least 86 for every block as trained, at most 2 for the same blocks redrawn, 3 before the first step.
 
-A half is silent where it adds next to nothing to the residual stream, compared with the other layers' same half. The
-redundancy of leaving a block out doesn't tell: where the state has a few huge directions, as in many large networks, it
-is near 0 for blocks that matter.
+A half is silent where it adds next to nothing to the residual stream, or the same to every token, compared with the
+other layers' same half: a matrix of zeros leaves its bias. The redundancy of leaving a block out doesn't tell: where
+the state has a few huge directions, as in many large networks, it is near 0 for blocks that matter.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RANDOM = 8.0
 """Spectral excess up to which a matrix may be random."""
 _LEVELS = {GridKind.BINARY: 2, GridKind.TERNARY: 3}
 SILENT_SHARE = 1e-3
-"""A half is silent that writes less than this share of the layers' median."""
+"""A half is silent that writes less than this share of the layers' median, about its mean over the tokens."""
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def spectral_excess(weight: Tensor) -> float:
 
 
 def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
-    """The root mean square of what attention and MLP each add to the residual stream."""
+    """The root mean square of what attention and MLP each add to the residual stream, about its mean over tokens."""
     made: dict[nn.Module, Tensor] = {}
 
     def keeping(module: nn.Module) -> Tap:
@@ -95,17 +95,40 @@ def _written(block: Block, inputs: Tensor, rows: slice) -> tuple[float, float]:
 
         return keep
 
-    halves, sums = block.additions, [0.0, 0.0]
+    halves = block.additions
+    spreads = [_Spread() for _ in halves]
     seen = [module for half in halves for one in half for module in (one.module, one.gate) if module is not None]
     with tapped([(module, keeping(module)) for module in seen]):
         for part in batches(rows, inputs.shape[1], block.memory.tokens):
             block(block.take(inputs[part]))
-            for index, half in enumerate(halves):
-                added = sum(_added(one, made, (part.stop - part.start) * inputs.shape[1]) for one in half)
-                sums[index] += float(added.square().mean(dim=-1).sum())  # type: ignore[union-attr]
-    tokens = (rows.stop - rows.start) * inputs.shape[1]
-    attention, mlp = (math.sqrt(total / tokens) for total in sums)
+            for spread, half in zip(spreads, halves, strict=True):
+                parts = [_added(one, made, (part.stop - part.start) * inputs.shape[1]) for one in half]
+                spread.add(torch.stack(parts).sum(dim=0))
+    attention, mlp = (spread.value() for spread in spreads)
     return attention, mlp
+
+
+class _Spread:
+    """The root mean square of rows about their mean, batch by batch."""
+
+    def __init__(self) -> None:
+        self._pivot: Tensor | None = None
+        self._total: Tensor | float = 0.0
+        self._squares, self._rows = 0.0, 0
+
+    def add(self, rows: Tensor) -> None:
+        """Rows, [tokens, d_model]. They are taken from the first ones' mean, so that equal ones come to nothing."""
+        if self._pivot is None:
+            self._pivot = rows.mean(dim=0)
+        apart = rows - self._pivot
+        self._total = self._total + apart.sum(dim=0)
+        self._squares += float(apart.square().sum())
+        self._rows += len(rows)
+
+    def value(self) -> float:
+        """Over the rows and their entries."""
+        mean = torch.as_tensor(self._total) / self._rows
+        return math.sqrt(max(0.0, self._squares / self._rows - float(mean.square().sum())) / mean.numel())
 
 
 def _added(addition: Addition, made: Mapping[nn.Module, Tensor], tokens: int) -> Tensor:
