@@ -208,7 +208,7 @@ def test_of_many_sick_layers_a_few_are_listed() -> None:
 
 def test_a_layers_reading_has_its_symptoms() -> None:
     words = read_layer(3, make_figures(5.0, 0.2), "via:2", 4, make_estimate(0.5), (Symptom.ATTENTION_SILENT,))
-    assert words.endswith("Block 3: an attention that adds nothing to the residual stream.")
+    assert words.endswith("Block 3: an attention that adds nothing to the residual stream, or the same to every token.")
 
 
 def test_experts_that_are_dead_or_untrained_are_numbered() -> None:
@@ -233,6 +233,11 @@ def test_what_the_parent_does_better_is_told_with_what_says_more(verdict: Verdic
     assert words == (
         "The parent's block does better in layers 3, 1. What was changed there: peelaudit diff runs/float runs/x.pt "
         "--data a.txt"
+    )
+    rounded = advise(*told, HEALTHY, refined(), dataclasses.replace(config, bits="int4:g32"), better_in_parent=(3, 1))
+    assert rounded == (
+        "The parent's block does better in layers 3, 1. --bits int4:g32 rounds them all alike; where as many bits are "
+        "worth most: peelaudit budget runs/x.pt --data a.txt --average 4"
     )
     named = advise(*told, HEALTHY, refined(2), config, better_in_parent=(3,))
     assert (

@@ -21,6 +21,7 @@ from peelaudit.records import (
     Verdict,
 )
 from peelaudit.settings.audit import AuditConfig
+from peelaudit.settings.bits import parse_bits
 
 __all__ = [
     "OVERCONFIDENT",
@@ -45,8 +46,8 @@ _SYMPTOMS = {
     Symptom.UNTRAINED: "matrices that can't be told from random ones, as if never trained or overwritten",
     Symptom.ROUTER_AT_CHANCE: "its router does no better than with its experts exchanged, as if drawn anew",
     Symptom.EXPERT_UNTRAINED: "an expert whose matrices can't be told from random ones, as if never trained",
-    Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream",
-    Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream",
+    Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream, or the same to every token",
+    Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream, or the same to every token",
     Symptom.COARSE: "weights of two or three values where the other layers' have more, as if rounded by mistake",
     Symptom.NOISY: "matrices whose bulk, what is beside their leading directions, raises the loss as the others' "
     "doesn't, as if noised or rounded after training",
@@ -168,10 +169,20 @@ def advise(
         looks += _on_parent(better_in_parent)
         return " ".join((looks.strip(), "What repairs it can be had:", _run(config, "--save-repairs DIR")))
     if better_in_parent:
-        data = "".join(f" --data {path}" for path in config.data)
-        told = f"What was changed there: peelaudit diff {config.parent} {checkpoint}{data}"
-        return f"{_on_parent(better_in_parent).strip()} {told}"
+        return f"{_on_parent(better_in_parent).strip()} {_on_change(config)}"
     return " ".join((*_on_growth(network, config), *_on_head(network, cut_at), *_last(network, refinement, config)))
+
+
+def _on_change(config: AuditConfig) -> str:
+    """What says more of how a checkpoint differs from its parent: of weights that --bits rounds, no file does."""
+    data, held = "".join(f" --data {path}" for path in config.data), parse_bits(config.bits)
+    if isinstance(held, str):
+        return f"What was changed there: peelaudit diff {config.parent} {config.checkpoint}{data}"
+    average = max(2, round(held.bits))
+    return (
+        f"--bits {config.bits} rounds them all alike; where as many bits are worth most: peelaudit budget "
+        f"{config.checkpoint}{data} --average {average}"
+    )
 
 
 def _on_looks(layers: Sequence[LayerRow]) -> str:

@@ -14,6 +14,7 @@ from peelaudit.records import AuditReport, GateCheck, TaskRow, TaskState, Unaudi
 from peelaudit.reports.formats import Format
 from peelaudit.reports.trajectory import Trajectory
 from peelaudit.reports.wording.series import defect_words
+from peelaudit.reports.wording.text import count
 
 __all__ = ["gated", "noted", "show_rows", "stop_words", "tell_series", "tell_stop", "unaudited"]
 
@@ -85,7 +86,9 @@ def stop_words(trajectory: Trajectory | str) -> str:
     names = {step: report.checkpoint.path for step, report in zip(trajectory.steps, trajectory.reports, strict=True)}
     if trajectory.met is None:
         return "no checkpoint has met the tightest bound of the run"
-    words = f"step {trajectory.met} ({names[trajectory.met]}) already met the tightest bound of the run"
+    words = f"step {count(trajectory.met)} ({names[trajectory.met]}) already met the tightest bound of the run"
     if trajectory.met_so_far is not None and trajectory.met_so_far != trajectory.met:
-        words += f"; going by the steps before it alone, step {trajectory.met_so_far} met the tightest bound so far"
+        words += (
+            f"; going by the steps before it alone, step {count(trajectory.met_so_far)} met the tightest bound so far"
+        )
     return words

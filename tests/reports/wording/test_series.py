@@ -38,9 +38,12 @@ def test_a_run_that_ends_above_its_bounds_is_said_to() -> None:
 def test_a_bound_that_a_later_step_lowers_is_met_so_far_alone() -> None:
     steps = [make_step(1000, 3.0, 3.5, 3.0), make_step(2000, 2.9, 3.5, 2.5, verdict=Verdict.YELLOW)]
     _, met = series_words(trace(steps))
-    assert met == (
-        "Step 1,000 is the first to meet the least YES* so far; none meets the least YES* of the whole series."
-    )
+    assert met == "Step 1,000 is the first to meet the least YES* so far; none meets that of the whole series."
+
+
+def test_a_step_that_meets_both_is_told_once() -> None:
+    _, met = series_words(trace([make_step(1000, 4.0, 3.9, 3.0, verdict=Verdict.RED), make_step(2000, 2.9, 3.5, 2.9)]))
+    assert met == "Step 2,000 is the first to meet the least YES* so far, and that of the whole series."
 
 
 TWO, PATHS = (100, 2000), ("run/a-100.pt", "run/a-\x1b2000.pt")

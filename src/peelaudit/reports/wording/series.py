@@ -24,8 +24,10 @@ def series_words(trajectory: Trajectory) -> tuple[str, ...]:
         return network, "No checkpoint meets the least YES* so far with a green verdict of its own."
     met = f"Step {count(trajectory.met_so_far)} is the first to meet the least YES* so far"
     if trajectory.met is None:
-        return network, f"{met}; none meets the least YES* of the whole series."
-    return network, f"{met}, step {count(trajectory.met)} the first to meet the least YES* of the whole series."
+        return network, f"{met}; none meets that of the whole series."
+    if trajectory.met == trajectory.met_so_far:
+        return network, f"{met}, and that of the whole series."
+    return network, f"{met}, step {count(trajectory.met)} the first to meet that of the whole series."
 
 
 def _green_words(trajectory: Trajectory) -> str:

@@ -27,7 +27,7 @@ __all__ = [
 EVERY_LAYER = 16
 """Up to so many layers each has its row."""
 
-_WHOLE = 1e-3  # nats/token that have a whole bar at least, or noise would have one where all gaps are 0
+_WHOLE = 0.01  # nats/token that have a whole bar at least, where a report doesn't say what counts as none
 _SOURCE = 8  # characters of the text's name at least
 _PARENT = 20  # characters of a parent's name
 _LEADING = 3  # layers that lose most to their parent's, which have rows in a deep network
@@ -156,7 +156,9 @@ def layer_lines(report: AuditReport, *, every: bool = False) -> Layers:
 
 
 def _lines(report: AuditReport, rows: list[LayerRow] | tuple[LayerRow, ...]) -> tuple[LayerLine, ...]:
-    largest = max([_WHOLE, *map(_value, report.layers)])
+    tolerance = dict(report.settings).get("tolerance")
+    none = tolerance if isinstance(tolerance, float) else _WHOLE  # what counts as none has a whole bar at most
+    largest = max([none, *map(_value, report.layers)])
     return tuple(_line(report, row, largest) for row in sorted(rows, key=lambda row: row.layer))
 
 
