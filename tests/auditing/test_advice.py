@@ -61,7 +61,11 @@ def advice(row: NetworkRow, layers: list[LayerRow] = HEALTHY, how: LayerRefineme
 @pytest.mark.parametrize(
     ("verdict", "begins", "ends"),
     [
-        (Verdict.RED, "Look for what stopped its training", "peelaudit batch runs/x.pt NEXT"),
+        (
+            Verdict.RED,
+            "Look for what stopped its training",
+            "peelaudit batch runs/x.pt NEXT --data a.txt --tokens 8192",
+        ),
         (Verdict.YELLOW, "No layer stands out", "peelaudit run runs/x.pt --data TEXT"),
         (Verdict.GREEN, "Nothing to do that this text shows.", f"{RUN} --tokens 32768"),
         (Verdict.GREY, "More text narrows the interval", f"{RUN} --tokens 32768"),
@@ -82,9 +86,9 @@ def test_what_gains_most_is_said_where_none_stands_out() -> None:
 
 def test_what_was_left_out_is_run_next() -> None:
     words = advice(network(Verdict.GREY, refinement=None))
-    assert words == f"The strongest reference was left out: {RUN} --schedules refined"
+    assert words == f"The strongest reference was left out: {RUN} --tokens 8192 --schedules refined"
     alone = advice(network(Verdict.YELLOW), how=None)
-    assert alone == f"Whether one layer is at fault, it takes more to tell: {RUN} --effort default"
+    assert alone == f"Whether one layer is at fault, it takes more to tell: {RUN} --tokens 8192 --effort default"
     untold = advice(network(Verdict.YELLOW), how=refined(told=False))
     assert untold == f"Whether one layer is at fault, it takes more to tell: {RUN} --effort thorough --tokens 32768"
 
@@ -182,7 +186,7 @@ def test_a_grey_row_whose_gap_is_sure_does_not_deny_it() -> None:
 def test_a_layer_that_stands_out_is_named_and_how_to_get_the_repair_is_told(verdict: Verdict) -> None:
     words = advice(network(verdict, head=0.1), rows(0.1, 0.2, 0.9, 0.3), refined(3))
     assert words.startswith("Look at layer 3: ")
-    assert words.endswith(f" What repairs it can be had: {RUN} --save-repairs DIR")
+    assert words.endswith(f" What repairs it can be had: {RUN} --tokens 8192 --save-repairs DIR")
     assert "head" not in words
 
 
@@ -192,7 +196,7 @@ def test_symptoms_are_told_whatever_the_verdict_and_the_loss() -> None:
         words = advice(network(trained=trained), sick, None)
         assert "Look at layers 1, 3: matrices that can't be told from random ones" in words
         assert "Look at layer 3: an MLP that adds nothing" in words
-    assert words.endswith(f"What repairs it can be had: {RUN} --save-repairs DIR")
+    assert words.endswith(f"What repairs it can be had: {RUN} --tokens 8192 --save-repairs DIR")
 
 
 def test_where_all_layers_are_untrained_none_is_singled_out() -> None:
@@ -232,12 +236,12 @@ def test_what_the_parent_does_better_is_told_with_what_says_more(verdict: Verdic
     words = advise(*told, HEALTHY, refined(), config, better_in_parent=(3, 1))
     assert words == (
         "The parent's block does better in layers 3, 1. What was changed there: peelaudit diff runs/float runs/x.pt "
-        "--data a.txt"
+        "--data a.txt --tokens 8192"
     )
     rounded = advise(*told, HEALTHY, refined(), dataclasses.replace(config, bits="int4:g32"), better_in_parent=(3, 1))
     assert rounded == (
         "The parent's block does better in layers 3, 1. --bits int4:g32 rounds them all alike; where as many bits are "
-        "worth most: peelaudit budget runs/x.pt --data a.txt --average 4"
+        "worth most: peelaudit budget runs/x.pt --data a.txt --tokens 8192 --average 4"
     )
     named = advise(*told, HEALTHY, refined(2), config, better_in_parent=(3,))
     assert (

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from peelaudit.settings import SETTINGS, resolve
 from peelaudit.settings.audit import AuditConfig
-from peelaudit.settings.command import repeat_command
+from peelaudit.settings.command import NETWORK, TEXT, next_command, repeat_command
 
 PRINTABLE = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
 PATHS = st.text(PRINTABLE, min_size=1, max_size=12)
@@ -80,3 +80,20 @@ def test_every_setting_is_spelt_out() -> None:
     values = dict.fromkeys(SETTINGS, "x") | {"data": ("x",), "schedules": ("x",), "split": (0.5, 0.3, 0.2)}
     command = repeat_command((*values.items(), ("checkpoint", "c")))
     assert all(f" --{name.replace('_', '-')} " in command for name in SETTINGS)
+
+
+def test_the_next_command_is_of_the_same_network_and_text() -> None:
+    config = AuditConfig(
+        checkpoint="my run/a.pt", data=("it's.txt", "b.txt=2"), bits="int4:g32", adapter="lora", tokens=999, seq_len=8
+    )
+    said = "--data 'it'\"'\"'s.txt' --data b.txt=2 --adapter lora"
+    keep = (*NETWORK, *TEXT)
+    assert next_command("run", config, "--save-repairs", "DIR", keep=keep) == (
+        f"peelaudit run 'my run/a.pt' {said} --tokens 999 --bits int4:g32 --save-repairs DIR"
+    )
+    assert next_command("run", config, "--tokens", "4000", keep=keep) == (
+        f"peelaudit run 'my run/a.pt' {said} --bits int4:g32 --tokens 4000"
+    )
+    assert next_command("diff", AuditConfig(checkpoint="a.pt"), paths=("-b.pt", "a.pt"), keep=keep) == (
+        "peelaudit diff -- -b.pt a.pt"
+    )

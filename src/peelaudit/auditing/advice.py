@@ -22,6 +22,7 @@ from peelaudit.records import (
 )
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.bits import parse_bits
+from peelaudit.settings.command import NETWORK, STORED, TEXT, next_command
 
 __all__ = [
     "OVERCONFIDENT",
@@ -150,24 +151,24 @@ def advise(
         better_in_parent: the layers in which the parent's blocks do better, if there is one, the most first.
         cut_at: positions of a sequence, where the network could see many more.
     """
-    checkpoint, trained = config.checkpoint, network.held_out.trained_loss
+    trained = network.held_out.trained_loss
     if trained.low > baselines.uniform:
         return (
             "Check the file before anything else: whether it is complete, its tokenizer its own, and its weights those "
-            f"that were saved. Then: peelaudit inspect {checkpoint} --tensors"
+            f"that were saved. Then: {next_command('inspect', config, '--tensors', keep=STORED)}"
         )
     looks = _on_looks(layers)
     named = [] if refinement is None else list(refinement.named)
     if over_unigram.low > 0:
         return (
             "It is untrained or damaged, or the tokenizer or the text isn't its own."
-            f"{looks} Audit it on a text that it must know: peelaudit run {checkpoint} --data TEXT"
+            f"{looks} Audit it on a text that it must know: {_elsewhere(config)}"
         )
     if looks or named:
         if named:
             looks += f" Look at {numbered(named)}: what refining alone gains there stands out."
         looks += _on_parent(better_in_parent)
-        return " ".join((looks.strip(), "What repairs it can be had:", _run(config, "--save-repairs DIR")))
+        return " ".join((looks.strip(), "What repairs it can be had:", _run(config, "--save-repairs", "DIR")))
     if better_in_parent:
         return f"{_on_parent(better_in_parent).strip()} {_on_change(config)}"
     return " ".join((*_on_growth(network, config), *_on_head(network, cut_at), *_last(network, refinement, config)))
@@ -175,14 +176,13 @@ def advise(
 
 def _on_change(config: AuditConfig) -> str:
     """What says more of how a checkpoint differs from its parent: of weights that --bits rounds, no file does."""
-    data, held = "".join(f" --data {path}" for path in config.data), parse_bits(config.bits)
+    held = parse_bits(config.bits)
     if isinstance(held, str):
-        return f"What was changed there: peelaudit diff {config.parent} {config.checkpoint}{data}"
-    average = max(2, round(held.bits))
-    return (
-        f"--bits {config.bits} rounds them all alike; where as many bits are worth most: peelaudit budget "
-        f"{config.checkpoint}{data} --average {average}"
-    )
+        paths = [str(config.parent), config.checkpoint]
+        return f"What was changed there: {next_command('diff', config, paths=paths, keep=(*STORED, *TEXT))}"
+    average = ("--average", str(max(2, round(held.bits))))
+    command = next_command("budget", config, *average, keep=(*STORED, *TEXT))
+    return f"--bits {config.bits} rounds them all alike; where as many bits are worth most: {command}"
 
 
 def _on_looks(layers: Sequence[LayerRow]) -> str:
@@ -244,26 +244,27 @@ def _last(network: NetworkRow, refinement: LayerRefinement | None, config: Audit
         case Verdict.RED:
             yield (
                 "Look for what stopped its training (learning rate, data, a frozen layer), train on, and audit the "
-                f"next checkpoint beside this one: peelaudit batch {config.checkpoint} NEXT"
+                "next checkpoint beside this one: "
+                f"{next_command('batch', config, paths=(config.checkpoint, 'NEXT'), keep=(*NETWORK, *TEXT))}"
             )
         case Verdict.YELLOW if (missing := _untold(refinement, config)) is not None:
-            yield f"Whether one layer is at fault, it takes more to tell: {_run(config, missing)}"
+            yield f"Whether one layer is at fault, it takes more to tell: {_run(config, *missing)}"
         case Verdict.YELLOW if network.held_out.gap_head.low > config.tolerance:
             yield (
                 f"{_even(refinement)}. First rule out the text, with one of its training, and then train it on: "
-                f"peelaudit run {config.checkpoint} --data TEXT"
+                f"{_elsewhere(config)}"
             )
         case Verdict.YELLOW:
             yield (
                 f"{_even(refinement)}: train it on, longer or at a higher rate, or audit it on text of its training: "
-                f"peelaudit run {config.checkpoint} --data TEXT"
+                f"{_elsewhere(config)}"
             )
         case Verdict.GREEN if network.held_out.gap_head.low > config.tolerance:
             yield f"Its layers leave nothing to do that this text shows. More text is a harder test: {_more(config)}"
         case Verdict.GREEN:
             yield f"Nothing to do that this text shows. More text is a harder test: {_more(config)}"
         case Verdict.GREY if network.refinement is None:
-            yield f"The strongest reference was left out: {_run(config, '--schedules refined')}"
+            yield f"The strongest reference was left out: {_run(config, '--schedules', 'refined')}"
         case Verdict.GREY:
             yield f"More text narrows the interval: {_more(config)}"
 
@@ -275,20 +276,28 @@ def _even(refinement: LayerRefinement | None) -> str:
     return f"No layer stands out, though {numbered(leading)} {gains} most" if leading else "No layer stands out"
 
 
-def _untold(refinement: LayerRefinement | None, config: AuditConfig) -> str | None:
+def _untold(refinement: LayerRefinement | None, config: AuditConfig) -> tuple[str, ...] | None:
     """The flags that it takes to tell one layer's gap from another's; None where that was done."""
     if refinement is None:
-        return "--effort default"
-    return None if refinement.judged else f"--effort thorough --tokens {4 * config.tokens}"
+        return "--effort", "default"
+    return None if refinement.judged else ("--effort", "thorough", *_tokens(config))
+
+
+def _tokens(config: AuditConfig) -> tuple[str, str]:
+    return "--tokens", str(4 * config.tokens)
 
 
 def _more(config: AuditConfig) -> str:
-    return _run(config, f"--tokens {4 * config.tokens}")
+    return _run(config, *_tokens(config))
 
 
-def _run(config: AuditConfig, flags: str) -> str:
-    data = "".join(f" --data {path}" for path in config.data)
-    return f"peelaudit run {config.checkpoint}{data} {flags}"
+def _run(config: AuditConfig, *words: str) -> str:
+    return next_command("run", config, *words, keep=(*NETWORK, *TEXT))
+
+
+def _elsewhere(config: AuditConfig) -> str:
+    """The same network on another text."""
+    return next_command("run", config, "--data", "TEXT", keep=(*NETWORK, "tokenizer"))
 
 
 def _nats(gap: Estimate) -> str:

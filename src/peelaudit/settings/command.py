@@ -1,20 +1,27 @@
-"""The command that repeats an audit or a difference, from the settings in its report."""
+"""Commands from settings: what repeats an audit or a difference, and what to run next."""
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from peelaudit.settings.audit import SETTINGS
+from peelaudit.settings.audit import SETTINGS, AuditConfig
 from peelaudit.settings.declared import Setting
 
-__all__ = ["DIFFERENCE_SETTINGS", "repeat_command", "repeat_difference"]
+__all__ = ["DIFFERENCE_SETTINGS", "NETWORK", "STORED", "TEXT", "next_command", "repeat_command", "repeat_difference"]
 
 DIFFERENCE_SETTINGS = (
     *("data", "field", "separator", "tokenizer", "tokens", "seq_len", "bos"),
     *("config", "adapter", "device", "dtype", "seed", "resamples"),
 )
 """What two checkpoints' difference depends on, of an audit's settings."""
+STORED = ("config", "adapter")
+"""Which network a checkpoint is, of the settings, as it is stored."""
+NETWORK = (*STORED, "bits", "bits_on")
+"""The same as it is audited."""
+TEXT = ("data", "field", "separator", "tokenizer", "bos", "tokens")
+"""What it is audited on."""
 
 
 def repeat_command(settings: Iterable[tuple[str, object]]) -> str:
@@ -33,6 +40,29 @@ def repeat_difference(settings: Iterable[tuple[str, object]]) -> str:
     paths = [str(values.get(name, "")) for name in ("base", "new")]
     own = ["--passes", _quoted(str(values["passes"]))] if "passes" in values else []
     return _line("diff", DIFFERENCE_SETTINGS, values, own, paths)
+
+
+def next_command(command: str, config: AuditConfig, *words: str, paths: Sequence[str] = (), keep: Sequence[str]) -> str:
+    """A command for who has just audited, with what he said of the network and the text, quoted for a POSIX shell.
+
+    Args:
+        command: such as `run`.
+        config: the audit's settings.
+        words: flags of the command's own: they win over what is kept.
+        paths: its arguments; the audited checkpoint's if none are given.
+        keep: the settings that go on, where they aren't the defaults.
+    """
+    kept = [
+        word
+        for field in dataclasses.fields(config)
+        if field.name in keep and SETTINGS[field.name].flag not in words
+        if (value := getattr(config, field.name)) != field.default
+        for word in _flags(SETTINGS[field.name], value)
+    ]
+    named = paths or (config.checkpoint,)
+    if any(path.startswith("-") for path in named):
+        return " ".join(("peelaudit", command, *kept, *words, "--", *map(_quoted, named)))
+    return " ".join(("peelaudit", command, *map(_quoted, named), *kept, *words))
 
 
 def _line(
