@@ -27,8 +27,12 @@ class Save(NamedTuple):
 HOSTILE = "no file \x1b[31m[bold]x"
 
 
-def audit_config(mode: str, config: AuditConfig, *, progress: Any, save: Save, resumption: Any) -> AuditReport:
+def audit_config(
+    mode: str, config: AuditConfig, *, progress: Any, save: Save, resumption: Any, opened: Any
+) -> AuditReport:
     """What `mode` says."""
+    if mode not in ("unreadable", "nothing"):
+        opened(make_report(path=config.checkpoint).checkpoint)
     progress.stage("fit", 10)
     progress.advance(3)
     match mode:

@@ -170,9 +170,16 @@ def test_the_table_ends_with_the_gate_and_other_formats_are_left_alone(command: 
     assert json.loads(command("run", "ckpt.pt", "-f", "json", "--fail-over", FAILS).out)
 
 
-def test_a_rule_that_fits_no_row_loses_no_report(command: Command, tmp_path: Path) -> None:
-    done = command("run", "ckpt.pt", "--fail-over", "layer[7].gap=1", "-o", str(tmp_path / "r.json"))
+def test_a_rule_about_a_layer_that_is_not_there_is_found_before_the_audit(command: Command) -> None:
+    done = command("run", "c", "--fail-over", "layer[7].gap=1", mode="bug")
+    assert (done.code, done.out) == (2, "")
+    assert "the rule 'layer[7].gap=1' matches no row for layer 7: c has layers 1 to 4" in done.err
+
+
+def test_a_rule_that_fits_no_figure_loses_no_report(command: Command, tmp_path: Path) -> None:
+    done = command("run", "ckpt.pt", "--fail-over", "layer.routing_gain=1", "-o", str(tmp_path / "r.json"))
     assert done.code == 2
+    assert "the rule 'layer.routing_gain=1' needs" in done.err
     assert json.loads((tmp_path / "r.json").read_text())["schema_version"] == SCHEMA_VERSION
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -46,7 +46,7 @@ from peelaudit.network.memory import Memory
 from peelaudit.network.states import StateStore
 from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Clock, Progress
-from peelaudit.records import SCHEMA_VERSION, AuditReport, LowBit, Parent
+from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo, LowBit, Parent
 from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits
 from peelaudit.version import __version__
@@ -121,6 +121,7 @@ def audit_config(
     live: Live | None = None,
     save: Save = NOTHING,
     resumption: Resumption | None = None,
+    opened: Callable[[CheckpointInfo], None] | None = None,
     progress: Progress = SILENT,
 ) -> AuditReport:
     """Audit one checkpoint.
@@ -131,12 +132,15 @@ def audit_config(
         save: where refined blocks are written.
         resumption: where what is found is kept until its `end`, so that an audit that was killed goes on; nowhere if
             None.
+        opened: given what is known of the checkpoint before anything is computed; what it raises ends the audit.
         progress: told of each stage.
 
     Raises:
         PeelauditError: see `peelaudit.errors` for what can go wrong.
     """
     with prepared(config, live=live, progress=progress) as audit:
+        if opened is not None:
+            opened(audit.checkpoint.info)
         return audit_prepared(audit, save=save, resumption=resumption)
 
 

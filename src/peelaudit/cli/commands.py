@@ -74,7 +74,7 @@ def run_audit(
 
         folders = (None if given is None else Path(given) for given in (save_repairs, save_refined))
         resumption = Resumption(cache)
-        report = audit_config(config, save=Save(*folders), resumption=resumption, progress=progress)
+        report = audit_config(config, save=Save(*folders), resumption=resumption, opened=gate.opened, progress=progress)
     if form is not Format.TABLE and not quiet:
         for warning in report.warnings:
             say(f"warning: {warning}")

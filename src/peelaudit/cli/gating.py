@@ -19,7 +19,7 @@ from peelaudit.settings import SETTINGS, resolve_gate
 from peelaudit.settings.rules import PAIRED
 
 if TYPE_CHECKING:
-    from peelaudit.records import AuditReport, GateCheck
+    from peelaudit.records import AuditReport, CheckpointInfo, GateCheck
     from peelaudit.reports.gate import GateResult
     from peelaudit.settings.audit import AuditConfig
     from peelaudit.settings.gate import GatePolicy
@@ -82,6 +82,17 @@ class Gate:
         settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         known = {name: value for name, value in settings.items() if value not in (None, "auto")}
         check_settings(self._baseline, known)
+
+    def opened(self, checkpoint: CheckpointInfo) -> None:
+        """The same, of what is known once a checkpoint is opened.
+
+        Raises:
+            ConfigError: a rule is about layers that it hasn't.
+        """
+        from peelaudit.reports.gate import unmatched
+
+        if problems := tuple(unmatched(self.policy, checkpoint)):
+            raise ConfigError(*problems)
 
     def apply(self, report: AuditReport, name: str) -> tuple[GateCheck, ...]:
         """The report's checks; `name` is what to call it in messages. Raises what `gate` does."""
