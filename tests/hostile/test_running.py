@@ -135,6 +135,7 @@ BROKEN = {
     "down_proj times 1e19": scaled(f"{LAYER}.mlp.down_proj", 1e19),
     "down_proj times 1e30": scaled(f"{LAYER}.mlp.down_proj", 1e30),
     "embeddings times 1e30": scaled("embed_tokens", 1e30),
+    "embeddings times 1e-20": scaled("embed_tokens", 1e-20),
     "a final norm of zeros": scaled("model.norm", 0.0),
     "all layers dead": dead,
 }

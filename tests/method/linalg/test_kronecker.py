@@ -41,6 +41,13 @@ def test_a_map_that_no_gradient_reaches_or_nothing_goes_into_is_left_as_it_is(x:
     assert bool(curvature.regressed(torch.ones(2, 5, dtype=torch.float64)).any()) == (x == 1.0)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e-23, 1e-25])
+def test_states_whose_squares_no_float32_holds_have_a_finite_direction(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, g = (size * torch.randn(384, width, generator=generator) for size, width in ((scale, 48), (1.0, 5)))
+    assert bool(factors(x, g, biased=False).curvature(384).direction().isfinite().all())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_rows_make_whole_moments(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)

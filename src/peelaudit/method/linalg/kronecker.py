@@ -53,16 +53,15 @@ class Curvature:
 
 
 def _solved(moment: Tensor, damping: float, right: Tensor) -> Tensor:
-    """What a matrix of second moments plus `damping` times its mean eigenvalue makes `right` of; zeros for zeros.
+    """What a matrix of second moments plus `damping` times its mean eigenvalue makes `right` of.
 
-    Moments are zero of states that are, as behind a norm of zeros, or so small that their squares are none.
+    Zeros where there is none: moments are zero of states that are, as behind a norm of zeros, and of states whose
+    squares float32 doesn't hold what is left isn't positive definite, damped or not.
     """
-    mean = moment.diagonal().mean()
-    if not bool(mean > 0) or not bool(right.any()):
-        return torch.zeros_like(right)
     damped = moment.clone()
-    damped.diagonal().add_(damping * mean)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
+    damped.diagonal().add_(damping * moment.diagonal().mean())
+    factor, info = torch.linalg.cholesky_ex(damped)
+    return torch.zeros_like(right) if bool(info) else torch.cholesky_solve(right, factor)
 
 
 class Factors:
