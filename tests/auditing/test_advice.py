@@ -182,6 +182,11 @@ def test_a_grey_row_whose_gap_is_sure_does_not_deny_it() -> None:
     assert "can't tell the trained blocks from" not in row
 
 
+def test_of_the_first_layer_the_embedding_below_it_is_told_too() -> None:
+    words = advice(network(Verdict.YELLOW), rows(0.9, 0.2, 0.1, 0.3), refined(1))
+    assert "stands out. Layer 1 makes up for the embedding too, if that is what is wrong. What repairs" in words
+
+
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_a_layer_that_stands_out_is_named_and_how_to_get_the_repair_is_told(verdict: Verdict) -> None:
     words = advice(network(verdict, head=0.1), rows(0.1, 0.2, 0.9, 0.3), refined(3))

@@ -50,6 +50,7 @@ _SYMPTOMS = {
     Symptom.ATTENTION_SILENT: "an attention that adds nothing to the residual stream, or the same to every token",
     Symptom.MLP_SILENT: "an MLP that adds nothing to the residual stream, or the same to every token",
     Symptom.COARSE: "weights of two or three values where the other layers' have more, as if rounded by mistake",
+    Symptom.SAME_WEIGHTS: "the same weights in each, to the last bit, as of a copy or of a shard that is there twice",
     Symptom.NOISY: "matrices whose bulk, what is beside their leading directions, raises the loss as the others' "
     "doesn't, as if noised or rounded after training",
     Symptom.MISSCALED: "matrices whose scale the loss would change, unlike the others', as if disturbed after training",
@@ -167,6 +168,7 @@ def advise(
     if looks or named:
         if named:
             looks += f" Look at {numbered(named)}: what refining alone gains there stands out."
+            looks += " Layer 1 makes up for the embedding too, if that is what is wrong." if 1 in named else ""
         looks += _on_parent(better_in_parent)
         return " ".join((looks.strip(), "What repairs it can be had:", _run(config, "--save-repairs", "DIR")))
     if better_in_parent:

@@ -29,6 +29,8 @@ class Symptom(StrEnum):
     """Its MLP does, compared with theirs."""
     COARSE = "coarse"
     """Its matrices hold two or three values, or signs times a size, where most layers' hold more."""
+    SAME_WEIGHTS = "same weights"
+    """Its weights are another layer's, to the last bit."""
     NOISY = "noisy"
     """The loss would fall if what its matrices hold beside their leading directions were less, as it wouldn't with the
     others'.

@@ -31,7 +31,8 @@ def examined(bulk: dict[int, float], scale: dict[int, float], n_layers: int = N)
         BlockSlopes(losses(scale.get(layer, 0.0), layer), losses(bulk.get(layer, 0.0), 100 + layer))
         for layer in range(1, n_layers + 1)
     )
-    return Examination(PANEL, losses(2.0, 0), ("",) * n_layers, (HEALTHY,) * n_layers, slopes, (), (), (), None)
+    digests = tuple(map(str, range(n_layers)))
+    return Examination(PANEL, losses(2.0, 0), digests, (HEALTHY,) * n_layers, slopes, (), (), (), None)
 
 
 def sick(found: tuple[tuple[Symptom, ...], ...]) -> dict[int, tuple[Symptom, ...]]:
@@ -95,6 +96,15 @@ def test_what_has_no_slope_is_judged_by_gaps_alone() -> None:
     assert naming.refinement == LayerRefinement((1,) * N, (0,) * N, 5.0, (6,), leading=(6,))
     assert int(np.argmax(naming.suspicion)) == 5
     assert name_layers(found).named == (3, 6)
+
+
+def test_where_two_layers_have_the_same_weights_none_is_named_by_its_gap() -> None:
+    digests = tuple("a" if layer in (3, 4) else str(layer) for layer in range(1, N + 1))
+    found = dataclasses.replace(examined({5: 0.8}, {}), gains=gained({2: 0.5}))
+    assert name_layers(found).named == (5, 2)
+    naming = name_layers(dataclasses.replace(found, digests=digests))
+    assert sick(naming.symptoms) == {3: (Symptom.SAME_WEIGHTS,), 4: (Symptom.SAME_WEIGHTS,)}
+    assert naming.named == (3, 4)
 
 
 def test_gaps_are_estimates_on_held_out() -> None:

@@ -90,6 +90,12 @@ def test_silence_is_relative_to_the_other_layers() -> None:
     assert found == ((), (Symptom.UNTRAINED, Symptom.ATTENTION_SILENT), (), (Symptom.MLP_SILENT,))
 
 
+def test_layers_of_the_same_weights_are_told() -> None:
+    layers, same = [LayerSigns(1.0, 1.0, 50.0)] * 5, (Symptom.SAME_WEIGHTS,)
+    assert symptoms(layers, ["a", "b", "c", "b", "d"]) == ((), same, (), same, ())
+    assert symptoms(layers, "abcde") == symptoms(layers) == ((),) * 5
+
+
 @pytest.mark.parametrize(
     ("levels", "coarse"),
     [

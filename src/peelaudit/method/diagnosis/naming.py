@@ -51,6 +51,7 @@ def name_layers(examined: Examination) -> Naming:
     """Judge the layers on *held-out*.
 
     Where a block is silent or random, the loss would scale others too, so that their slopes aren't held against them.
+    Where one has another's weights, the blocks around it can gain more than it can, so that no gap is.
 
     Args:
         examined: the layers.
@@ -58,7 +59,7 @@ def name_layers(examined: Examination) -> Naming:
     Raises:
         NonFiniteResult: a figure is NaN or Inf.
     """
-    looks = _with_routers(symptoms(examined.signs), examined)
+    looks = _with_routers(symptoms(examined.signs, examined.digests), examined)
     suspects = tuple(layer for layer, found in enumerate(looks, 1) if found)
     slopes = _yardsticks(examined)
     if slopes is not None and not suspects:
@@ -68,7 +69,8 @@ def name_layers(examined: Examination) -> Naming:
     if found is not None:
         gaps = Gaps(examined.panel, found.gains, low_bit=found.low_bit, one_step=found.first_step)
         sick = [layer for layer, some in enumerate(looks, 1) if some]
-        named = standing_out(gaps, sick)
+        copied = any(Symptom.SAME_WEIGHTS in some for some in looks)
+        named = () if copied else standing_out(gaps, sick)
         strongest = int(np.argmax(found.on_select)) + 1 if max(found.on_select) > 0 else None
         refinement = LayerRefinement(
             found.steps, found.products, found.passes, named, judged=gaps.judged, leading=gaps.leading()

@@ -139,8 +139,10 @@ def _added(addition: Addition, made: Mapping[nn.Module, Tensor], tokens: int) ->
     return product if addition.gate is None else product * made[addition.gate].to(product).sigmoid()
 
 
-def symptoms(layers: Sequence[LayerSigns]) -> tuple[tuple[Symptom, ...], ...]:
-    """What is wrong with each of a network's layers, as far as its signs tell."""
+def symptoms(layers: Sequence[LayerSigns], digests: Sequence[str] = ()) -> tuple[tuple[Symptom, ...], ...]:
+    """What is wrong with each of a network's layers, as far as its signs tell, and the digests of the blocks' weights
+    where they are given.
+    """
     attention = _silent([one.attention_rms for one in layers])
     mlp = _silent([one.mlp_rms for one in layers])
     levels = [math.inf if one.levels is None else float(one.levels) for one in layers]
@@ -152,6 +154,7 @@ def symptoms(layers: Sequence[LayerSigns]) -> tuple[tuple[Symptom, ...], ...]:
             *((Symptom.ATTENTION_SILENT,) if attention[index] else ()),
             *((Symptom.MLP_SILENT,) if mlp[index] else ()),
             *((Symptom.COARSE,) if levels[index] < usual else ()),
+            *((Symptom.SAME_WEIGHTS,) if digests and digests.count(digests[index]) > 1 else ()),
         )
         for index, one in enumerate(layers)
     )
