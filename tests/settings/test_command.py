@@ -84,15 +84,21 @@ def test_every_setting_is_spelt_out() -> None:
 
 def test_the_next_command_is_of_the_same_network_and_text() -> None:
     config = AuditConfig(
-        checkpoint="my run/a.pt", data=("it's.txt", "b.txt=2"), bits="int4:g32", adapter="lora", tokens=999, seq_len=8
+        checkpoint="my run/a.pt",
+        data=("it's.txt", "b.txt=2"),
+        bits="int4:g32",
+        parent="b.pt",
+        adapter="lora",
+        tokens=999,
+        seq_len=8,
     )
     said = "--data 'it'\"'\"'s.txt' --data b.txt=2 --adapter lora"
     keep = (*NETWORK, *TEXT)
     assert next_command("run", config, "--save-repairs", "DIR", keep=keep) == (
-        f"peelaudit run 'my run/a.pt' {said} --tokens 999 --bits int4:g32 --save-repairs DIR"
+        f"peelaudit run 'my run/a.pt' {said} --tokens 999 --bits int4:g32 --parent b.pt --save-repairs DIR"
     )
     assert next_command("run", config, "--tokens", "4000", keep=keep) == (
-        f"peelaudit run 'my run/a.pt' {said} --bits int4:g32 --tokens 4000"
+        f"peelaudit run 'my run/a.pt' {said} --bits int4:g32 --parent b.pt --tokens 4000"
     )
     assert next_command("diff", AuditConfig(checkpoint="a.pt"), paths=("-b.pt", "a.pt"), keep=keep) == (
         "peelaudit diff -- -b.pt a.pt"

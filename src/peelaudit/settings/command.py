@@ -18,8 +18,8 @@ DIFFERENCE_SETTINGS = (
 """What two checkpoints' difference depends on, of an audit's settings."""
 STORED = ("config", "adapter")
 """Which network a checkpoint is, of the settings, as it is stored."""
-NETWORK = (*STORED, "bits", "bits_on")
-"""The same as it is audited."""
+NETWORK = (*STORED, "bits", "bits_on", "parent")
+"""The same as it is audited, and against what."""
 TEXT = ("data", "field", "separator", "tokenizer", "bos", "tokens")
 """What it is audited on."""
 
