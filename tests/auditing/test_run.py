@@ -245,6 +245,16 @@ def test_a_state_that_overflows_is_an_error_that_names_the_layer(tmp_path: Path)
         peelaudit.audit(directory, save_tokens(tmp_path), tokens=1024, seq_len=16, resamples=100)
 
 
+def test_where_steps_lead_to_no_gradient_refining_ends_and_the_audit_goes_on(tmp_path: Path) -> None:
+    """All words are alike to this network: its first step leads where the loss is finite and its gradient isn't."""
+    model = models.model("phi")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(0.1)
+    directory = models.save(model, tmp_path / "model")
+    report = peelaudit.audit(directory, save_tokens(tmp_path), tokens=768, seq_len=16, resamples=100)
+    assert report.network.held_out.verdict is Verdict.RED
+
+
 def test_too_few_fit_tokens_for_the_unknowns_are_warned_of(tmp_path: Path) -> None:
     directory = models.save(models.model("llama"), tmp_path / "model")
     wish = {"seq_len": 16, "schedules": "final", "effort": "quick", "resamples": 100}

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.changes import Changes, dot, plus, times
 from peelaudit.method.linalg.descent import LEAST_GAIN, Course, Direction, natural_steps, smooth_probes
 from peelaudit.method.linalg.line_search import Probe, bracketed
@@ -259,10 +260,15 @@ class Refiner:
 
     def _gauss_newton(self, course: _Blocks, most: int, rows: slice) -> None:
         """Conjugate gradients on the exact curvature of the sequences `rows`, from the blocks as they are; the best
-        iterate is kept.
+        iterate is kept. Nothing where the loss has no gradient any more.
         """
         states = self._network.risen(course.layers, course.changes)
-        residual = times(-1.0, self._network.gradient(course.layers, course.changes, states))
+        try:
+            residual = times(-1.0, self._network.gradient(course.layers, course.changes, states))
+        except NonFiniteResult:
+            if course.steps == 0:
+                raise
+            return
         states = [state[:: rows.step] for state in states]
         direction, size = residual, dot(residual, residual)
         path: Changes = {}
