@@ -251,7 +251,7 @@ def test_where_steps_lead_to_no_gradient_refining_ends_and_the_audit_goes_on(tmp
     with torch.no_grad():
         model.get_input_embeddings().weight.fill_(0.1)
     directory = models.save(model, tmp_path / "model")
-    report = peelaudit.audit(directory, save_tokens(tmp_path), tokens=768, seq_len=16, resamples=100)
+    report = peelaudit.audit(directory, save_tokens(tmp_path, count=3000), tokens=768, seq_len=16, resamples=100)
     assert report.network.held_out.verdict is Verdict.RED
 
 
