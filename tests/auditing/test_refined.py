@@ -92,7 +92,7 @@ def test_the_last_rows_verdict_is_the_networks_and_the_headline_says_it() -> Non
         assert report.verdict is report.network.held_out.verdict is report.layers[-1].held_out.verdict
     assert quick().verdict is Verdict.GREY
     assert quick().headline.startswith("inconclusive: no reference wins, but refined, the strongest, was not run")
-    assert quick().advice.endswith(f"peelaudit run {NANOGPT / 'ckpt.pt'} --schedules refined")
+    assert quick().advice.endswith(f"peelaudit run {NANOGPT / 'ckpt.pt'} --tokens 3072 --schedules refined")
 
 
 def test_refined_is_no_worse_on_select_than_the_trained_network() -> None:

@@ -113,7 +113,7 @@ def test_it_ends_when_green_and_names_a_copy(tmp_path: Path, capsys: Capture) ->
     green = ("--schedules", "refined", "--tolerance", "0.5", "--settle", "0.3", *small)
     done = within(capsys, "watch", run, "--out", results, "--stop-when", "green", *green)
     assert done.returncode == 0
-    assert "stop when green: step 1200" in " ".join(done.stdout.split())
+    assert "stop when green: step 1,200" in " ".join(done.stdout.split())
     told = within(capsys, "watch", run, "--out", results, "--idle", "0.5", "-f", "json", *green)
     notes = {note for row in json.loads(told.stdout) for note in row["notes"]}
     assert "Step 600 (ckpt-000600.pt) and step 1,200 (ckpt-001200.pt) have the same weights" in " ".join(notes)
