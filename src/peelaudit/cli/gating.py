@@ -91,7 +91,7 @@ class Gate:
         """
         from peelaudit.reports.gate import unmatched
 
-        if problems := tuple(unmatched(self.policy, checkpoint)):
+        if problems := tuple(unmatched(self.policy, checkpoint.path, checkpoint.layers)):
             raise ConfigError(*problems)
 
     def apply(self, report: AuditReport, name: str) -> tuple[GateCheck, ...]:

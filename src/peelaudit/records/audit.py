@@ -297,9 +297,9 @@ class LayerRefinement:
 
     `steps` are the natural-gradient steps that each block took, `products` those with the exact curvature, `passes` the
     cost of all in forward passes over the calibration tokens. `named` are the layers whose gap stands out from the
-    others', the largest first. `judged` says whether any could be: one step doesn't tell low-bit layers apart, and
-    little text none. `leading` is the layer with the largest gap, with those that tie with it, where these
-    are few: it says where the most is to be gained, and nothing of damage.
+    others', the largest first. `judged` says whether any could be: one step doesn't tell low-bit layers apart, little
+    text tells none, and where layers have the same weights their gaps don't. `leading` is the layer with the largest
+    gap, with those that tie with it, where these are few: it says where the most is to be gained, nothing of damage.
     """
 
     steps: tuple[int, ...]

@@ -24,7 +24,7 @@ from datetime import date
 
 from peelaudit.errors import ConfigError, NonFiniteResult
 from peelaudit.method.statistics.bootstrap import RESOLUTION
-from peelaudit.records import AuditReport, CheckpointInfo, Estimate, GateCheck, Outcome, Verdict
+from peelaudit.records import AuditReport, Estimate, GateCheck, Outcome, Verdict
 from peelaudit.reports.compare import find_origin
 from peelaudit.reports.pairing import Change, Pairing, check_rows
 from peelaudit.settings.gate import GatePolicy, Suppression
@@ -76,7 +76,7 @@ def gate(report: AuditReport, policy: GatePolicy, *, today: date, baseline: Audi
     """
     check_rows(report)
     checks: list[GateCheck] = []
-    problems = list(unmatched(policy, report.checkpoint))
+    problems = list(unmatched(policy, report.checkpoint.path, len(report.layers)))
     if policy.fail_regression and baseline is None:
         problems.append("fail-regression needs a baseline: the report to compare with")
     if problems:
@@ -107,11 +107,11 @@ def suppression_notes(policy: GatePolicy, results: Sequence[GateResult], *, toda
     return tuple(notes)
 
 
-def unmatched(policy: GatePolicy, checkpoint: CheckpointInfo) -> Iterator[str]:
-    """What is wrong with the rules that are about layers which the checkpoint hasn't."""
-    where = f"{checkpoint.path} has layers 1 to {checkpoint.layers}"
+def unmatched(policy: GatePolicy, checkpoint: str, layers: int) -> Iterator[str]:
+    """What is wrong with the rules that are about other layers than the checkpoint's, 1 … `layers`."""
+    where = f"{checkpoint} has layers 1 to {layers}"
     for rule in (*policy.fail_over, *policy.fail_regression):
-        for span in rule.layers.beyond(checkpoint.layers) if rule.layers else ():
+        for span in rule.layers.beyond(layers) if rule.layers else ():
             yield f"the rule {rule.text!r} matches no row for layer {span}: {where}"
 
 

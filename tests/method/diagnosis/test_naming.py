@@ -105,6 +105,8 @@ def test_where_two_layers_have_the_same_weights_none_is_named_by_its_gap() -> No
     naming = name_layers(dataclasses.replace(found, digests=digests))
     assert sick(naming.symptoms) == {3: (Symptom.SAME_WEIGHTS,), 4: (Symptom.SAME_WEIGHTS,)}
     assert naming.named == (3, 4)
+    assert naming.refinement is not None
+    assert not naming.refinement.judged
 
 
 def test_gaps_are_estimates_on_held_out() -> None:

@@ -95,7 +95,7 @@ def test_where_no_layer_can_be_judged_none_is_called_like_the_others() -> None:
     assert report.refinement is not None
     unjudged = dataclasses.replace(report, refinement=dataclasses.replace(report.refinement, judged=False))
     found = layer_lines(unjudged)
-    assert "too little to name one by" in found.caption
+    assert "none is named by it" in found.caption
     assert {line.words for line in found.lines} == {()}
     assert "too little" not in layer_lines(report).caption
 

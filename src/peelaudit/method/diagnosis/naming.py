@@ -73,7 +73,7 @@ def name_layers(examined: Examination) -> Naming:
         named = () if copied else standing_out(gaps, sick)
         strongest = int(np.argmax(found.on_select)) + 1 if max(found.on_select) > 0 else None
         refinement = LayerRefinement(
-            found.steps, found.products, found.passes, named, judged=gaps.judged, leading=gaps.leading()
+            found.steps, found.products, found.passes, named, judged=gaps.judged and not copied, leading=gaps.leading()
         )
     yardsticks = (*(slopes or ()), *(() if gaps is None else (gaps,)))
     suspicions = [suspicion(yardstick, suspects) for yardstick in yardsticks]

@@ -55,13 +55,15 @@ class Curvature:
 def _solved(moment: Tensor, damping: float, right: Tensor) -> Tensor:
     """What a matrix of second moments plus `damping` times its mean eigenvalue makes `right` of.
 
-    Zeros where there is none: moments are zero of states that are, as behind a norm of zeros, and of states whose
-    squares float32 doesn't hold what is left isn't positive definite, damped or not.
+    Zeros where there is none: moments are zero of states that are, as behind a norm of zeros, and where float32 doesn't
+    hold the states' squares, what is left of them isn't positive definite, damped or not.
     """
+    mean = moment.diagonal().mean()
+    if bool(mean < torch.finfo(torch.float32).tiny):
+        return torch.zeros_like(right)
     damped = moment.clone()
-    damped.diagonal().add_(damping * moment.diagonal().mean())
-    factor, info = torch.linalg.cholesky_ex(damped)
-    return torch.zeros_like(right) if bool(info) else torch.cholesky_solve(right, factor)
+    damped.diagonal().add_(damping * mean)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(damped))
 
 
 class Factors:

@@ -145,7 +145,7 @@ def layer_lines(report: AuditReport, *, every: bool = False) -> Layers:
         )
     caption = "What the network gains with one layer refined alone (not to be added up)"
     if not report.refinement.judged:
-        caption += "; too little to name one by"
+        caption += "; none is named by it"
     if better:
         caption += "; parent's, with its parent's block instead"
     if every or len(rows) <= EVERY_LAYER:
