@@ -11,7 +11,7 @@ from peelaudit.checkpoints.files import quoted, read_json, within
 from peelaudit.checkpoints.foreign import check_directory
 from peelaudit.checkpoints.inert import StoredTensor
 from peelaudit.checkpoints.safetensors_file import SafetensorsFile
-from peelaudit.checkpoints.state_dict import recognise
+from peelaudit.checkpoints.state_dict import as_step, recognise
 from peelaudit.checkpoints.store import Joined, Store, close_all
 from peelaudit.checkpoints.torch_file import TorchFile, TorchTensors
 from peelaudit.errors import CheckpointError, MalformedCheckpoint, UnreadableCheckpoint, UnsupportedCheckpoint
@@ -110,7 +110,16 @@ def find_beside(directory: Path, names: Iterable[str]) -> Path | None:
 
 
 def find_training_step(directory: Path) -> int | None:
-    """The step that transformers' Trainer recorded, if it did."""
+    """The step that transformers' Trainer recorded beside the weights, or beside the directory of split ones, or that
+    Lightning did beside split ones; None where there is none.
+    """
+    if not _is_there(directory / DISTRIBUTED):
+        return _trainers(directory)
+    found = (_trainers(directory), _lightnings(directory), _trainers(directory.parent))
+    return next((step for step in found if step is not None), None)
+
+
+def _trainers(directory: Path) -> int | None:
     path = directory / "trainer_state.json"
     if not path.is_file():
         return None
@@ -118,4 +127,16 @@ def find_training_step(directory: Path) -> int | None:
         step = read_json(path).get("global_step")
     except CheckpointError:
         return None  # a record beside the weights: its damage is no reason to refuse them
-    return step if type(step) is int and step >= 0 else None
+    return as_step(step)
+
+
+def _lightnings(directory: Path) -> int | None:
+    path = directory / "meta.pt"
+    if not path.is_file():
+        return None
+    try:
+        file = TorchFile(path)
+    except CheckpointError:
+        return None
+    file.close()
+    return as_step(file.content.get("global_step")) if isinstance(file.content, dict) else None

@@ -16,7 +16,7 @@ from peelaudit.checkpoints.matching import Origin, unwrapped
 from peelaudit.checkpoints.store import Store
 from peelaudit.errors import MalformedCheckpoint, MismatchedWeights, UnsupportedCheckpoint
 
-__all__ = ["StateDict", "is_nanogpt", "nanogpt_config", "nanogpt_origins", "recognise"]
+__all__ = ["StateDict", "as_step", "is_nanogpt", "nanogpt_config", "nanogpt_origins", "recognise"]
 
 _HOLDERS = ("state_dict", "model_state_dict", "model", "module", "model_state", "state", "app")
 _DEEPEST = 3
@@ -48,7 +48,7 @@ def recognise(content: object, path: Path, kind: type[T]) -> StateDict[T]:
     Raises:
         MalformedCheckpoint: names aren't text.
         MismatchedWeights: something else than tensors is among them.
-        UnsupportedCheckpoint: there is no state dict, or an adapter's weights beside one.
+        UnsupportedCheckpoint: there is no state dict, or one process's part of it, or an adapter's weights beside it.
     """
     subject = quoted(path)
     if not isinstance(content, dict):
@@ -62,14 +62,26 @@ def recognise(content: object, path: Path, kind: type[T]) -> StateDict[T]:
         )
     if isinstance(content.get("model_args"), dict) and isinstance(content.get("model"), dict):
         arguments = _plain(content["model_args"], subject)
-        return StateDict("nanogpt", _tensors(content["model"], path, kind), arguments, _step(content, "iter_num"))
+        return StateDict("nanogpt", _tensors(content["model"], path, kind), arguments, as_step(content.get("iter_num")))
     if (inner := _within_holders(content)) is not None:
         trainer = "lightning" if "pytorch-lightning_version" in content else "torch"
-        return StateDict(trainer, _tensors(inner, path, kind), None, _step(content, "global_step"))
+        return StateDict(trainer, _tensors(inner, path, kind), None, as_step(content.get("global_step")))
     if _has_tensors(content):
         state = {key: value for key, value in content.items() if not _is_setting(key, value)}
         return StateDict("torch", _tensors(state, path, kind), None, None)
+    for one in (content, *map(content.get, _HOLDERS)):
+        _check_whole(one, subject)
     raise UnsupportedCheckpoint(f"{subject}: no state dict found, neither at its top nor under {', '.join(_HOLDERS)}")
+
+
+def _check_whole(state: object, subject: str) -> None:
+    """Raise UnsupportedCheckpoint where tensors are among it that torch has split over processes."""
+    for value in state.values() if isinstance(state, dict) else ():
+        if isinstance(value, Inert) and value.path.startswith("torch.distributed.") and value.path.endswith("Tensor"):
+            raise UnsupportedCheckpoint(
+                f"{subject}: holds what one process had of a split network ({quoted(value.path, 80)}); save the whole"
+                " of it (full_state_dict=True), or by torch.distributed.checkpoint"
+            )
 
 
 def _within_holders(content: Mapping[object, object]) -> Mapping[object, object] | None:
@@ -103,6 +115,7 @@ def _is_setting(key: object, value: object) -> bool:
 
 
 def _tensors(state: Mapping[object, object], path: Path, kind: type[T]) -> Mapping[str, T]:
+    _check_whole(state, quoted(path))
     found: dict[str, T] = {}
     for name, value in state.items():
         if not isinstance(name, str):
@@ -119,9 +132,9 @@ def _tensors(state: Mapping[object, object], path: Path, kind: type[T]) -> Mappi
     return found
 
 
-def _step(content: Mapping[object, object], key: str) -> int | None:
-    step = content.get(key)
-    return step if type(step) is int and step >= 0 else None
+def as_step(value: object) -> int | None:
+    """The value where it can be a training step."""
+    return value if type(value) is int and value >= 0 else None
 
 
 def is_nanogpt(arguments: Collection[str]) -> bool:
