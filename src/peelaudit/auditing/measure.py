@@ -117,7 +117,7 @@ class Measurer:
     @property
     def own(self) -> Losses:
         """[sequences] the network's losses in nats, under its own head."""
-        return self._read(self._readouts.own, self._states[-1], "the trained network")
+        return self._readouts.final_losses("the trained network").own
 
     @property
     def panel(self) -> Panel:
@@ -153,31 +153,24 @@ class Measurer:
         n_layers, rows = self._decoder.n_layers, self._data.rows
         self._kept.stage("trained readouts", n_layers)
         own, readout = [], []
-        for depth in range(1, n_layers + 1):
+        for depth in range(1, n_layers):
             kind, over = self._depths.at(depth)
-            what = f"the trained network cut after layer {depth}" if depth < n_layers else "the trained network"
+            what = f"the trained network cut after layer {depth}"
             own.append(self._depths.losses("own", self._states[depth], over, what))
-            if depth == n_layers:
-                readout.append(self._base)
-            else:
-                readout.append(own[-1] if kind == "own" else self._depths.losses(kind, self._states[depth], over, what))
+            readout.append(own[-1] if kind == "own" else self._depths.losses(kind, self._states[depth], over, what))
             self._kept.advance()
-        temperature, head = self._readouts.tempered(self._states[-1], "the trained network")
+        found = self._readouts.final_losses("the trained network")
+        self._kept.advance()
         tempered = np.zeros_like(self._base)
-        tempered[rows.held_out] = head.losses(
-            self._states[-1],
-            self._data.targets(slice(None)),
-            torch.arange(rows.held_out.start, rows.held_out.stop),
-            "the trained network",
-        )
+        tempered[rows.held_out] = found.tempered
         return TrainedLosses(
             panel=self._panel,
             depth_panel=self._depths.cut.panel,
-            own=tuple(own),
-            readout=tuple(readout),
+            own=(*own, found.own),
+            readout=(*readout, self._base),
             deviations=tuple(deviation(state, rows.held_out) for state in self._states[1:]),
             unigram=_unigram(self._data.targets(slice(None)), rows.fit, self._decoder.vocabulary),
-            temperature=temperature,
+            temperature=found.temperature,
             tempered=tempered,
         )
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from peelaudit.method.readouts import head as module
 from peelaudit.method.readouts.factory import ReadoutFactory
+from peelaudit.method.readouts.temperature import wanted
 from peelaudit.network.states import StateStore, TokenRows
 
 
@@ -58,12 +63,33 @@ def test_the_head_of_another_state_begins_no_worse_than_the_tempered_own_or_that
     decoder, data, states = peeled
     factory = ReadoutFactory(decoder, data, states[-1], StateStore())
     last = factory.fit("refit", states[-1], "a test")
-    monkeypatch.setattr("peelaudit.method.readouts.factory.refitted", lambda *_: None)  # so that heads stay there
+    monkeypatch.setattr(
+        "peelaudit.method.readouts.factory.refitted", lambda *_, **__: (None, None)
+    )  # so that heads stay there
     index = torch.arange(24, 32)
     for state in (states[0], states[1], states[-1].flip(-1)):
-        starts = (factory.own, factory.tempered(state, "a test")[1], last)
+        exponent = wanted(factory.own, state, data.tokens, index, "a test").exponent
+        tempered = replace(factory.own, unembedding=factory.own.unembedding.scaled(math.exp(-exponent)))
+        starts = (factory.own, tempered, last)
         least = min(float(one.losses(state, data.tokens, index, "a test").sum()) for one in starts)
         assert select_loss(factory, "refit", state, data) == pytest.approx(least, rel=1e-9)
+
+
+@pytest.mark.parametrize("few_words", [4096, 0])
+def test_the_own_losses_are_taken_on_the_way_where_all_words_are_summed_over_anyway(
+    few_words: int, peeled: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, data, states = peeled
+    monkeypatch.setattr(module, "FEW_WORDS", few_words)
+    narrow = TokenRows(data.tokens % 7, data.rows)
+    factory = ReadoutFactory(decoder, narrow, states[-1], StateStore())
+    factory.fit("refit", states[-1], "a test")
+    before = decoder.work.head
+    found = factory.final_losses("a test").own
+    rows = narrow.rows.held_out if few_words == 0 else slice(0, len(states[-1]))
+    assert decoder.work.head - before == int(narrow.predictions(rows).sum())
+    expected = factory.own.losses(states[-1], narrow.tokens, torch.arange(len(states[-1])), "a test")
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_refitting_leaves_the_own_head_as_it_is(peeled: tuple) -> None:

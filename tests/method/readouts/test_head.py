@@ -39,7 +39,7 @@ def text(known: int = 25) -> TokenRows:
 
 
 def moving(head: Readout, data: TokenRows, state: Tensor) -> module._Moving:
-    return module._Moving(head, data, state, StateStore(dtype=torch.float64))
+    return module._Moving(head, data, state, StateStore(dtype=torch.float64), None)
 
 
 def loss_of(head: Readout, data: TokenRows, state: Tensor, rows: slice) -> float:
@@ -96,9 +96,21 @@ class TestMoving:
     def test_it_never_loses_on_select(self, head: Readout) -> None:
         data, state = text(), draw(4, 24, 8, WIDTH)
         before = loss_of(head, data, state, SPLITS.select)
-        found = refitted(head, before, data, state, StateStore(dtype=torch.float64))
+        found, _ = refitted(head, before, data, state, StateStore(dtype=torch.float64))
         assert found is not None  # tokens at random want flat logits
         assert loss_of(replace(head, unembedding=found), data, state, SPLITS.select) < before - 1e-3
+
+    def test_the_losses_of_a_head_of_another_temperature_are_taken_on_the_way(
+        self, few_words: int, head: Readout
+    ) -> None:
+        data, state = text(), draw(4, 24, 8, WIDTH)
+        other = replace(head, unembedding=head.unembedding.scaled(1.3))
+        _, found = refitted(head, 9.0, data, state, StateStore(dtype=torch.float64), beside=other)
+        if few_words == EVERY:
+            assert found is None
+        else:
+            expected = other.losses(state, data.targets(slice(None)), torch.arange(SPLITS.select.stop), "a test")
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_rows_of_words_that_fit_lacks_move_with_the_map_alone() -> None:
@@ -123,7 +135,7 @@ def test_a_turn_of_the_state_is_undone() -> None:
     turn = torch.linalg.qr(torch.eye(WIDTH, dtype=torch.float64) + 0.4 * draw(8, WIDTH, WIDTH)).Q
     best, start = loss_of(head, data, state, SPLITS.held_out), loss_of(head, data, state @ turn, SPLITS.held_out)
     before = loss_of(head, data, state @ turn, SPLITS.select)
-    found = refitted(head, before, data, state @ turn, StateStore(dtype=torch.float64))
+    found, _ = refitted(head, before, data, state @ turn, StateStore(dtype=torch.float64))
     assert found is not None
     assert loss_of(replace(head, unembedding=found), data, state @ turn, SPLITS.held_out) < best + 0.5 * (start - best)
 
@@ -132,4 +144,4 @@ def test_nothing_is_moved_where_nothing_gains() -> None:
     """A head whose logits are flat for tokens at random is left as it is."""
     head, data, state = readout(scale=1e-6), text(known=WORDS), draw(4, 24, 8, WIDTH)
     before = loss_of(head, data, state, SPLITS.select)
-    assert refitted(head, before, data, state, StateStore(dtype=torch.float64)) is None
+    assert refitted(head, before, data, state, StateStore(dtype=torch.float64)) == (None, None)

@@ -13,8 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
@@ -22,14 +25,29 @@ from peelaudit.method.linalg.moments import Moments
 from peelaudit.method.linalg.ridge import best_penalty, factorise
 from peelaudit.method.readouts.head import refitted
 from peelaudit.method.readouts.readout import Readout
-from peelaudit.method.readouts.temperature import wanted
+from peelaudit.method.readouts.temperature import Wanted, wanted
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.memory import batches
 from peelaudit.network.states import StateStore, TokenRows
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.settings.audit import ReadoutKind
 
-__all__ = ["ReadoutFactory"]
+__all__ = ["FinalLosses", "ReadoutFactory"]
+
+
+class FinalLosses(NamedTuple):
+    """What the own head makes of h_L.
+
+    Attributes:
+        own: [sequences] nats.
+        temperature: that its logits want, of least loss on *select*; above 1 the network is over-confident, as one that
+            is over-fitted is.
+        tempered: [sequences of *held-out*] nats with that.
+    """
+
+    own: NDArray[np.float64]
+    temperature: float
+    tempered: NDArray[np.float64]
 
 
 class ReadoutFactory:
@@ -45,8 +63,11 @@ class ReadoutFactory:
     def __init__(self, decoder: Decoder, data: TokenRows, final: Tensor, store: StateStore) -> None:
         self.own = Readout("own", Unembedding.of(decoder))
         self._data, self._final, self._store = data, final, store
-        self._exponent: float | None = None
-        """The log of the temperature that the own head's logits want at h_L, once it was looked for."""
+        self._asked: Wanted | None = None
+        """What the own head's logits want at h_L, once it was looked for."""
+        self._swept: NDArray[np.float64] | None = None
+        """[sequences of *fit* and *select*] the losses of h_L under the own head, once they are known."""
+        self._found: FinalLosses | None = None
         self._refitted: Readout | None = None
         """The head that was refitted to h_L, once it was."""
 
@@ -63,20 +84,34 @@ class ReadoutFactory:
         }
         return fitters[kind]()
 
-    def tempered(self, state: Tensor, what: str) -> tuple[float, Readout]:
-        """The temperature that the own head's logits want at a state, least loss on *select*, and the head with it.
-
-        Above 1 the network is over-confident, as one that is over-fitted is.
+    def final_losses(self, what: str) -> FinalLosses:
+        """Those of h_L under the own head.
 
         Raises:
             NonFiniteResult: naming `what`.
         """
-        known = self._exponent if state is self._final else None
+        if self._found is None:
+            targets, rows = self._data.targets(slice(None)), self._data.rows
+            exponent, before = self._wanted(self._final, what).exponent, rows.held_out.start
+            if self._swept is None:
+                self._swept = self.own.losses(self._final, targets, torch.arange(before), what)
+            held_out = torch.arange(before, rows.held_out.stop)
+            plain, tempered = (
+                self.own.tempered(self._final, targets, held_out, (0.0, exponent), what).sum(dim=2).numpy()
+            )
+            self._found = FinalLosses(np.concatenate([self._swept, plain]), math.exp(exponent), tempered)
+        return self._found
+
+    def _wanted(self, state: Tensor, what: str) -> Wanted:
+        """What the own head's logits want at a state, by *select*."""
+        if state is self._final and self._asked is not None:
+            return self._asked
         rows = self._data.rows.select
-        exponent = wanted(self.own, state[rows], self._data.targets(rows), what) if known is None else known
+        index = torch.arange(rows.start, rows.stop)
+        found = wanted(self.own, state, self._data.targets(slice(None)), index, what)
         if state is self._final:
-            self._exponent = exponent
-        return math.exp(exponent), replace(self.own, unembedding=self.own.unembedding.scaled(math.exp(-exponent)))
+            self._asked = found
+        return found
 
     @torch.no_grad()
     def _lens(self, state: Tensor) -> Readout:
@@ -113,30 +148,39 @@ class ReadoutFactory:
         """A head moved by the cross-entropy: the best on *select* of the model's own, that at the temperature which it
         wants there and that of h_L, and the best of them moved.
         """
-        heads = [self.own, self.tempered(state, what)[1]]
-        if state is not self._final:
-            return self._moved(heads if self._refitted is None else [*heads, self._refitted], state, what)
-        if self._refitted is None:
-            self._refitted = self._moved(heads, state, what)
-        return self._refitted
+        exponent, plain = self._wanted(state, what)
+        tempered = replace(self.own, unembedding=self.own.unembedding.scaled(math.exp(-exponent)))
+        heads = [(self.own, plain / self._predictions()), (tempered, self._select_loss(tempered, state, what))]
+        if state is self._final:
+            if self._refitted is None:
+                self._refitted = self._moved(heads, state, what)
+            return self._refitted
+        if self._refitted is not None:
+            heads.append((self._refitted, self._select_loss(self._refitted, state, what)))
+        return self._moved(heads, state, what)
 
-    def _moved(self, heads: Sequence[Readout], state: Tensor, what: str) -> Readout:
-        """The head that is best on *select*, moved from there if that helps."""
-        starts = [replace(head, kind="refit") for head in heads]
-        losses = [self._select_loss(start, state, what) for start in starts]
-        least = min(losses)
-        best = starts[losses.index(least)]
+    def _moved(self, heads: Sequence[tuple[Readout, float]], state: Tensor, what: str) -> Readout:
+        """The head that is best on *select*, moved from there if that helps; of heads with their losses there."""
+        head, least = min(heads, key=lambda one: one[1])
+        start = replace(head, kind="refit")
+        beside = self.own if state is self._final else None
         try:
-            moved = refitted(best, least, self._data, state, self._store)
+            moved, swept = refitted(start, least, self._data, state, self._store, beside=beside)
         except NonFiniteResult as error:
             raise NonFiniteResult(f"{what}: {error}") from error
+        if beside is not None:
+            self._swept = swept
         if moved is None:
-            return best
+            return start
         found = Readout("refit", moved)
-        return found if self._select_loss(found, state, what) < least else best
+        return found if self._select_loss(found, state, what) < least else start
 
     def _select_loss(self, readout: Readout, state: Tensor, what: str) -> float:
         """nats/token on *select*."""
         rows = self._data.rows.select
         losses = readout.losses(state, self._data.targets(slice(None)), torch.arange(rows.start, rows.stop), what)
-        return float(losses.sum()) / int(self._data.predictions(rows).sum())
+        return float(losses.sum()) / self._predictions()
+
+    def _predictions(self) -> int:
+        """How many *select* has."""
+        return int(self._data.predictions(self._data.rows.select).sum())

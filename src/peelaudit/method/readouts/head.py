@@ -17,16 +17,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.changes import Changes
 from peelaudit.method.linalg.descent import Course, Direction, natural_steps, smooth_probes
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.line_search import Probe
 from peelaudit.method.linalg.moments import accumulation_dtype
-from peelaudit.method.readouts.readout import Readout
+from peelaudit.method.readouts.readout import Readout, token_losses
 from peelaudit.network.memory import batches
 from peelaudit.network.states import NO_TARGET, StateStore, TokenRows
 from peelaudit.network.unembedding import Unembedding
@@ -48,8 +51,11 @@ MAP, ROWS = (0, "map"), (0, "rows")
 """A and R: [d_model, d_model] and [d_model, words of *fit*], behind each a row for the bias of a head that has one."""
 
 
-def refitted(head: Readout, loss: float, data: TokenRows, state: Tensor, store: StateStore) -> Unembedding | None:
-    """The head by natural-gradient steps on *fit*, their lengths and number by *select*; None where none gains.
+def refitted(
+    head: Readout, loss: float, data: TokenRows, state: Tensor, store: StateStore, *, beside: Readout | None = None
+) -> tuple[Unembedding | None, NDArray[np.float64] | None]:
+    """The head by natural-gradient steps on *fit*, their lengths and number by *select*, None where none gains; and
+    [sequences of *fit* and *select*] the losses of another one where they cost no pass more, else None.
 
     Args:
         head: where it begins.
@@ -57,11 +63,15 @@ def refitted(head: Readout, loss: float, data: TokenRows, state: Tensor, store: 
         data: the tokens and the splits.
         state: [sequences, positions, d_model] what it reads.
         store: where what is kept of each token goes.
+        beside: that other one, the same but for a temperature.
+
+    Raises:
+        NonFiniteResult: a loss of that one is NaN or Inf.
     """
-    moving = _Moving(head, data, state, store)
+    moving = _Moving(head, data, state, store, beside)
     course = Course(loss, loss)
     natural_steps(course, moving, MOST_STEPS, least=LEAST_GAIN)
-    return moving.moved(course.changes) if course.steps else None
+    return moving.moved(course.changes) if course.steps else None, moving.beside
 
 
 class _Rest(NamedTuple):
@@ -99,9 +109,12 @@ class _Moving:
         data: the tokens and the splits.
         state: what it reads.
         store: where what is kept of each token goes.
+        beside: another head that makes the same of a state but for a temperature.
     """
 
-    def __init__(self, readout: Readout, data: TokenRows, state: Tensor, store: StateStore) -> None:
+    def __init__(
+        self, readout: Readout, data: TokenRows, state: Tensor, store: StateStore, beside: Readout | None
+    ) -> None:
         self._readout, self._head, self._data, self._state = readout, readout.unembedding, data, state
         weight, bias = self._head.weight, self._head.bias
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -117,7 +130,9 @@ class _Moving:
         chosen = self._words.to(weight.device)
         self._weight = weight[chosen].to(wide)
         self._bias = None if bias is None else bias[chosen].to(wide)
-        self._rest = None if few else self._summed(chosen, store)
+        self.beside: NDArray[np.float64] | None = None
+        """[sequences of *fit* and *select*] the losses of the head beside, where all words were summed over once."""
+        self._rest = None if few else self._summed(chosen, store, beside)
 
     @torch.no_grad()
     def direction(self, changes: Changes) -> Direction:
@@ -227,17 +242,29 @@ class _Moving:
             yield _Batch(inputs, torch.searchsorted(self._words, targets[asked]).to(place), rest)
 
     @torch.no_grad()
-    def _summed(self, words: Tensor, store: StateStore) -> _Rest:
+    def _summed(self, words: Tensor, store: StateStore, beside: Readout | None) -> _Rest:
         """The words beside these, of *fit* and *select*."""
         until, positions, width = self._data.rows.select.stop, self._state.shape[1] - 1, self._weight.shape[1]
         logs = store.empty(until, positions, dtype=self._weight.dtype)
         found = _Rest(logs, store.empty(until, positions, width))
+        losses = torch.zeros(until, dtype=torch.float64)
         for part in batches(slice(0, until), positions + 1, self._readout.batch_tokens):
-            logits = self._head.finished(self._head.scores(self._head.normed(self._state[part, :-1])))
-            self._head.work.read(2 * logits.shape[0] * positions)
+            scores = self._head.scores(self._head.normed(self._state[part, :-1]))
+            self._head.work.read(2 * scores.shape[0] * positions)
+            if beside is not None:
+                targets = self._data.targets(part)[:, 1:].to(scores.device)
+                losses[part] = token_losses(beside.unembedding.finished(scores), targets).double().sum(dim=1).cpu()
+            logits = self._head.finished(scores)
             slope = self._head.slope(logits)
             logits[..., words] = -torch.inf
-            found.logs[part] = logits.logsumexp(dim=-1).to(found.logs)
-            pulled = logits.softmax(dim=-1) * slope
+            highest = logits.amax(dim=-1, keepdim=True)
+            chances = logits.sub_(highest).exp_()
+            total = chances.sum(dim=-1, keepdim=True)
+            found.logs[part] = (total.log() + highest)[..., 0].to(found.logs)
+            pulled = chances.div_(total).mul_(slope)
             found.pulls[part] = (pulled.to(self._head.weight) @ self._head.weight).to(found.pulls)
+        if beside is not None:
+            if not losses.isfinite().all():
+                raise NonFiniteResult(f"the loss is NaN or Inf under the readout {beside.kind!r}")
+            self.beside = losses.numpy()
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,19 +47,37 @@ class Readout:
         """
         return self.each(state, targets, index, what).sum(dim=1).numpy()
 
-    @torch.no_grad()
     def each(self, state: Tensor, targets: Tensor, index: Tensor, what: str) -> Tensor:
         """The same of every prediction by itself, [n, positions - 1] float64; 0 where nothing is to be predicted."""
+        return self.tempered(state, targets, index, (0.0,), what)[0]
+
+    @torch.no_grad()
+    def tempered(self, state: Tensor, targets: Tensor, index: Tensor, exponents: Sequence[float], what: str) -> Tensor:
+        """The same with what the head's map makes divided by temperatures, [temperatures, n, positions - 1]; the map is
+        applied once.
+
+        Args:
+            state: [sequences, positions, d_model]
+            targets: [sequences, positions], as in `losses`.
+            index: [n] which sequences.
+            exponents: the temperatures' logarithms.
+            what: the subject, for the error.
+
+        Raises:
+            NonFiniteResult: if a loss is NaN or Inf.
+        """
         asked = (targets[index, 1:] != NO_TARGET).cpu()
-        result = torch.zeros(asked.shape, dtype=torch.float64)
+        result = torch.zeros(len(exponents), *asked.shape, dtype=torch.float64)
         share = max(1, int(asked.sum())) / max(1, asked.numel())
         for part in batches(slice(0, len(index)), targets.shape[1], int(self.batch_tokens / share)):
             chosen, here = index[part], asked[part]
             hidden, following = state[chosen, :-1], targets[chosen, 1:]
-            logits = self._logits(hidden[here.to(hidden.device)])
-            self.unembedding.work.read(len(logits))
-            losses = F.cross_entropy(logits, following[here.to(following.device)].to(logits.device), reduction="none")
-            result[part][here] = losses.cpu().double()
+            scores = self._scores(hidden[here.to(hidden.device)])
+            self.unembedding.work.read(len(scores))
+            expected = following[here.to(following.device)].to(scores.device)
+            for place, exponent in enumerate(exponents):
+                logits = self.unembedding.finished(scores if exponent == 0 else scores * math.exp(-exponent))
+                result[place, part][here] = F.cross_entropy(logits, expected, reduction="none").cpu().double()
         if not result.isfinite().all():
             raise NonFiniteResult(f"{what}: the loss is NaN or Inf under the readout {self.kind!r}")
         return result
@@ -133,10 +153,13 @@ class Readout:
         self.unembedding.work.read(passes * targets[:, 1:].numel())
 
     def _logits(self, hidden: Tensor) -> Tensor:
+        return self.unembedding.finished(self._scores(hidden))
+
+    def _scores(self, hidden: Tensor) -> Tensor:
         hidden = hidden.to(self.unembedding.weight.device)
         if self.map is not None:
             hidden = hidden + (hidden @ self.map[0] + self.map[1])
-        return self.unembedding.logits(hidden)
+        return self.unembedding.scores(self.unembedding.normed(hidden))
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -3,45 +3,63 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peelaudit.errors import NonFiniteResult
-from peelaudit.method.readouts.readout import Readout, token_losses
-from peelaudit.network.memory import batches
+from peelaudit.method.readouts.readout import Readout
 
-__all__ = ["wanted"]
+__all__ = ["Wanted", "wanted"]
 
 REACH = math.log(4)
 """How far from 1 a temperature is looked for, as a logarithm."""
 COARSE, FINE = 5, 4
-"""Temperatures in the two passes over the text; with a parabola through the last it is found to 1 %."""
+"""Temperatures in the two passes over the text, 1 in the middle of the first; with a parabola through the last it is
+found to 1 %."""
 
 
-def wanted(readout: Readout, state: Tensor, targets: Tensor, what: str) -> float:
-    """The log of that temperature; above 0 the network is over-confident.
+class Wanted(NamedTuple):
+    """What the logits of a head want.
+
+    Attributes:
+        exponent: the log of the temperature; above 0 the network is over-confident.
+        plain: nats at temperature 1, summed over all predictions.
+    """
+
+    exponent: float
+    plain: float
+
+
+def wanted(readout: Readout, state: Tensor, targets: Tensor, index: Tensor, what: str) -> Wanted:
+    """What the logits want.
 
     Args:
         readout: the head as it is.
         state: [sequences, positions, d_model]
         targets: [sequences, positions], `NO_TARGET` where a token isn't to be predicted.
+        index: [n] which sequences.
         what: the subject, for the error.
 
     Raises:
         NonFiniteResult: if a loss is NaN or Inf.
     """
+
+    def summed(exponents: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (
+            readout.tempered(state, targets, index, exponents.tolist(), what).sum((1, 2)).numpy()
+        )
+        return found
+
     coarse = np.linspace(-REACH, REACH, COARSE)
-    losses = _losses(readout, state, targets, coarse, what)
-    least = int(losses.argmin())
+    losses = summed(coarse)
+    least, plain = int(losses.argmin()), float(losses[COARSE // 2])
     low, high = (coarse[min(max(least + side, 0), COARSE - 1)] for side in (-1, 1))
     fine = np.linspace(low, high, FINE + 2)[1:-1]  # of these none is halfway, which is known
     at = np.concatenate([coarse, fine])
     order = at.argsort()
-    at, losses = at[order], np.concatenate([losses, _losses(readout, state, targets, fine, what)])[order]
-    return _bottom(at, losses)
+    return Wanted(_bottom(at[order], np.concatenate([losses, summed(fine)])[order]), plain)
 
 
 def _bottom(at: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
@@ -56,21 +74,3 @@ def _bottom(at: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
     if not bend > 0:
         return float(at[least])
     return float(at[least] - (rise - bend * x[2]) / (2 * bend))
-
-
-@torch.no_grad()
-def _losses(
-    readout: Readout, state: Tensor, targets: Tensor, exponents: NDArray[np.float64], what: str
-) -> NDArray[np.float64]:
-    """[temperatures] nats, of each one's log, summed over all predictions: the head's map is applied once."""
-    head, sums = readout.unembedding, torch.zeros(len(exponents), dtype=torch.float64)
-    for part in batches(slice(0, len(state)), state.shape[1], readout.batch_tokens):
-        head.work.read(targets[part, 1:].numel())
-        scores = head.scores(head.normed(state[part, :-1]))
-        for place, exponent in enumerate(exponents):
-            logits = head.finished(scores * math.exp(-exponent))
-            sums[place] += token_losses(logits, targets[part, 1:].to(logits.device)).double().sum().cpu()
-    if not bool(sums.isfinite().all()):
-        raise NonFiniteResult(f"{what}: the loss is NaN or Inf under the readout {readout.kind!r}")
-    found: NDArray[np.float64] = sums.numpy()
-    return found
