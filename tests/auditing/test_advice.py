@@ -1,4 +1,4 @@
-"""The words of a report follow its figures."""
+"""What is advised follows the figures."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import Any
 
 import pytest
 
-from peelaudit.auditing.advice import advise, calibration_warnings, experts_warnings, read_layer
+from peelaudit.auditing.advice import advise
 from peelaudit.records import (
     BaselineLosses,
     Estimate,
     LayerRefinement,
     LayerRow,
-    LayerSigns,
     NetworkRow,
     Refinement,
     Symptom,
     Verdict,
 )
 from peelaudit.settings.audit import AuditConfig
-from tests.factories import make_data, make_estimate, make_figures, make_report
+from tests.factories import make_estimate, make_figures, make_report
 
 BASELINES = BaselineLosses(10.8, make_estimate(7.2))
 CONFIG = AuditConfig(checkpoint="runs/x.pt", data=("a.txt",), tokens=8192)
@@ -152,36 +151,6 @@ def test_that_more_text_would_find_more_is_told(gain: float, half: float | None,
     assert ("would gain more" in words) == told
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
-def test_a_layers_reading_says_its_number_and_is_a_sentence(verdict: Verdict) -> None:
-    words = read_layer(3, make_figures(5.0, 0.2, verdict=verdict), "via:2", 4, make_estimate(0.5, 0.01))
-    assert words.startswith("Cut after layer 3, ")
-    assert words.endswith(".")
-    assert "hardly" not in words
-
-
-def test_an_idle_block_is_called_idle() -> None:
-    words = read_layer(3, make_figures(5.0, 0.2), "via:2", 4, Estimate(0.002, 0.001, 0.003))
-    assert "0.20%" in words
-    assert "hardly does anything" in words
-
-
-def test_too_little_text_is_warned_of_with_how_much_would_do() -> None:
-    data = make_data()
-    assert calibration_warnings(data, data.fit.tokens // 10) == ()
-    (words,) = calibration_warnings(data, data.fit.tokens // 5)
-    total = data.fit.tokens + data.select.tokens + data.held_out.tokens
-    assert str(-(-10 * (data.fit.tokens // 5) * total // data.fit.tokens)) in words
-
-
-def test_a_grey_row_whose_gap_is_sure_does_not_deny_it() -> None:
-    figures = make_figures(5.0, 0.2, verdict=Verdict.GREY)
-    assert figures.gap_layers.low > 0
-    row = read_layer(3, figures, "via:2", 4, make_estimate(0.5, 0.01))
-    assert "predicts 0.2000" in row
-    assert "can't tell the trained blocks from" not in row
-
-
 def test_of_the_first_layer_the_embedding_below_it_is_told_too() -> None:
     words = advice(network(Verdict.YELLOW), rows(0.9, 0.2, 0.1, 0.3), refined(1))
     assert "stands out. Layer 1 makes up for the embedding too, if that is what is wrong. What repairs" in words
@@ -213,25 +182,6 @@ def test_where_all_layers_are_untrained_none_is_singled_out() -> None:
 def test_of_many_sick_layers_a_few_are_listed() -> None:
     sick = rows(*[0.1] * 9, symptoms=dict.fromkeys(range(1, 8), (Symptom.NOISY,)))
     assert "Look at layers 1, 2, 3, 4, 5 and more: matrices whose bulk" in advice(network(), sick)
-
-
-def test_a_layers_reading_has_its_symptoms() -> None:
-    words = read_layer(3, make_figures(5.0, 0.2), "via:2", 4, make_estimate(0.5), (Symptom.ATTENTION_SILENT,))
-    assert words.endswith("Block 3: an attention that adds nothing to the residual stream, or the same to every token.")
-
-
-def test_experts_that_are_dead_or_untrained_are_numbered() -> None:
-    signs = LayerSigns(1.0, 1.0, 99.0, experts=8, dead=(3,), random_experts=(3, 5))
-    words = read_layer(
-        2, make_figures(5.0, 0.2), "via:2", 4, make_estimate(0.5), (Symptom.EXPERT_UNTRAINED,), signs=signs
-    )
-    assert words.endswith(
-        " That is experts 3, 5 (of 0 to 7). No calibration token reaches expert 3 (of 0 to 7) of block 2."
-    )
-    sick = [dataclasses.replace(row, signs=signs if row.layer == 2 else None) for row in HEALTHY]
-    (warning,) = experts_warnings(sick)
-    assert warning.startswith("no calibration token is given to some experts (layer 2: expert 3 (of 0 to 7)): they are")
-    assert experts_warnings(HEALTHY) == ()
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

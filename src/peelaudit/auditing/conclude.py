@@ -9,10 +9,11 @@ from functools import partial
 
 import numpy as np
 
-from peelaudit.auditing.advice import advise, read_layer
+from peelaudit.auditing.advice import advise
 from peelaudit.auditing.headline import judge
 from peelaudit.auditing.measurements import Measurements, ReferenceLosses, RefinedLosses, ScheduleLosses, TrainedLosses
 from peelaudit.auditing.parent import ParentFigures, parent_figures
+from peelaudit.auditing.reading import read_layer
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.naming import Naming, name_layers
 from peelaudit.method.references.schedules import REFINED, staircase

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from peelaudit.auditing.advice import OVERCONFIDENT, numbered
+from peelaudit.auditing.advice import OVERCONFIDENT
 from peelaudit.auditing.parent import ParentFigures
+from peelaudit.auditing.wording import numbered
 from peelaudit.method.diagnosis.naming import Naming
 from peelaudit.method.references.schedules import REFINED
 from peelaudit.method.statistics.bootstrap import RESOLUTION

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peelaudit.auditing.advice import bits_warnings, calibration_warnings, experts_warnings, rank_warnings
 from peelaudit.auditing.alike import check_vocabulary
 from peelaudit.auditing.caching import Resumption
+from peelaudit.auditing.cautions import bits_warnings, calibration_warnings, experts_warnings, rank_warnings
 from peelaudit.auditing.conclude import Findings, conclude
 from peelaudit.auditing.effort import Extent, expected_passes, extent
 from peelaudit.auditing.feeding import fed
