@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from peelaudit.auditing.exchange import Figures
 from peelaudit.auditing.feeding import fed
-from peelaudit.auditing.run import Prepared, held_decoder, prepared
+from peelaudit.auditing.prepare import Prepared, held_decoder, prepared
 from peelaudit.calibration import Split
 from peelaudit.method.bits.knapsack import cheapest
 from peelaudit.method.bits.plans import average, evenly

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.precision import exact_float32
-from peelaudit.auditing.run import held_decoder, prepared
+from peelaudit.auditing.prepare import held_decoder, prepared
 from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
@@ -103,7 +103,8 @@ def measured(config: AuditConfig) -> str:
         began = time.process_time()
         refitted = factory.fit("refit", trial.state, "the trained network")
         middle = time.process_time()
-        _, tempered = factory.tempered(trial.state, "the trained network")
+        temperature = factory.final_losses("the trained network").temperature
+        tempered = replace(factory.own, unembedding=factory.own.unembedding.scaled(1 / temperature))
         adam = trial.trained(tempered)
         seconds = middle - began, time.process_time() - middle
         rows = data.rows.held_out

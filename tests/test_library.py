@@ -70,8 +70,8 @@ def version(name):
     return found(name)
 importlib.metadata.version = version
 import peelaudit, peelaudit.cli
-from peelaudit.auditing import run
-assert run.tool_version() == dict(run.versions())["peelaudit"] == peelaudit.__version__
+from peelaudit.auditing import prepare
+assert prepare.tool_version() == dict(prepare.versions())["peelaudit"] == peelaudit.__version__
 peelaudit.cli.main(["--version"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from peelaudit.auditing.faults import damaged
-from peelaudit.auditing.run import held_decoder, prepared
+from peelaudit.auditing.prepare import held_decoder, prepared
 from peelaudit.calibration import write_tokenizer
 from peelaudit.checkpoints.placing import copy_beside
 from peelaudit.network.weights import check_weights

@@ -10,7 +10,8 @@ from pathlib import Path
 from bench.studies.plan import Run, Study
 from bench.studies.texts import Corpus, calibration
 from bench.studies.training import checkpoints
-from peelaudit.auditing.run import audit_prepared, prepared
+from peelaudit.auditing.prepare import prepared
+from peelaudit.auditing.run import audit_prepared
 from peelaudit.calibration import Calibration
 from peelaudit.records import AuditReport
 from peelaudit.records.json import read_report

@@ -97,7 +97,7 @@ def audit_model(
 ) -> Report:
     """Audit a module in memory; see `peelaudit.audit`."""
     from peelaudit.auditing.live import audit_live
-    from peelaudit.auditing.run import Live
+    from peelaudit.auditing.prepare import Live
     from peelaudit.calibration import Held
 
     problems = [f"{name} is for a saved checkpoint" for name in ("config", "adapter") if settings.get(name) is not None]

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from peelaudit.auditing import feeding
 from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.identity import key_of, key_of_report
-from peelaudit.auditing.run import audit_config, audit_prepared, prepared
+from peelaudit.auditing.prepare import prepared
+from peelaudit.auditing.run import audit_config, audit_prepared
 from peelaudit.calibration import Calibration, load_calibration
 from peelaudit.network.states import StateStore
 from peelaudit.records import CheckpointInfo

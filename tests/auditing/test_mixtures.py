@@ -14,7 +14,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import peelaudit
-from peelaudit.auditing.run import Save, audit_config, held_decoder, prepared
+from peelaudit.auditing.prepare import held_decoder, prepared
+from peelaudit.auditing.run import Save, audit_config
 from peelaudit.auditing.selftest import Plan, selftest
 from peelaudit.method.refinement.files import load_block
 from peelaudit.network.lowbit.constraints import Constraint, Integer, Ternary

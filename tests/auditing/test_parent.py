@@ -20,7 +20,8 @@ import peelaudit
 from peelaudit.auditing import memory as planning
 from peelaudit.auditing.caching import Cache, Resumption
 from peelaudit.auditing.identity import key_of_report
-from peelaudit.auditing.run import audit_config, prepared
+from peelaudit.auditing.prepare import prepared
+from peelaudit.auditing.run import audit_config
 from peelaudit.checkpoints import Checkpoint
 from peelaudit.errors import ConfigError, NonFiniteWeights, UnreadableCheckpoint
 from peelaudit.method.diagnosis.swaps import Swaps

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from peelaudit.auditing.run import Save, audit_config, held_decoder, prepared
+from peelaudit.auditing.prepare import held_decoder, prepared
+from peelaudit.auditing.run import Save, audit_config
 from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.files import load_block, load_head
 from peelaudit.network.states import StateStore, trained_states

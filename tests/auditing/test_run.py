@@ -14,7 +14,8 @@ import torch
 import transformers
 
 import peelaudit
-from peelaudit.auditing.run import audit_config, audit_prepared, prepared
+from peelaudit.auditing.prepare import prepared
+from peelaudit.auditing.run import audit_config, audit_prepared
 from peelaudit.calibration import load_calibration
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CalibrationError, ConfigError, NonFiniteResult, UnsupportedCheckpoint

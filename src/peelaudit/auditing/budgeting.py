@@ -12,7 +12,7 @@ import numpy as np
 
 from peelaudit.auditing.exchange import Figures
 from peelaudit.auditing.feeding import fed
-from peelaudit.auditing.run import Prepared, held_decoder, prepared, versions
+from peelaudit.auditing.prepare import Prepared, held_decoder, prepared, versions
 from peelaudit.auditing.thrift import headline
 from peelaudit.calibration import Split
 from peelaudit.checkpoints.gguf_names import names_in_gguf

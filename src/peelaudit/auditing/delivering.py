@@ -13,7 +13,7 @@ from torch import Tensor
 
 from peelaudit.auditing.adapting import Factors
 from peelaudit.auditing.mending import Bench, Cure
-from peelaudit.auditing.run import held_decoder
+from peelaudit.auditing.prepare import held_decoder
 from peelaudit.calibration import write_tokenizer
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.checkpoints.adapter import save_adapter

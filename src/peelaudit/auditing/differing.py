@@ -12,7 +12,7 @@ from peelaudit.auditing.contrast import findings, headline
 from peelaudit.auditing.exchange import Exchange, Figures, Plan, apart_weights
 from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.precision import exact_float32
-from peelaudit.auditing.run import Prepared, held_decoder, prepared, versions
+from peelaudit.auditing.prepare import Prepared, held_decoder, prepared, versions
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.method.diagnosis.swaps import BASE, Swaps
 from peelaudit.method.statistics.panel import spread

@@ -15,7 +15,7 @@ from peelaudit.auditing.adapting import adapter_factors, check_adaptable
 from peelaudit.auditing.delivering import Written, write_adapter, write_network
 from peelaudit.auditing.effort import extent
 from peelaudit.auditing.mending import Bench, Cure
-from peelaudit.auditing.run import Prepared, prepared, versions
+from peelaudit.auditing.prepare import Prepared, prepared, versions
 from peelaudit.auditing.shrinking import cheapest_layer, check_smaller, write_smaller
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.checkpoints.placing import check_place, placed

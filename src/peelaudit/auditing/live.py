@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from peelaudit.auditing.run import Live, audit_config
+from peelaudit.auditing.prepare import Live
+from peelaudit.auditing.run import audit_config
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import AuditReport
 from peelaudit.settings.audit import AuditConfig

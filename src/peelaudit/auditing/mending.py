@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.measure import Measurer
-from peelaudit.auditing.run import Prepared, held_decoder
+from peelaudit.auditing.prepare import Prepared, held_decoder
 from peelaudit.calibration import Calibration
 from peelaudit.errors import NothingToFix
 from peelaudit.method.diagnosis.naming import name_layers

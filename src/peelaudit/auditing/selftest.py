@@ -24,7 +24,7 @@ from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.feeding import fed
 from peelaudit.auditing.measure import Measurer
 from peelaudit.auditing.measurements import Measurements
-from peelaudit.auditing.run import Prepared, held_decoder, prepared
+from peelaudit.auditing.prepare import Prepared, held_decoder, prepared
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.errors import ConfigError
 from peelaudit.method.diagnosis.influence import influence

@@ -70,7 +70,8 @@ def failed(task: Task, reason: str, exit_code: int = 3) -> TaskRow:
 
 
 def _perform(task: Task) -> TaskRow:
-    from peelaudit.auditing.run import audit_prepared, prepared  # torch: only where an audit runs
+    from peelaudit.auditing.prepare import prepared
+    from peelaudit.auditing.run import audit_prepared  # torch: only where an audit runs
 
     results, path = Results(Path(task.results)), task.config.checkpoint
     with prepared(task.config) as audit:

@@ -10,7 +10,7 @@ import torch
 
 from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.measure import Measurer
-from peelaudit.auditing.run import Prepared, held_decoder, prepared
+from peelaudit.auditing.prepare import Prepared, held_decoder, prepared
 from peelaudit.method.diagnosis.examine import Examination
 from peelaudit.method.diagnosis.naming import name_layers
 from peelaudit.method.diagnosis.routing import ASSIGNMENTS, at_chance, most_lost, routing_gains

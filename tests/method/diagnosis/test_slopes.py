@@ -11,7 +11,7 @@ import torch
 
 from peelaudit import audit
 from peelaudit.auditing.faults import damaged
-from peelaudit.auditing.run import held_decoder, prepared
+from peelaudit.auditing.prepare import held_decoder, prepared
 from peelaudit.method.diagnosis.outliers import BulkSlopes, ScaleSlopes, Yardstick, standing_out
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.linalg.spectrum import leading

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peelaudit.auditing.faults import damaged
-from peelaudit.auditing.run import held_decoder, prepared
+from peelaudit.auditing.prepare import held_decoder, prepared
 from peelaudit.method.diagnosis.symptoms import RANDOM, signs, spectral_excess, symptoms
 from peelaudit.network.block import Block
 from peelaudit.network.states import StateStore, TokenRows, trained_states

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peelaudit.auditing.faults import damaged
-from peelaudit.auditing.run import Prepared, prepared
+from peelaudit.auditing.prepare import Prepared, prepared
 from peelaudit.errors import OutputError
 from peelaudit.method.linalg.changes import block_changes, dot, times
 from peelaudit.method.readouts.readout import Readout, Unembedding, token_losses

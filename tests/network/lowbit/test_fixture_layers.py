@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peelaudit.auditing.run import held_decoder, prepared
+from peelaudit.auditing.prepare import held_decoder, prepared
 from peelaudit.method.references.closed_form import BlockRegression, squared_error
 from peelaudit.method.references.writers import feature_parts, split_change, writer_weights
 from peelaudit.network.decoder import Decoder

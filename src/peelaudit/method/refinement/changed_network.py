@@ -94,9 +94,9 @@ class ChangedNetwork:
         except NonFiniteResult:
             return math.inf
 
-    def swept(self, layers: Layers, changes: Changes) -> Direction:
-        """The directions of the blocks' maps, by one sweep down."""
-        slopes: dict[tuple[int, str], Tensor] = {}
+    def swept(self, layers: Layers, changes: Changes, *, slopes: bool = True) -> Direction:
+        """The directions of the blocks' maps, by one sweep down, with the slopes along them if they are wanted."""
+        found: dict[tuple[int, str], Tensor] = {}
         natural: dict[tuple[int, str], Tensor] = {}
         states = self.risen(layers, changes)
         gradient = self.down.top(states[-1], self.rows.fit)
@@ -106,10 +106,11 @@ class ChangedNetwork:
             factors = self.down.factors(self.block(layer, changes), states[layer - first], gradient)
             for path in list(factors):
                 curvature = factors.pop(path).curvature(gradient.shape[0] * gradient.shape[1])
-                slopes[layer, path] = self._keep(curvature.gradient)
+                if slopes:
+                    found[layer, path] = self._keep(curvature.gradient)
                 natural[layer, path] = self._keep(curvature.direction())
             self.down.decoder.memory.reclaim()
-        return Direction(slopes, natural)
+        return Direction(found, natural)
 
     def gradient(self, layers: Layers, at: Changes, states: Sequence[Tensor]) -> Changes:
         """Of the loss on *fit*, nats/token, by what the blocks' maps are; `states` as `risen` has them."""

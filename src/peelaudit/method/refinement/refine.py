@@ -183,7 +183,7 @@ class Refiner:
             NonFiniteResult: naming the layer.
         """
         progress.stage("estimate", 1)
-        natural = self._direction((1, self._network.n_layers), {}).natural
+        natural = self._natural()
         try:
             slopes, bends = self._network.modelled(natural, self._network.rows.select)
             length = -slopes.sum() / bends.sum() if bends.sum() > 0 else 0.0
@@ -257,6 +257,13 @@ class Refiner:
             {key: change for key, change in part.items() if first <= key[0] <= last}
             for part in (self._first.slopes, self._first.natural)
         ))  # fmt: skip
+
+    def _natural(self) -> Changes:
+        """The direction of all blocks as trained; the slopes, which take as much memory, aren't kept for it."""
+        if self._first is not None:
+            return self._first.natural
+        with self._network.down.decoder.work.counted_before(was=self._counted):
+            return self._network.swept((1, self._network.n_layers), {}, slopes=False).natural
 
     def _gauss_newton(self, course: _Blocks, most: int, rows: slice) -> None:
         """Conjugate gradients on the exact curvature of the sequences `rows`, from the blocks as they are; the best
