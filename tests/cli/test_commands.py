@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -50,6 +51,15 @@ def test_all_mistakes_at_once() -> None:
     assert first == "peelaudit: error: 5 mistakes in the settings"
     assert [line.split()[0] for line in lines] == ["--format", "--output", "--output", "--tokens", "PEELAUDIT_SEED"]
     assert "did you mean json=?" in lines[2]
+
+
+@pytest.mark.parametrize("asked", [None, "0"])
+def test_huge_pages_are_asked_for_unless_that_is_decided(asked: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", asked)
+    assert main(["--version"]) == 0
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == (asked or "1")
 
 
 def test_nothing_but_the_table_on_stdout() -> None:

@@ -59,14 +59,11 @@ def test_what_runs_out_of_memory_is_begun_anew_with_half_as_much_at_once(error: 
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-def test_what_was_freed_is_given_back_where_memory_is_limited() -> None:
+def test_what_was_freed_is_given_back() -> None:
     memory, pieces = Memory(), [torch.zeros(1 << 14) for _ in range(3000)]
     kept = pieces[::100]  # so that what is freed lies between what isn't
     pieces.clear()
     before = own_memory()
-    memory.reclaim()
-    assert own_memory() > before - (50 << 20)
-    memory.block_bytes = 0
     memory.reclaim()
     assert own_memory() < before - (100 << 20)
     assert len(kept) == 30

@@ -50,10 +50,10 @@ class Memory:
         return max(1, self.logit_bytes // (4 * words))
 
     def reclaim(self) -> None:
-        """Where memory is limited, give back to the system what was freed: its allocator keeps that in pieces between
-        what is still there, which came to 1.2 of SmolLM2's 2.0 GiB.
+        """Give back to the system what was freed: its allocator keeps that in pieces between what is still there, which
+        came to 1.2 of SmolLM2's 2.0 GiB.
         """
-        if self.block_bytes is not None and (trim := _malloc_trim()) is not None:
+        if (trim := _malloc_trim()) is not None:
             trim(0)
 
     def retried(self, compute: Callable[[], T]) -> T:
