@@ -13,3 +13,8 @@ def mean_loss(model: torch.nn.Module, tokens: Tensor, context: int) -> float:
     with torch.no_grad():
         logits = model(input_ids=inputs, use_cache=False).logits
     return float(F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats, [sequences, positions], of logits [sequences, positions, vocabulary]."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from peelaudit.auditing.memory import own_memory
 from peelaudit.errors import OutOfMemory
-from peelaudit.network.memory import BATCH_TOKENS, LOGIT_BYTES, Memory, batches
+from peelaudit.network.memory import BATCH_TOKENS, LEAST_LOGITS, LOGIT_BYTES, Memory, batches
 
 CPU_ALLOCATION = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
 
@@ -74,7 +74,7 @@ def test_one_sequence_that_is_too_much_is_an_error_that_names_the_stage() -> Non
     memory.stage = "peel map"
     with pytest.raises(OutOfMemory, match=r"^peel map: not enough memory for one sequence at a time"):
         memory.retried(failing(memory, 100, torch.OutOfMemoryError("CUDA out of memory.")))
-    assert (memory.tokens, memory.logit_bytes) == (128, 4 * 1000 * 128)
+    assert (memory.tokens, memory.logit_bytes) == (128, 4 * 1000 * LEAST_LOGITS)
 
 
 def test_other_errors_pass() -> None:

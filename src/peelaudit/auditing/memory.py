@@ -14,6 +14,7 @@ from torch import nn
 
 from peelaudit.errors import ConfigError
 from peelaudit.network.decoder import Decoder
+from peelaudit.network.memory import LEAST_LOGITS
 from peelaudit.settings.audit import AuditConfig
 from peelaudit.settings.sizes import parse_size, written_size
 
@@ -60,7 +61,7 @@ def limit_memory(decoder: Decoder, config: AuditConfig, positions: int) -> None:
         memory.block_bytes, memory.state_bytes = int(KEPT * left), int((1 - KEPT) * left)
         return
     needs = _needs(decoder, config, positions)
-    logits = 4 * COPIES * decoder.vocabulary * positions
+    logits = 4 * COPIES * decoder.vocabulary * LEAST_LOGITS
     one = max(positions * needs.token, logits)
     left = limit - own - needs.fixed
     _check(config, left - one, own + needs.fixed + one)

@@ -12,12 +12,14 @@ import torch
 
 from peelaudit.errors import OutOfMemory, is_out_of_memory
 
-__all__ = ["BATCH_TOKENS", "LOGIT_BYTES", "Memory", "batches"]
+__all__ = ["BATCH_TOKENS", "LEAST_LOGITS", "LOGIT_BYTES", "Memory", "batches"]
 
 BATCH_TOKENS = 4096
 """Tokens that go through a block at once."""
 LOGIT_BYTES = 64 << 20
 """About as much memory as the logits of one batch may take. More is no faster."""
+LEAST_LOGITS = 16
+"""Tokens whose logits are made at once at the least."""
 T = TypeVar("T")
 
 
@@ -26,7 +28,7 @@ class Memory:
 
     Attributes:
         tokens: that go through a block at once, or those of one sequence.
-        logit_bytes: of one batch's logits, or those of one sequence.
+        logit_bytes: of one batch's logits, or those of a few tokens.
         state_bytes: of states in main memory; None for half of what is free there.
         block_bytes: of blocks that are kept in main memory at most; None for what is always kept there.
         stage: what is computed, for messages.
@@ -43,7 +45,7 @@ class Memory:
         self.block_bytes: int | None = None
         self.stage = "the network"
         self.notes: tuple[str, ...] = ()
-        self._least = positions, 4 * vocabulary * positions
+        self._least = positions, 4 * vocabulary * LEAST_LOGITS
 
     def logit_tokens(self, words: int) -> int:
         """Of how many tokens logits of so many words are made at once."""

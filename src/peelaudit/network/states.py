@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ __all__ = [
     "StateStore",
     "TokenRows",
     "apply_block",
+    "asked",
     "available_memory",
     "embedded",
     "trained_states",
@@ -97,6 +99,15 @@ class TokenRows:
     def predictions(self, rows: slice) -> Tensor:
         """[sequences] int64: how many tokens each of some sequences predicts."""
         return (self.targets(rows)[:, 1:] != NO_TARGET).sum(dim=1)
+
+
+def asked(targets: Tensor, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Where something is to be predicted of [sequences, positions]: which sequences and which positions, both [n], so
+    many at a time. What is predicted there is the token one position on.
+    """
+    for part in torch.split((targets[:, 1:] != NO_TARGET).nonzero(), tokens):
+        sequences, positions = part.T
+        yield sequences, positions
 
 
 CPU = torch.device("cpu")

@@ -20,8 +20,9 @@ from transformers.pytorch_utils import Conv1D
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import CheckpointError
-from peelaudit.method.readouts.readout import Unembedding, token_losses
+from peelaudit.method.readouts.readout import Unembedding
 from tests.checkpoints import models
+from tests.losses import token_losses
 from tests.networks import opened
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}

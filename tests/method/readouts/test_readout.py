@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.readouts.factory import ReadoutFactory
-from peelaudit.method.readouts.readout import Readout, Unembedding, token_losses
+from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.network.states import NO_TARGET, StateStore
+from tests.losses import token_losses
 
 
 def test_what_is_fed_only_is_in_no_loss(peeled: tuple) -> None:
@@ -137,6 +139,27 @@ def test_a_curvature_product_is_the_change_of_the_gradient_of_expected_losses(
     gradient = readout.gradient(state, tokens)
     np.testing.assert_allclose(slopes, (gradient * tangent).sum(dim=(1, 2)).numpy(), rtol=1e-9)
     np.testing.assert_allclose(bends, (product * tangent).sum(dim=(1, 2)).numpy(), rtol=1e-9)
+
+
+def test_logits_are_made_of_as_few_tokens_as_memory_allows(peeled: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, data, states = peeled
+    own = ReadoutFactory(decoder, data, states[-1], StateStore()).own
+    state, tangent, targets = states[-1][:3], states[-1][3:6], data.targets(slice(0, 3))
+
+    def found() -> list[Any]:
+        return [
+            own.gradient(state, targets),
+            own.curvature(state, tangent, targets),
+            *own.along(state, tangent, targets),
+        ]
+
+    whole, made, scores = found(), [], Unembedding.scores
+    monkeypatch.setattr(Unembedding, "scores", lambda *given: (made.append(given[1].shape), scores(*given))[1])
+    decoder.memory.logit_bytes = 4 * len(own.unembedding.weight) * 5
+    for one, other in zip(found(), whole, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert {len(shape) for shape in made} == {2}
+    assert max(tokens for tokens, _ in made) == 5
 
 
 def test_curvature_leaves_what_it_is_given(peeled: tuple) -> None:

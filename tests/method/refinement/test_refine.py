@@ -13,7 +13,7 @@ from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.prepare import Prepared, prepared
 from peelaudit.errors import OutputError
 from peelaudit.method.linalg.changes import block_changes, dot, times
-from peelaudit.method.readouts.readout import Readout, Unembedding, token_losses
+from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.changed_network import ChangedNetwork
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner
@@ -25,6 +25,7 @@ from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
 from peelaudit.settings.audit import AuditConfig
 from tests.checkpoints import models
+from tests.losses import token_losses
 from tests.method.refinement.support import downstream, loss_with, own_losses
 from tests.networks import Network
 from tests.places import NANOGPT

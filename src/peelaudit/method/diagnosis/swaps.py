@@ -20,7 +20,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.block import Block
 from peelaudit.network.counterparts import Counterparts
-from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, apply_block, embedded
+from peelaudit.network.states import StateStore, TokenRows, apply_block, asked, embedded
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.progress import SILENT, Progress
 
@@ -145,9 +145,7 @@ class Swaps:
         """What networks make of their last states, and BASE of its own; all [sequences, positions, d_model]."""
         tails = {mix: self._tail(mix) for mix in states}
         sums = {mix: torch.zeros(2, len(targets), dtype=torch.float64) for mix in states}
-        asked = (targets[:, 1:] != NO_TARGET).nonzero()
-        for part in torch.split(asked, self._base.memory.logit_tokens(self._base.vocabulary)):
-            sequences, positions = part.T
+        for sequences, positions in asked(targets, self._base.memory.logit_tokens(self._base.vocabulary)):
             following = targets[sequences, positions + 1]
             usual = _log_probabilities(self._tail(BASE), base[sequences, positions])
             for mix, state in states.items():

@@ -29,9 +29,9 @@ from peelaudit.method.linalg.descent import Course, Direction, natural_steps, sm
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.line_search import Probe
 from peelaudit.method.linalg.moments import accumulation_dtype
-from peelaudit.method.readouts.readout import Readout, token_losses
+from peelaudit.method.readouts.readout import Readout
 from peelaudit.network.memory import batches
-from peelaudit.network.states import NO_TARGET, StateStore, TokenRows
+from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, asked
 from peelaudit.network.unembedding import Unembedding
 
 __all__ = ["refitted"]
@@ -234,35 +234,38 @@ class _Moving:
         positions, place = self._state.shape[1], self._weight.device
         for part in batches(rows, positions, self._head.memory.logit_tokens(len(self._words))):
             targets = self._data.targets(part)[:, 1:]
-            asked = targets != NO_TARGET
-            inputs = self._head.normed(self._state[part, :-1]).to(self._weight)[asked.to(place)]
+            here = targets != NO_TARGET
+            inputs = self._head.normed(self._state[part, :-1]).to(self._weight)[here.to(place)]
             rest = None
             if self._rest is not None:
-                rest = _Rest(*(kept[part][asked.to(kept.device)].to(inputs) for kept in self._rest))
-            yield _Batch(inputs, torch.searchsorted(self._words, targets[asked]).to(place), rest)
+                rest = _Rest(*(kept[part][here.to(kept.device)].to(inputs) for kept in self._rest))
+            yield _Batch(inputs, torch.searchsorted(self._words, targets[here]).to(place), rest)
 
     @torch.no_grad()
     def _summed(self, words: Tensor, store: StateStore, beside: Readout | None) -> _Rest:
         """The words beside these, of *fit* and *select*."""
-        until, positions, width = self._data.rows.select.stop, self._state.shape[1] - 1, self._weight.shape[1]
-        logs = store.empty(until, positions, dtype=self._weight.dtype)
-        found = _Rest(logs, store.empty(until, positions, width))
+        until, length, width = self._data.rows.select.stop, self._state.shape[1] - 1, self._weight.shape[1]
+        logs = store.empty(until, length, dtype=self._weight.dtype)
+        found = _Rest(logs, store.empty(until, length, width))
         losses = torch.zeros(until, dtype=torch.float64)
-        for part in batches(slice(0, until), positions + 1, self._readout.batch_tokens):
-            scores = self._head.scores(self._head.normed(self._state[part, :-1]))
-            self._head.work.read(2 * scores.shape[0] * positions)
+        targets = self._data.targets(slice(0, until))
+        for place in asked(targets, self._readout.batch_tokens):
+            sequences, positions = place
+            scores = self._head.scores(self._head.normed(self._state[place]))
+            self._head.work.read(2 * len(scores))
             if beside is not None:
-                targets = self._data.targets(part)[:, 1:].to(scores.device)
-                losses[part] = token_losses(beside.unembedding.finished(scores), targets).double().sum(dim=1).cpu()
+                expected = targets[sequences, positions + 1].to(scores.device)
+                own = F.cross_entropy(beside.unembedding.finished(scores), expected, reduction="none")
+                losses.index_add_(0, sequences, own.double().cpu())
             logits = self._head.finished(scores)
             slope = self._head.slope(logits)
-            logits[..., words] = -torch.inf
-            highest = logits.amax(dim=-1, keepdim=True)
+            logits[:, words] = -torch.inf
+            highest = logits.amax(dim=1, keepdim=True)
             chances = logits.sub_(highest).exp_()
-            total = chances.sum(dim=-1, keepdim=True)
-            found.logs[part] = (total.log() + highest)[..., 0].to(found.logs)
+            total = chances.sum(dim=1, keepdim=True)
+            found.logs[place] = (total.log() + highest)[:, 0].to(found.logs)
             pulled = chances.div_(total).mul_(slope)
-            found.pulls[part] = (pulled.to(self._head.weight) @ self._head.weight).to(found.pulls)
+            found.pulls[place] = (pulled.to(self._head.weight) @ self._head.weight).to(found.pulls)
         if beside is not None:
             if not losses.isfinite().all():
                 raise NonFiniteResult(f"the loss is NaN or Inf under the readout {beside.kind!r}")

@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.forward import jvp
-from peelaudit.network.memory import batches
-from peelaudit.network.states import NO_TARGET
+from peelaudit.network.states import asked
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.settings.audit import ReadoutKind
 
-__all__ = ["Readout", "Unembedding", "token_losses"]
+__all__ = ["Readout", "Unembedding"]
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,16 @@ class Readout:
         Raises:
             NonFiniteResult: if a loss is NaN or Inf.
         """
-        asked = (targets[index, 1:] != NO_TARGET).cpu()
-        result = torch.zeros(len(exponents), *asked.shape, dtype=torch.float64)
-        share = max(1, int(asked.sum())) / max(1, asked.numel())
-        for part in batches(slice(0, len(index)), targets.shape[1], int(self.batch_tokens / share)):
-            chosen, here = index[part], asked[part]
-            hidden, following = state[chosen, :-1], targets[chosen, 1:]
-            scores = self._scores(hidden[here.to(hidden.device)])
+        result = torch.zeros(len(exponents), len(index), targets.shape[1] - 1, dtype=torch.float64)
+        for sequences, positions in asked(targets[index], self.batch_tokens):
+            chosen = index[sequences]
+            scores = self._scores(state[chosen, positions])
             self.unembedding.work.read(len(scores))
-            expected = following[here.to(following.device)].to(scores.device)
+            expected = targets[chosen, positions + 1].to(scores.device)
             for place, exponent in enumerate(exponents):
                 logits = self.unembedding.finished(scores if exponent == 0 else scores * math.exp(-exponent))
-                result[place, part][here] = F.cross_entropy(logits, expected, reduction="none").cpu().double()
+                losses = F.cross_entropy(logits, expected, reduction="none")
+                result[place, sequences, positions] = losses.cpu().double()
         if not result.isfinite().all():
             raise NonFiniteResult(f"{what}: the loss is NaN or Inf under the readout {self.kind!r}")
         return result
@@ -94,12 +91,15 @@ class Readout:
             state: [sequences, positions, d_model]
             targets: [sequences, positions], as in `losses`.
         """
-        self._count(targets, 2)
-        hidden = state.detach().to(self.unembedding.weight.device).requires_grad_()
-        with torch.enable_grad():
-            logits = self._logits(hidden[:, :-1])
-            loss = token_losses(logits, targets[:, 1:].to(logits.device)).sum()
-            return torch.autograd.grad(loss, hidden)[0]
+        result = self._nothing(state)
+        for sequences, positions in asked(targets, self.batch_tokens):
+            self.unembedding.work.read(2 * len(sequences))
+            hidden, logits = self._traced(state[sequences, positions])
+            pull = logits.detach().softmax(dim=-1)
+            expected = targets[sequences, positions + 1].to(pull.device)
+            pull[torch.arange(len(pull), device=pull.device), expected] -= 1
+            result[sequences, positions] = torch.autograd.grad(logits, hidden, pull)[0]
+        return result
 
     def curvature(self, state: Tensor, tangent: Tensor, targets: Tensor) -> Tensor:
         """The Gauss-Newton product J'(diag p - pp')J of the summed cross-entropy at a state with a change of it.
@@ -112,11 +112,15 @@ class Readout:
         Returns:
             the product, of that shape.
         """
-        self._count(targets, 2)
-        p, moved = self._moved(state, tangent, targets)
-        hidden = state.detach().to(moved.device).requires_grad_()
-        with torch.enable_grad():
-            return torch.autograd.grad(self._logits(hidden[:, :-1]), hidden, p * moved)[0]
+        result = self._nothing(state)
+        for sequences, positions in asked(targets, self.batch_tokens):
+            self.unembedding.work.read(4 * len(sequences))
+            p, moved = self._moved(state[sequences, positions], tangent[sequences, positions])
+            pull = p.mul_(moved)
+            del moved
+            hidden, logits = self._traced(state[sequences, positions])
+            result[sequences, positions] = torch.autograd.grad(logits, hidden, pull)[0]
+        return result
 
     def along(self, state: Tensor, tangent: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How each sequence's cross-entropy changes along a change of a state: to first order, and its Gauss-Newton
@@ -127,30 +131,37 @@ class Readout:
             tangent: how the state changes, of that shape.
             targets: [sequences, positions], as in `losses`.
         """
-        slopes, bends = np.empty(len(state)), np.empty(len(state))
-        for part in batches(slice(0, len(state)), targets.shape[1], self.batch_tokens):
-            p, moved = self._moved(state[part], tangent[part], targets[part])
-            slope = -moved.gather(-1, targets[part, 1:, None].clamp(min=0).to(moved.device))[..., 0]
-            bend = (p * moved.square()).sum(dim=-1)
-            slopes[part], bends[part] = (t.cpu().double().sum(dim=1).numpy() for t in (slope, bend))
+        found = torch.zeros(2, len(state), dtype=torch.float64)
+        for sequences, positions in asked(targets, self.batch_tokens):
+            self.unembedding.work.read(2 * len(sequences))
+            p, moved = self._moved(state[sequences, positions], tangent[sequences, positions])
+            expected = targets[sequences, positions + 1].to(moved.device)
+            slope = -moved.gather(-1, expected[:, None])[:, 0]
+            bend = moved.square_().mul_(p).sum(dim=-1)
+            found.index_add_(1, sequences, torch.stack((slope, bend)).cpu().double())
+        slopes, bends = found.numpy()
         return slopes, bends
 
     @torch.no_grad()
-    def _moved(self, state: Tensor, tangent: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The predicted probabilities p, and how the logits move along a change of a state, less their mean under p,
-        both [sequences, positions - 1, vocabulary]; nothing moves where nothing is to be predicted.
+    def _moved(self, hidden: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """Of states [n, d_model] the predicted probabilities p, and how the logits move along a change of these states,
+        less their mean under p, both [n, vocabulary].
         """
-        self._count(targets, 2)
-        hidden, turn = (t.detach().to(self.unembedding.weight.device)[:, :-1] for t in (state, tangent))
-        logits, moved = jvp(self._logits, (hidden,), (turn,))
+        device = self.unembedding.weight.device
+        logits, moved = jvp(self._logits, (hidden.detach().to(device),), (turn.detach().to(device),))
         p = logits.softmax(dim=-1)
+        del logits
         moved -= (p * moved).sum(dim=-1, keepdim=True)
-        if (targets[:, 1:] == NO_TARGET).any():
-            moved *= (targets[:, 1:, None] != NO_TARGET).to(moved)
         return p, moved
 
-    def _count(self, targets: Tensor, passes: int) -> None:
-        self.unembedding.work.read(passes * targets[:, 1:].numel())
+    def _traced(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """States [n, d_model] that a gradient comes down to, and their logits."""
+        hidden = hidden.detach().to(self.unembedding.weight.device).requires_grad_()
+        with torch.enable_grad():
+            return hidden, self._logits(hidden)
+
+    def _nothing(self, state: Tensor) -> Tensor:
+        return torch.zeros(state.shape, dtype=state.dtype, device=self.unembedding.weight.device)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.unembedding.finished(self._scores(hidden))
@@ -160,11 +171,3 @@ class Readout:
         if self.map is not None:
             hidden = hidden + (hidden @ self.map[0] + self.map[1])
         return self.unembedding.scores(self.unembedding.normed(hidden))
-
-
-def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats, [sequences, positions], of logits [sequences, positions, vocabulary].
-
-    torch's cross_entropy copies the logits once, and is five times faster than a logsumexp (measured on a CPU).
-    """
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)

@@ -91,7 +91,7 @@ class Downstream:
     def top(self, final: Tensor, rows: slice) -> Tensor:
         """The gradient at h_L of the summed loss of the sequences `rows`, whose last states are `final`."""
         gradient, targets = self.store.empty(*final.shape), self.data.targets(rows)
-        for part in batches(slice(0, len(final)), targets.shape[1], self._readout.batch_tokens):
+        for part in batches(slice(0, len(final)), targets.shape[1], self.decoder.memory.tokens):
             gradient[part] = self._readout.gradient(final[part], targets[part]).to(gradient.dtype)
         return gradient
 
@@ -220,7 +220,7 @@ class Downstream:
         summed loss times it, in place; both are [sequences, positions, d_model].
         """
         targets = self.data.targets(rows)
-        for part in batches(slice(0, len(final)), final.shape[1], self._readout.batch_tokens):
+        for part in batches(slice(0, len(final)), final.shape[1], self.decoder.memory.tokens):
             tangent[part] = self._readout.curvature(final[part], tangent[part], targets[part]).to(tangent.dtype)
 
     def along(self, final: Tensor, tangent: Tensor, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
