@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.fleet.support import COMMAND, ROOT, environ, write_model
 
@@ -37,8 +38,14 @@ for path in sys.argv[2:]:
 def bare(paths: Sequence[str]) -> float:
     """Seconds that `JOBS` processes take for the audits alone."""
     commands = [[sys.executable, "-c", BARE, repr(SETTINGS), *paths[job::JOBS]] for job in range(JOBS)]
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environ(), "cwd": ROOT}
-    processes = [subprocess.Popen(command, **streams) for command in commands]
+    streams: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "env": environ(),
+        "cwd": ROOT,
+    }
+    processes: list[Any] = [subprocess.Popen(command, **streams) for command in commands]
     for process in processes:
         process.stdout.readline()
     begun = time.perf_counter()

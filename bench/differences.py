@@ -59,7 +59,7 @@ def rounding(bits: Mapping[int, int]) -> Change:
 
     def change(tensors: Tensors, config: dict[str, Any]) -> None:
         for name, weight in tensors.items():
-            if (layer := layer_of(name)) in bits and weight.ndim == 2:
+            if (layer := layer_of(name)) is not None and layer in bits and weight.ndim == 2:
                 tensors[name] = rounded(weight.float(), bits[layer]).to(weight.dtype)
 
     return change

@@ -174,7 +174,7 @@ class _Network:
         gradient = self._readout.gradient(hidden, tokens) / (tokens.shape[0] * (tokens.shape[1] - 1))
         if not bool(torch.isfinite(gradient).all()):
             raise NonFiniteResult("the gradient of AdamW end to end became NaN or Inf")
-        hidden.backward(gradient.to(hidden))  # type: ignore[no-untyped-call]
+        hidden.backward(gradient.to(hidden))
 
 
 def _descend(

@@ -80,7 +80,7 @@ class Trial:
                 logits = head.logits(self.state[chosen, :-1]).flatten(0, 1)
                 loss = F.cross_entropy(logits, targets[chosen, 1:].flatten(), ignore_index=NO_TARGET)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
             kept = replace(start, unembedding=replace(start.unembedding, weight=weight.detach().clone()))
             found = self.select(kept)

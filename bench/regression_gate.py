@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,10 +43,12 @@ NOISE = 1e-3
 TOKENS = 6144
 
 State = Mapping[str, torch.Tensor]
+Saved = dict[str, Any]
 
 
-def load(name: str) -> dict[str, object]:
-    return torch.load(NANOGPT / name, weights_only=True)
+def load(name: str) -> Saved:
+    saved: Saved = torch.load(NANOGPT / name, weights_only=True)
+    return saved
 
 
 def twin(state: State, seed: int) -> State:

@@ -12,6 +12,7 @@ Errors are of the last block: how near the reference comes to h_L on *select*, a
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def compare(checkpoint: Path, **settings: Any) -> None:
         print(
             f"{solver:12}{timed.peel_seconds:9.1f}s{timed.peel_seconds / base.peel_seconds:8.2f}"
             f"{timed.seconds:9.1f}s{timed.seconds / base.seconds:8.2f}"
-            f"{figures.yes0.value:9.4f}{bound(chosen):9.4f}{rival:9.4f}"
+            f"{math.nan if figures.yes0 is None else figures.yes0.value:9.4f}{bound(chosen):9.4f}{rival:9.4f}"
         )
     print(f"\n{'bound of':14}" + "".join(f"{solver:>11}{'':9}" for solver in SOLVERS) + " error of the last block")
     for rows in zip(*(peeled(timed.report) for timed in runs.values()), strict=True):

@@ -23,7 +23,7 @@ from peelaudit.network.decoder import prove_whole
 from peelaudit.network.families import admit
 from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT
-from peelaudit.records import AuditReport, CheckpointInfo
+from peelaudit.records import AuditReport, CheckpointInfo, Verdict
 from peelaudit.records.json import checkpoint_json, read_report
 from peelaudit.reports.compare import compare
 from peelaudit.reports.formats import Format, export
@@ -113,7 +113,7 @@ def show_report(folder: Path) -> None:
     for pair in ((_sound(), report), (report, _sound())):
         for comparison in _refusable(partial(compare, *pair)):
             _plain("the comparison", render_comparison(comparison), "\n")
-    policy = GatePolicy(fail_over=(parse_rule("gap_layers=0.01"), parse_rule("layer.gap=0.01")), fail_on=("red",))
+    policy = GatePolicy(fail_over=(parse_rule("gap_layers=0.01"), parse_rule("layer.gap=0.01")), fail_on=(Verdict.RED,))
     for result in _refusable(lambda: gate(report, policy, today=date(2026, 1, 1))):
         _plain("the gate", render_gate(result.checks, title=result.checkpoint), "\n")
         _fit(Format.JUNIT, export([report], Format.JUNIT, checks=result.checks))

@@ -15,7 +15,7 @@ to something else than in float64, by more than its roundings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -30,8 +30,9 @@ from peelaudit.method.bits.trials import Trials, parts_of
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.readouts.factory import ReadoutFactory
-from peelaudit.method.references.peel import Peeler, SolverSettings, projection_map, squared_deviation
+from peelaudit.method.references.peel import Peeler, projection_map, squared_deviation
 from peelaudit.method.references.schedules import prefix_tree, staircase
+from peelaudit.method.references.solvers import SolverSettings
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.refinement.refine import Reach, Refiner
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
@@ -104,8 +105,9 @@ def together(network: Network, reach: Reach) -> Values:
 def temperature(network: Network) -> Values:
     """Each sequence's loss under the own head with the temperature that its logits want."""
     state, tokens = network.states[-1], network.data.tokens
-    _, head = ReadoutFactory(network.decoder, network.data, state, _store(network)).tempered(state, "the network")
-    return head.losses(state, tokens, torch.arange(len(tokens)), "the network")
+    factory = ReadoutFactory(network.decoder, network.data, state, _store(network))
+    cooled = factory.own.unembedding.scaled(1 / factory.final_losses("the network").temperature)
+    return replace(factory.own, unembedding=cooled).losses(state, tokens, torch.arange(len(tokens)), "the network")
 
 
 def looks(network: Network) -> Values:
@@ -201,7 +203,8 @@ def cases(models: dict[str, Path], trained: Path) -> Iterator[Case]:
         yield Case(f"temperature, {name}", path, temperature)
     for name, bits in SETS.items():
         yield Case(f"ridge, {name}", llama, partial(solver, kind="ridge"), bits)
-    for kind in ("adam", "ridge+adam"):
+    trained_by: tuple[SolverKind, ...] = ("adam", "ridge+adam")
+    for kind in trained_by:
         yield Case(f"{kind}, llama", llama, partial(solver, kind=kind), trains=True)
         yield Case(f"{kind}, ternary", llama, partial(solver, kind=kind), SETS["ternary"], trains=True)
     yield Case("slopes, ternary", llama, slopes, SETS["ternary"])

@@ -179,13 +179,14 @@ def _adapted(folder: Path) -> Sequence[Files]:
 
 
 def _distributed(folder: Path) -> Sequence[Files]:
-    import torch.distributed.checkpoint as dcp  # here: it takes seconds
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter  # here: it takes seconds
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     state = _model("llama").state_dict()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        writer = dcp.FileSystemWriter(folder / "dcp", thread_count=2)
-        dcp.save({"model": state, "step": 3}, storage_writer=writer, no_dist=True)
+        writer = FileSystemWriter(folder / "dcp", thread_count=2)
+        save({"model": state, "step": 3}, storage_writer=writer, no_dist=True)
     _model("llama").config.save_pretrained(folder / "dcp")
     (path := folder / "dcp/.metadata").write_bytes(_without_names(path.read_bytes()))
     return [read(folder / "dcp"), _deepspeed(folder), _stage_3(folder)]

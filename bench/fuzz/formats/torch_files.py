@@ -90,7 +90,7 @@ def _count(draw: Random, records: list[_Record], _: _End) -> None:
         records.insert(draw.randrange(len(records) + 1), replace(found, name=draw.choice(names), lies={}))
 
 
-def _name(draw: Random, records: list[_Record], _: _End) -> None:
+def _name(draw: Random, records: list[_Record], end: _End) -> None:
     found = _any(draw, records)
     root, _, rest = found.name.partition("/")
     found.name = draw.choice(
