@@ -184,10 +184,7 @@ HOT = {"temperature": 1.31, "temperature_gain": make_estimate(0.052, 0.01)}
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"head": 0.1}, "; another head alone would gain 0.100"),
         (HOT, "; over-confident (a temperature of 1.31 gains 0.052)"),
-        ({**HOT, "head": 0.1}, "; over-confident (a temperature of 1.31 gains 0.052)"),
-        ({**HOT, "temperature": 1.04, "head": 0.1}, "; another head alone would gain 0.100"),
         # A figure that the tolerance covers, or whose interval reaches into it, isn't told.
         ({"head": 0.015}, ""),
         ({**HOT, "temperature_gain": make_estimate(0.015, 0.01)}, ""),
@@ -197,6 +194,36 @@ HOT = {"temperature": 1.31, "temperature_gain": make_estimate(0.052, 0.01)}
 def test_what_is_the_heads_is_said_last(verdict: Verdict, changes: dict[str, Any], words: str) -> None:
     plain, found = judged(network(verdict)), judged(network(verdict, **changes))
     assert found == (verdict, plain[1] + words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "; another head alone would gain 0.100"),
+        (HOT, "; over-confident (a temperature of 1.31 gains 0.052)"),
+        ({**HOT, "temperature": 1.04}, "; another head alone would gain 0.100"),
+    ],
+)
+def test_a_head_that_gains_beside_the_layers_is_said_last(changes: dict[str, Any], words: str) -> None:
+    plain, found = judged(network(Verdict.YELLOW)), judged(network(Verdict.YELLOW, head=0.1, **changes))
+    assert found == (Verdict.YELLOW, plain[1] + words)
+
+
+@pytest.mark.parametrize(("changes", "hot"), [({}, ""), (HOT, "; over-confident (a temperature of 1.31 gains 0.052)")])
+@pytest.mark.parametrize("verdict", [Verdict.GREEN, Verdict.GREY])
+@pytest.mark.parametrize("refined", [True, False])
+def test_a_network_that_another_head_beats_is_not_green(
+    refined: bool, verdict: Verdict, changes: dict[str, Any], hot: str
+) -> None:
+    """A network that was trained too little is beaten by that alone: its blocks can't learn from so few tokens."""
+    without = {} if refined else {"refinement": None}
+    _, plain = judged(network(verdict, **without))
+    found = judged(network(verdict, head=0.1, **changes, **without))
+    words = plain.partition(": ")[2]
+    assert found == (
+        Verdict.YELLOW,
+        f"can do better: another head alone by 0.100 nats/token (0.090 to 0.109); {words}{hot}",
+    )
 
 
 def test_a_red_says_nothing_of_the_head() -> None:

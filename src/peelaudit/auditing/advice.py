@@ -112,7 +112,10 @@ def _on_head(network: NetworkRow, cut_at: int | None) -> Iterator[str]:
         )
     elif head.low > RESOLUTION:
         name = "A refitted head" if network.readout == "refit" else f"The readout {network.readout}"
-        yield f"{name} alone gains: that is the head, or a text unlike that of training, not the layers."
+        yield (
+            f"{name} alone gains: that is the head, training that was too short, or a text unlike that of training, "
+            "before it is the layers."
+        )
     elif head.high < -RESOLUTION:
         yield (
             f"The readout {network.readout} loses against the own head on held-out text: there was too little text to "

@@ -70,21 +70,30 @@ def judge(
     if alone is not None and alone.low > tolerance:
         more = f"more than any whole reference{_on_share(naming)}{asides}"
         return Verdict.YELLOW, f"can do better: layer {naming.strongest} refined alone gains {_nats(alone)}, {more}"
-    if network.refinement is None:
-        estimate = network.estimated_gain
+    estimate = network.estimated_gain if network.refinement is None and not low_bit else None
+    if estimate is not None and estimate.low > tolerance:
+        words = f"its layers by {_nats(estimate)}, as is estimated without refining"
+        return Verdict.YELLOW, f"can do better: {words}{asides}"
+    judged, words = _unbeaten(network, verdict, tolerance)
+    head = network.held_out.gap_head
+    if head.low > max(tolerance, RESOLUTION):
+        hot = "".join(f"; {told}" for told in _on_temperature(network, tolerance))
+        return Verdict.YELLOW, f"can do better: another head alone by {_nats(head)}; {words}{layers}{hot}"
+    return judged, f"{'effective' if judged is Verdict.GREEN else 'inconclusive'}: {words}{asides}"
+
+
+def _unbeaten(network: NetworkRow, verdict: Verdict, tolerance: float) -> tuple[Verdict, str]:
+    """What there is to say of layers that no reference is known to beat by more than the tolerance."""
+    gap, refinement, estimate = network.held_out.gap_layers, network.refinement, network.estimated_gain
+    if verdict is not Verdict.GREEN:
+        return verdict, f"the gap of its layers, {_nats(gap)}, straddles {tolerance:g}"
+    if refinement is None:
         gains = estimate is not None and estimate.low > tolerance
-        if estimate is not None and gains and not low_bit:
-            words = f"its layers by {_nats(estimate)}, as is estimated without refining"
-            return Verdict.YELLOW, f"can do better: {words}{asides}"
-        if verdict is Verdict.GREEN:
-            floats = f"; as floats its layers could do better by {_nats(estimate)}" if estimate and gains else ""
-            words = f"no reference wins, but {REFINED}, the strongest, was not run"
-            return Verdict.GREY, f"inconclusive: {words}{floats}{asides}"
-    if verdict is Verdict.GREEN:
-        bits = " under its bits" if network.refinement is not None and network.refinement.held else ""
-        tried = f"nothing that was tried{bits}, {REFINED} among it"
-        return verdict, f"effective: {tried}, beats its layers by over {tolerance:g} nats/token{asides}"
-    return verdict, f"inconclusive: the gap of its layers, {_nats(gap)}, straddles {tolerance:g}{asides}"
+        floats = f"; as floats its layers could do better by {_nats(estimate)}" if estimate and gains else ""
+        return Verdict.GREY, f"no reference wins, but {REFINED}, the strongest, was not run{floats}"
+    bits = " under its bits" if refinement.held else ""
+    tried = f"nothing that was tried{bits}, {REFINED} among it"
+    return verdict, f"{tried}, beats its layers by over {tolerance:g} nats/token"
 
 
 def _on_layers(naming: Naming) -> Iterator[str]:
@@ -117,11 +126,17 @@ def _on_share(naming: Naming) -> str:
 
 
 def _on_head(network: NetworkRow, tolerance: float) -> Iterator[str]:
-    head, gain = network.held_out.gap_head, network.temperature_gain
+    head = network.held_out.gap_head
+    hot = list(_on_temperature(network, tolerance))
+    yield from hot
+    if not hot and head.low > max(tolerance, RESOLUTION):
+        yield f"another head alone would gain {head.value:.3f}"
+
+
+def _on_temperature(network: NetworkRow, tolerance: float) -> Iterator[str]:
+    gain = network.temperature_gain
     if network.temperature >= OVERCONFIDENT and gain.low > max(tolerance, RESOLUTION):
         yield f"over-confident (a temperature of {network.temperature:.2f} gains {gain.value:.3f})"
-    elif head.low > max(tolerance, RESOLUTION):
-        yield f"another head alone would gain {head.value:.3f}"
 
 
 def _nats(gap: Estimate) -> str:
