@@ -15,6 +15,7 @@ import torch
 from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 
+from tests import lightning_runs
 from tests.checkpoints.models import model
 from tests.integrations.split_run import ROWS, WHOLE, split
 
@@ -48,39 +49,12 @@ def accelerates(rank: int, out: Path) -> None:
 def lightnings(out: Path) -> None:
     """Its Trainer's checkpoints, split and in one file; Lightning starts the other process itself."""
     import lightning.pytorch as lightning
-    from lightning.pytorch.strategies import ModelParallelStrategy
     from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model("qwen2")
-
-        def configure_model(self) -> None:
-            split(self.model, self.device_mesh["data_parallel"])
-
-        def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
-            return self.model(input_ids=batch, labels=batch).loss
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(self.parameters(), lr=1e-3)
-
     for kind in ("split", "whole"):
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            devices=2,
-            strategy=ModelParallelStrategy(
-                data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=kind == "split"
-            ),
-            max_steps=4,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            default_root_dir=out,
-        )
+        trainer = lightning_runs.trainer(out, steps=4, halves=True, whole=kind == "whole")
         lightning.seed_everything(0)
-        module = Module()
+        module = lightning_runs.module(model("qwen2"), split)
         trainer.fit(module, torch.utils.data.DataLoader(ROWS, batch_size=2))
         trainer.save_checkpoint(out / f"{kind}.ckpt")
         state = get_model_state_dict(module.model, options=WHOLE)

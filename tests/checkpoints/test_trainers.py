@@ -7,13 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from peelaudit.checkpoints import open_checkpoint
 from peelaudit.errors import UnsupportedCheckpoint
+from tests import lightning_runs
 from tests.checkpoints.models import model
 from tests.places import ROOT
 
@@ -67,31 +67,13 @@ def test_what_lightning_writes_of_a_split_network(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_file_of_lightnings_trainer(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
-
-    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self, arguments: argparse.Namespace, rate: float) -> None:
-            super().__init__()
-            self.save_hyperparameters()
-            self.model = model("llama")
-
-        def training_step(self, batch: torch.Tensor, _: int) -> Any:
-            return self.model(input_ids=batch, labels=batch).loss
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(self.parameters(), lr=self.hparams.rate)
-
-    module = Module(argparse.Namespace(where=tmp_path, seed=1), 1e-3)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    pytest.importorskip("lightning.pytorch")
+    network = model("llama")
+    module = lightning_runs.module(network, arguments=argparse.Namespace(where=tmp_path, seed=1), rate=1e-3)
+    trainer = lightning_runs.trainer(tmp_path, steps=2)
     trainer.fit(module, torch.utils.data.DataLoader(torch.randint(0, 64, (8, 16)), batch_size=2))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    module.model.config.save_pretrained(tmp_path)
-    assert held(tmp_path / "last.ckpt", tmp_path, module.model.state_dict()) == ("lightning", 2)
+    network.config.save_pretrained(tmp_path)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=False)["hyper_parameters"]
+    assert isinstance(kept["arguments"], argparse.Namespace)
+    assert held(tmp_path / "last.ckpt", tmp_path, network.state_dict()) == ("lightning", 2)

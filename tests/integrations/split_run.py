@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import peelaudit
 from peelaudit.integrations.auditing import StepAudits
+from tests import lightning_runs
 from tests.checkpoints import models
 
 AUDITS: dict[str, Any] = {"tokens": 512, "seq_len": 16, "resamples": 100, "effort": "quick", "schedules": "direct"}
@@ -86,39 +87,14 @@ def refusal(model: nn.Module, **handed: Any) -> str:
 def lightnings(folder: Path) -> None:
     """The same by Lightning, which starts the other process itself."""
     import lightning.pytorch as lightning
-    from lightning.pytorch.strategies import ModelParallelStrategy
 
     from peelaudit.integrations.lightning import AuditCallback
 
-    class Module(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = models.model("llama")
-
-        def configure_model(self) -> None:
-            split(self.model, self.device_mesh["data_parallel"])
-
-        def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
-            return self.model(input_ids=batch, labels=batch).loss
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(self.parameters(), lr=1e-3)
-
     lightning.seed_everything(0)
     callback = AuditCallback(ROWS, every=5, **AUDITS)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
-        max_steps=10,
-        logger=False,
-        callbacks=[callback],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-    )
-    trainer.fit(Module(), torch.utils.data.DataLoader(ROWS, batch_size=2))
+    trainer = lightning_runs.trainer(folder, steps=10, halves=True, callbacks=[callback])
+    module = lightning_runs.module(models.model("llama"), split)
+    trainer.fit(module, torch.utils.data.DataLoader(ROWS, batch_size=2))
     losses = [report.network.held_out.trained_loss.value for report in callback.reports]
     (folder / f"{trainer.global_rank}.json").write_text(json.dumps({"losses": losses}))
 
