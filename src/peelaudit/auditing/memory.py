@@ -61,7 +61,7 @@ def limit_memory(decoder: Decoder, config: AuditConfig, positions: int) -> None:
         memory.block_bytes, memory.state_bytes = int(KEPT * left), int((1 - KEPT) * left)
         return
     needs = _needs(decoder, config, positions)
-    logits = 4 * COPIES * decoder.vocabulary * LEAST_LOGITS
+    logits = 4 * COPIES * min(decoder.vocabulary, memory.logit_words) * LEAST_LOGITS
     one = max(positions * needs.token, logits)
     left = limit - own - needs.fixed
     _check(config, left - one, own + needs.fixed + one)

@@ -77,7 +77,7 @@ class Decoder:
         self.norm, self.head = self._shell.norm, self._shell.head
         self.width = self.head.in_features
         self.vocabulary = self.head.out_features
-        self.memory = Memory(seq_len, self.vocabulary)
+        self.memory = Memory(seq_len, self.vocabulary, self.device)
         self._arguments = prove(self._shell, Unembedding.of(self), seq_len, checkpoint.info.path)
         self._replaced: Mapping[int, Callable[[], Block]] = {}
         self._kept = _Kept(self.memory, device)

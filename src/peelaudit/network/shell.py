@@ -200,11 +200,21 @@ def _with(calls: list[Call], plain: list[dict[str, Any]]) -> list[Call]:
 
 def _agree(theirs: Tensor, ours: Tensor) -> bool:
     """Whether logits are the same but for rounding, and are numbers at the same places."""
-    if theirs.shape != ours.shape or not torch.equal(theirs.isfinite(), ours.isfinite()):
+    if theirs.shape != ours.shape:
         return False
-    a, b = (logits[theirs.isfinite()].to(ours.dtype) for logits in (theirs, ours))
-    scale = max(1e-30, float(a.abs().max())) if len(a) else 1.0
-    return bool(((a - b).abs() <= _TOLERANCES[theirs.dtype] * scale).all())
+    furthest = highest = 0.0
+    for a, b in zip(theirs.flatten(0, -2), ours.flatten(0, -2), strict=True):
+        finite = a.isfinite()
+        if not torch.equal(finite, b.isfinite()):
+            return False
+        if not finite.all():
+            a, b = a[finite], b[finite]
+        if len(a):
+            highest, furthest = (
+                max(highest, float(a.abs().max())),
+                max(furthest, float((a.to(b.dtype) - b).abs().max())),
+            )
+    return furthest <= _TOLERANCES[theirs.dtype] * max(1e-30, highest)
 
 
 def _load(shell: nn.Module, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:

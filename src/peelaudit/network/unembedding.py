@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peelaudit.network.memory import Memory
+from peelaudit.network.memory import Memory, batches
 from peelaudit.network.work import Work
 
 if TYPE_CHECKING:
     from peelaudit.network.decoder import Decoder
 
 __all__ = ["Unembedding"]
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,29 @@ class Unembedding:
             self.weight.dtype
         )
 
-    def scores(self, normed: Tensor) -> Tensor:
-        """What the head's map makes of that, [..., vocabulary] float32 or wider."""
-        scores = F.linear(normed, self.weight, self.bias)
-        return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    @property
+    def batch_tokens(self) -> int:
+        """Of how many tokens logits are made at once, of some words at a time."""
+        return self.memory.logit_tokens(min(len(self.weight), self.memory.logit_words))
+
+    def words(self) -> Iterator[slice]:
+        """The vocabulary, some words at a time."""
+        return batches(slice(0, len(self.weight)), 1, self.memory.logit_words)
+
+    def scores(self, normed: Tensor, words: slice = ALL) -> Tensor:
+        """What the head's map makes of that, [..., words] float32 or wider."""
+        return _wide(F.linear(normed, self.weight[words], None if self.bias is None else self.bias[words]))
+
+    def expected(self, normed: Tensor, targets: Tensor) -> Tensor:
+        """The same of [n, d_model], [n], of one word each."""
+        scores = (_wide(normed) * _wide(self.weight[targets])).sum(dim=1)
+        if self.bias is not None:
+            scores += self.bias[targets]
+        return _wide(scores.to(self.weight.dtype))
+
+    def returned(self, pull: Tensor, words: slice) -> Tensor:
+        """What a gradient at the scores, [n, words], is at what the map is given, [n, d_model] float32 or wider."""
+        return _wide(pull.to(self.weight.dtype) @ self.weight[words])
 
     def finished(self, scores: Tensor) -> Tensor:
         """The logits, of any words, of what the map makes of them."""
@@ -71,5 +93,14 @@ class Unembedding:
         return replace(self, scale=self.scale * factor)
 
     @property
+    def biasless(self) -> Unembedding:
+        """Without the map's bias: how scores change with what the map is given."""
+        return self if self.bias is None else replace(self, bias=None)
+
+    @property
     def _norm_weight(self) -> Tensor:
         return next(self.norm.parameters(), self.weight)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

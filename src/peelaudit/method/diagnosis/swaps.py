@@ -7,7 +7,7 @@ computed. All go up together, a block of each checkpoint at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
+from peelaudit.method.readouts.cross_entropy import Exponentials
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.block import Block
 from peelaudit.network.counterparts import Counterparts
@@ -145,16 +146,20 @@ class Swaps:
         """What networks make of their last states, and BASE of its own; all [sequences, positions, d_model]."""
         tails = {mix: self._tail(mix) for mix in states}
         sums = {mix: torch.zeros(2, len(targets), dtype=torch.float64) for mix in states}
-        for sequences, positions in asked(targets, self._base.memory.logit_tokens(self._base.vocabulary)):
-            following = targets[sequences, positions + 1]
-            usual = _log_probabilities(self._tail(BASE), base[sequences, positions])
-            for mix, state in states.items():
-                own = (
-                    usual if state is base and not mix else _log_probabilities(tails[mix], state[sequences, positions])
-                )
-                loss = -own.gather(1, following.to(own.device)[:, None])[:, 0]
-                distance = (usual.exp() * (usual - own)).sum(dim=1)
-                sums[mix].index_add_(1, sequences, torch.stack((loss, distance)).double().cpu())
+        usual = self._tail(BASE)
+        for sequences, positions in asked(targets, usual.batch_tokens):
+            following = targets[sequences, positions + 1].to(usual.weight.device)
+            own = _Read(usual, base[sequences, positions], following)
+            others = {
+                mix: _Read(tails[mix], state[sequences, positions], following)
+                for mix, state in states.items()
+                if mix or state is not base
+            }
+            for words in usual.words():
+                own.compare(words, others.values())
+            for mix in states:
+                both = own.outcome(others.get(mix, own))
+                sums[mix].index_add_(1, sequences, both.double().cpu())
         self._progress.advance(len(states))
         found = {mix: Outcome(*both.numpy()) for mix, both in sums.items()}
         for outcome in found.values():
@@ -163,7 +168,36 @@ class Swaps:
         return found
 
 
-def _log_probabilities(tail: Unembedding, hidden: Tensor) -> Tensor:
-    """[tokens, vocabulary] of last states [tokens, d_model]."""
-    tail.work.read(len(hidden))
-    return tail.logits(hidden).log_softmax(dim=-1)
+class _Read:
+    """What a network makes of last states, some words at a time, and how far another's predictions are from it.
+
+    Args:
+        tail: norm and head.
+        hidden: [n, d_model] last states.
+        targets: [n] the words that follow.
+    """
+
+    def __init__(self, tail: Unembedding, hidden: Tensor, targets: Tensor) -> None:
+        tail.work.read(len(hidden))
+        self._tail, self._normed = tail, tail.normed(hidden)
+        self._expected = tail.finished(tail.expected(self._normed, targets))
+        self._sums = Exponentials(targets, self._expected)
+        self._beside = torch.zeros_like(self._expected)
+        """[n] how much higher the other's logits are than these, weighed by the other's exponentials."""
+
+    def compare(self, words: slice, others: Iterable[_Read]) -> None:
+        """Make logits of these words, and the others' logits too."""
+        logits = self._logits(words)
+        weights = self._sums.add(logits.clone(), words, *(other._beside for other in others))
+        for other in others:
+            theirs = other._logits(words)
+            other._beside += (weights * (logits - theirs)).sum(dim=1)
+            other._sums.add(theirs, words)
+
+    def outcome(self, other: _Read) -> Tensor:
+        """[2, n] another's cross-entropy, and the KL divergence of its predictions from these."""
+        beside = other._beside + self._sums.own * (self._expected - other._expected)
+        return torch.stack((other._sums.losses, beside / self._sums.total - (self._sums.log - other._sums.log)))
+
+    def _logits(self, words: slice) -> Tensor:
+        return self._tail.finished(self._tail.scores(self._normed, words))

@@ -29,6 +29,7 @@ from peelaudit.method.linalg.descent import Course, Direction, natural_steps, sm
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.line_search import Probe
 from peelaudit.method.linalg.moments import accumulation_dtype
+from peelaudit.method.readouts.cross_entropy import Exponentials
 from peelaudit.method.readouts.readout import Readout
 from peelaudit.network.memory import batches
 from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, asked
@@ -249,23 +250,28 @@ class _Moving:
         found = _Rest(logs, store.empty(until, length, width))
         losses = torch.zeros(until, dtype=torch.float64)
         targets = self._data.targets(slice(0, until))
-        for place in asked(targets, self._readout.batch_tokens):
-            sequences, positions = place
-            scores = self._head.scores(self._head.normed(self._state[place]))
-            self._head.work.read(2 * len(scores))
+        for place in asked(targets, self._head.batch_tokens):
+            normed = self._head.normed(self._state[place])
+            self._head.work.read(2 * len(normed))
+            like = torch.empty(len(normed), dtype=found.logs.dtype, device=normed.device)
+            ours, pulled = Exponentials.of_all(like), torch.zeros_like(normed, dtype=like.dtype)
             if beside is not None:
-                expected = targets[sequences, positions + 1].to(scores.device)
-                own = F.cross_entropy(beside.unembedding.finished(scores), expected, reduction="none")
-                losses.index_add_(0, sequences, own.double().cpu())
-            logits = self._head.finished(scores)
-            slope = self._head.slope(logits)
-            logits[:, words] = -torch.inf
-            highest = logits.amax(dim=1, keepdim=True)
-            chances = logits.sub_(highest).exp_()
-            total = chances.sum(dim=1, keepdim=True)
-            found.logs[place] = (total.log() + highest)[:, 0].to(found.logs)
-            pulled = chances.div_(total).mul_(slope)
-            found.pulls[place] = (pulled.to(self._head.weight) @ self._head.weight).to(found.pulls)
+                sequences, positions = place
+                expected = targets[sequences, positions + 1].to(normed.device)
+                own = beside.unembedding.finished(self._head.expected(normed, expected))
+                theirs = Exponentials(expected, own)
+            for part in self._head.words():
+                scores = self._head.scores(normed, part)
+                if beside is not None:
+                    theirs.add(beside.unembedding.finished(scores.clone()), part)
+                logits = self._head.finished(scores)
+                slope = self._head.slope(logits)
+                logits[:, words[(words >= part.start) & (words < part.stop)] - part.start] = -torch.inf
+                pulled += self._head.returned(ours.add(logits, part, pulled).mul_(slope), part)
+            found.logs[place] = ours.log.to(found.logs)
+            found.pulls[place] = (pulled / ours.total[:, None]).to(found.pulls)
+            if beside is not None:
+                losses.index_add_(0, sequences, theirs.losses.double().cpu())
         if beside is not None:
             if not losses.isfinite().all():
                 raise NonFiniteResult(f"the loss is NaN or Inf under the readout {beside.kind!r}")

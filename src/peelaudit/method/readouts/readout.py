@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.forward import jvp
+from peelaudit.method.readouts.cross_entropy import cross_entropies, gradients, products, spreads
 from peelaudit.network.states import asked
 from peelaudit.network.unembedding import Unembedding
 from peelaudit.settings.audit import ReadoutKind
@@ -66,23 +66,17 @@ class Readout:
             NonFiniteResult: if a loss is NaN or Inf.
         """
         result = torch.zeros(len(exponents), len(index), targets.shape[1] - 1, dtype=torch.float64)
-        for sequences, positions in asked(targets[index], self.batch_tokens):
+        head = self.unembedding
+        for sequences, positions in asked(targets[index], head.batch_tokens):
             chosen = index[sequences]
-            scores = self._scores(state[chosen, positions])
-            self.unembedding.work.read(len(scores))
-            expected = targets[chosen, positions + 1].to(scores.device)
-            for place, exponent in enumerate(exponents):
-                logits = self.unembedding.finished(scores if exponent == 0 else scores * math.exp(-exponent))
-                losses = F.cross_entropy(logits, expected, reduction="none")
-                result[place, sequences, positions] = losses.cpu().double()
+            normed = self._normed(state[chosen, positions])
+            head.work.read(len(normed))
+            expected = targets[chosen, positions + 1].to(normed.device)
+            found = cross_entropies(head, normed, expected, [math.exp(-exponent) for exponent in exponents])
+            result[:, sequences, positions] = found.cpu().double()
         if not result.isfinite().all():
             raise NonFiniteResult(f"{what}: the loss is NaN or Inf under the readout {self.kind!r}")
         return result
-
-    @property
-    def batch_tokens(self) -> int:
-        """How many tokens' logits are made at once."""
-        return self.unembedding.memory.logit_tokens(len(self.unembedding.weight))
 
     def gradient(self, state: Tensor, targets: Tensor) -> Tensor:
         """The gradient at a state, [sequences, positions, d_model], of the cross-entropy summed over all predictions.
@@ -91,14 +85,13 @@ class Readout:
             state: [sequences, positions, d_model]
             targets: [sequences, positions], as in `losses`.
         """
-        result = self._nothing(state)
-        for sequences, positions in asked(targets, self.batch_tokens):
-            self.unembedding.work.read(2 * len(sequences))
-            hidden, logits = self._traced(state[sequences, positions])
-            pull = logits.detach().softmax(dim=-1)
-            expected = targets[sequences, positions + 1].to(pull.device)
-            pull[torch.arange(len(pull), device=pull.device), expected] -= 1
-            result[sequences, positions] = torch.autograd.grad(logits, hidden, pull)[0]
+        result, head = self._nothing(state), self.unembedding
+        for sequences, positions in asked(targets, head.batch_tokens):
+            head.work.read(2 * len(sequences))
+            hidden, normed = self._traced(state[sequences, positions])
+            expected = targets[sequences, positions + 1].to(normed.device)
+            pull = gradients(head, normed.detach(), expected)
+            result[sequences, positions] = torch.autograd.grad(normed, hidden, pull.to(normed.dtype))[0]
         return result
 
     def curvature(self, state: Tensor, tangent: Tensor, targets: Tensor) -> Tensor:
@@ -112,14 +105,14 @@ class Readout:
         Returns:
             the product, of that shape.
         """
-        result = self._nothing(state)
-        for sequences, positions in asked(targets, self.batch_tokens):
-            self.unembedding.work.read(4 * len(sequences))
-            p, moved = self._moved(state[sequences, positions], tangent[sequences, positions])
-            pull = p.mul_(moved)
-            del moved
-            hidden, logits = self._traced(state[sequences, positions])
-            result[sequences, positions] = torch.autograd.grad(logits, hidden, pull)[0]
+        result, head = self._nothing(state), self.unembedding
+        for sequences, positions in asked(targets, head.batch_tokens):
+            head.work.read(4 * len(sequences))
+            moving = self._moving(state[sequences, positions], tangent[sequences, positions])
+            expected = targets[sequences, positions + 1].to(moving[0].device)
+            pull = products(head, *moving, expected)
+            hidden, normed = self._traced(state[sequences, positions])
+            result[sequences, positions] = torch.autograd.grad(normed, hidden, pull.to(normed.dtype))[0]
         return result
 
     def along(self, state: Tensor, tangent: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -132,42 +125,31 @@ class Readout:
             targets: [sequences, positions], as in `losses`.
         """
         found = torch.zeros(2, len(state), dtype=torch.float64)
-        for sequences, positions in asked(targets, self.batch_tokens):
+        for sequences, positions in asked(targets, self.unembedding.batch_tokens):
             self.unembedding.work.read(2 * len(sequences))
-            p, moved = self._moved(state[sequences, positions], tangent[sequences, positions])
-            expected = targets[sequences, positions + 1].to(moved.device)
-            slope = -moved.gather(-1, expected[:, None])[:, 0]
-            bend = moved.square_().mul_(p).sum(dim=-1)
-            found.index_add_(1, sequences, torch.stack((slope, bend)).cpu().double())
+            moving = self._moving(state[sequences, positions], tangent[sequences, positions])
+            expected = targets[sequences, positions + 1].to(moving[0].device)
+            found.index_add_(1, sequences, spreads(self.unembedding, *moving, expected).cpu().double())
         slopes, bends = found.numpy()
         return slopes, bends
 
     @torch.no_grad()
-    def _moved(self, hidden: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
-        """Of states [n, d_model] the predicted probabilities p, and how the logits move along a change of these states,
-        less their mean under p, both [n, vocabulary].
-        """
+    def _moving(self, hidden: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """Of states [n, d_model] and a change of them what the head's map is given, and how that changes."""
         device = self.unembedding.weight.device
-        logits, moved = jvp(self._logits, (hidden.detach().to(device),), (turn.detach().to(device),))
-        p = logits.softmax(dim=-1)
-        del logits
-        moved -= (p * moved).sum(dim=-1, keepdim=True)
-        return p, moved
+        return jvp(self._normed, (hidden.detach().to(device),), (turn.detach().to(device),))
 
     def _traced(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """States [n, d_model] that a gradient comes down to, and their logits."""
+        """States [n, d_model] that a gradient comes down to, and what the head's map is given."""
         hidden = hidden.detach().to(self.unembedding.weight.device).requires_grad_()
         with torch.enable_grad():
-            return hidden, self._logits(hidden)
+            return hidden, self._normed(hidden)
 
     def _nothing(self, state: Tensor) -> Tensor:
         return torch.zeros(state.shape, dtype=state.dtype, device=self.unembedding.weight.device)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self.unembedding.finished(self._scores(hidden))
-
-    def _scores(self, hidden: Tensor) -> Tensor:
+    def _normed(self, hidden: Tensor) -> Tensor:
         hidden = hidden.to(self.unembedding.weight.device)
         if self.map is not None:
             hidden = hidden + (hidden @ self.map[0] + self.map[1])
-        return self.unembedding.scores(self.unembedding.normed(hidden))
+        return self.unembedding.normed(hidden)
