@@ -14,6 +14,7 @@ from peelaudit.auditing.prepare import Prepared, prepared
 from peelaudit.errors import OutputError
 from peelaudit.method.linalg.changes import block_changes, dot, times
 from peelaudit.method.readouts.readout import Readout, Unembedding
+from peelaudit.method.refinement import refine
 from peelaudit.method.refinement.changed_network import ChangedNetwork
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner
@@ -150,6 +151,19 @@ def test_all_blocks_at_once_gain_on_select_and_their_loss_is_real(network: Opene
     states = trained_states(decoder, held_out, StateStore(dtype=torch.float64))
     losses = token_losses(Unembedding.of(decoder).logits(states[-1][:, :-1]), held_out[:, 1:]).sum(dim=1)
     np.testing.assert_allclose(refining.losses(refined, made.rows.held_out), losses.numpy(), rtol=1e-9)
+
+
+def test_what_all_blocks_gain_by_chance_alone_is_not_taken(network: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = network("llama")
+    gain = refiner(made).all(CHEAP).select_gain
+    monkeypatch.setattr(refine, "LEAST_OF_ALL", 2 * gain)
+    refining = refiner(made)
+    found = refining.all(CHEAP)
+    assert not found.moved
+    assert (found.steps, found.select_gain) == (0, 0.0)
+    rows = made.rows.held_out
+    np.testing.assert_array_equal(refining.losses(found, rows), own_losses(made)[rows])
+    assert all(one.moved for one in refining.each(CHEAP) if one.select_gain > 0)
 
 
 def test_more_steps_gain_no_less_on_select(network: Opener) -> None:

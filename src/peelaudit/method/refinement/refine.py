@@ -39,6 +39,8 @@ LENGTHS = (1.0, 0.5, 0.25)
 """Of each iterate of conjugate gradients, those that *select* is asked about."""
 PATIENCE = 2
 """Products without a gain on *select* after which conjugate gradients stop."""
+LEAST_OF_ALL = 1e-3
+"""nats/token on *select* that all blocks together must gain to be moved: less than that *select* likes by chance."""
 LEAST_LOOKED = 1024
 """Tokens of *select* whose losses a look takes at least, all if there are fewer."""
 LEAST_CURVED = 2048
@@ -127,7 +129,7 @@ class Refiner:
         return self._network.down.decoder.passes / len(self._losses)
 
     def all(self, reach: Reach, *, progress: Progress = SILENT) -> Refined:
-        """Move all blocks at once.
+        """Move all blocks at once, or none, where they gain less than `LEAST_OF_ALL`.
 
         Raises:
             NonFiniteResult: naming the layer.
@@ -135,6 +137,8 @@ class Refiner:
         progress.stage("refined reference", 1)
         found = self._refined((1, self._network.n_layers), reach)
         progress.advance()
+        if found.select_gain < LEAST_OF_ALL:
+            return replace(found, changes={}, steps=0, select_gain=0.0, first=None)
         return found
 
     def alone(self, layer: int, reach: Reach, *, first: float | None = None) -> Refined:
