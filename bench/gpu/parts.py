@@ -30,7 +30,8 @@ from peelaudit.method.bits.trials import Trials, parts_of
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.readouts.factory import ReadoutFactory
-from peelaudit.method.references.peel import Peeler, projection_map, squared_deviation
+from peelaudit.method.references.distances import squared_deviation
+from peelaudit.method.references.peel import Peeler, projection_map
 from peelaudit.method.references.schedules import prefix_tree, staircase
 from peelaudit.method.references.solvers import SolverSettings
 from peelaudit.method.refinement.downstream import Downstream

@@ -18,7 +18,7 @@ from peelaudit.auditing.measurements import ReferenceLosses, TrainedLosses
 from peelaudit.auditing.resuming import Kept
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.readouts.readout import Readout, Unembedding
-from peelaudit.method.references.peel import deviation
+from peelaudit.method.references.distances import deviation
 from peelaudit.method.references.schedules import parse_schedules, staircase
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner
 from peelaudit.network.lowbit.constraints import Ternary

@@ -25,7 +25,7 @@ from peelaudit.calibration import Calibration
 from peelaudit.method.diagnosis.examine import Examination, Examiner, LayerGain, LayerGains
 from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.readouts.readout import Readout
-from peelaudit.method.references.peel import deviation
+from peelaudit.method.references.distances import deviation
 from peelaudit.method.references.schedules import SchedulePlan
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner

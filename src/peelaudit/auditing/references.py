@@ -14,7 +14,8 @@ from torch import Tensor
 from peelaudit.auditing.measurements import NodeLosses, ReferenceLosses, ScheduleLosses, TrainedLosses
 from peelaudit.auditing.resuming import Kept
 from peelaudit.method.readouts.factory import ReadoutFactory
-from peelaudit.method.references.peel import Peeled, Peeler, ProjectionRow, deviation, projection_map
+from peelaudit.method.references.distances import deviation
+from peelaudit.method.references.peel import Peeled, Peeler, ProjectionRow, projection_map
 from peelaudit.method.references.schedules import Schedule, SchedulePlan, prefix_tree, search_staircase, staircase
 from peelaudit.method.references.solvers import SolverSettings
 from peelaudit.method.statistics.panel import Losses, Panel

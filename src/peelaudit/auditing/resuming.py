@@ -41,7 +41,7 @@ class _Segment:
 
     stage: str | None
     seconds: float
-    blocks: int
+    blocks: float
     head: float
 
 

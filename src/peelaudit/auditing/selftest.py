@@ -30,7 +30,7 @@ from peelaudit.errors import ConfigError
 from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.naming import Naming, name_layers, naming_warnings
 from peelaudit.method.linalg.moments import accumulation_dtype
-from peelaudit.method.references.peel import sequence_errors, squared_deviation
+from peelaudit.method.references.distances import sequence_errors, squared_deviation
 from peelaudit.method.references.schedules import parse_schedules
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder

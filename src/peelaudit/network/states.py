@@ -32,6 +32,7 @@ __all__ = [
     "apply_block",
     "asked",
     "available_memory",
+    "check_state",
     "embedded",
     "trained_states",
 ]
@@ -209,6 +210,12 @@ def apply_block(
         _check(result, what)
         output[part] = result.to(output.dtype)
     return output
+
+
+def check_state(state: Tensor, tokens: int, what: str) -> None:
+    """The same check of a state that wasn't computed by `apply_block`, about `tokens` tokens at a time."""
+    for part in batches(slice(0, len(state)), state.shape[1], tokens):
+        _check(state[part], what)
 
 
 def _check(state: Tensor, what: str) -> None:

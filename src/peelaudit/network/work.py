@@ -18,10 +18,10 @@ class Work:
     """
 
     def __init__(self) -> None:
-        self.blocks = 0
+        self.blocks = 0.0
         self.head = 0.0
 
-    def add(self, passes: int) -> None:
+    def add(self, passes: float) -> None:
         """So many passes more of one block over a sequence."""
         self.blocks += passes
 

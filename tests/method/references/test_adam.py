@@ -10,7 +10,8 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.references.adam import Latent, adam
-from peelaudit.method.references.closed_form import BlockRegression, FittedBlock, squared_error
+from peelaudit.method.references.closed_form import BlockRegression, FittedBlock
+from peelaudit.method.references.distances import squared_error
 from peelaudit.network.lowbit.constraints import Ternary
 from tests.networks import Network, splits
 

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.references.closed_form import BlockRegression, squared_error
+from peelaudit.method.references.closed_form import BlockRegression
+from peelaudit.method.references.distances import squared_error
 from peelaudit.method.references.writers import observe, split_change
-from peelaudit.network.states import Rows
+from peelaudit.network.lowbit.constraints import Integer
+from peelaudit.network.states import Rows, StateStore
+from peelaudit.records import ScaleLayout, ZeroPoint
 from tests.checkpoints import models
 from tests.networks import Network, splits
 
@@ -81,6 +84,30 @@ def test_on_select_nothing_is_worse_than_the_trained_weights(family: str, rows: 
         assert fitted.error <= fitted.trained_error
         real = squared_error(fitted.block, opened.states[0], target, rows.select)
         assert fitted.error == pytest.approx(real, rel=1e-10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [None, Integer(ScaleLayout.ROW, None, 4, ZeroPoint.SYMMETRIC)])
+def test_the_state_that_is_known_is_what_the_fitted_block_makes(
+    family: str, bits: Integer | None, network: Opener
+) -> None:
+    opened = network(family, bits=bits)
+    targets = [*targets_of(opened), opened.states[1]]
+    block = opened.decoder.block(1)
+    regression = BlockRegression(block, opened.states[0], targets, opened.rows, StateStore(dtype=torch.float64))
+    before = opened.decoder.work.blocks
+    found = [regression.fit(index) for index in range(len(targets))]
+    spent = opened.decoder.work.blocks - before
+    if family in POST_NORM:
+        assert all(one.state is None for one in found)
+        return
+    assert {one.method for one in found} == {"ridge", "trained"}
+    assert spent < len(opened.tokens) * len(targets)
+    for one, target in zip(found, targets, strict=True):
+        assert one.state is not None
+        torch.testing.assert_close(one.state, one.block(opened.states[0]), rtol=1e-9, atol=1e-9)
+        real = squared_error(one.block, opened.states[0], target, opened.rows.select)
+        assert one.error == pytest.approx(real, rel=1e-8, abs=1e-12)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

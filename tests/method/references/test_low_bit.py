@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from peelaudit.method.references.adam import adam
-from peelaudit.method.references.closed_form import BlockRegression, FittedBlock, squared_error
+from peelaudit.method.references.closed_form import BlockRegression, FittedBlock
+from peelaudit.method.references.distances import squared_error
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
 from peelaudit.records import ScaleLayout, ZeroPoint

@@ -15,15 +15,9 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.references import solvers
-from peelaudit.method.references.closed_form import BlockRegression, squared_error
-from peelaudit.method.references.peel import (
-    Peeled,
-    Peeler,
-    deviation,
-    projection_map,
-    sequence_errors,
-    squared_deviation,
-)
+from peelaudit.method.references.closed_form import BlockRegression
+from peelaudit.method.references.distances import deviation, sequence_errors, squared_deviation, squared_error
+from peelaudit.method.references.peel import Peeled, Peeler, projection_map
 from peelaudit.method.references.schedules import Schedule, parse_schedules, prefix_tree
 from peelaudit.method.references.solvers import SolverSettings, redrawn
 from peelaudit.network.states import StateStore
@@ -68,9 +62,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
 
     class Counted(BlockRegression):
-        def __init__(self, block: Any, inputs: Tensor, targets: Any, rows: Any) -> None:
+        def __init__(self, block: Any, inputs: Tensor, targets: Any, *others: Any) -> None:
             seen.append((block.layer, len(targets)))
-            super().__init__(block, inputs, targets, rows)
+            super().__init__(block, inputs, targets, *others)
 
     monkeypatch.setattr(solvers, "BlockRegression", Counted)
     return seen

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from peelaudit.auditing.prepare import held_decoder, prepared
-from peelaudit.method.references.closed_form import BlockRegression, squared_error
+from peelaudit.method.references.closed_form import BlockRegression
+from peelaudit.method.references.distances import squared_error
 from peelaudit.method.references.writers import feature_parts, split_change, writer_weights
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states

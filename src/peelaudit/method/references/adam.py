@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.references.closed_form import FittedBlock, squared_error
+from peelaudit.method.references.closed_form import FittedBlock
+from peelaudit.method.references.distances import squared_error
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Scales
 from peelaudit.network.memory import batches

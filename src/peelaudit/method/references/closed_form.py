@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import Moments, accumulation_dtype
 from peelaudit.method.linalg.ridge import Conditioning, best_penalty, factorise, rotate_gram
+from peelaudit.method.references.distances import squared_error, state_error
 from peelaudit.method.references.writers import (
     Observation,
     feature_parts,
@@ -33,9 +35,9 @@ from peelaudit.method.references.writers import (
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.rounding import fit_to_grid
 from peelaudit.network.memory import batches
-from peelaudit.network.states import Rows
+from peelaudit.network.states import Rows, StateStore
 
-__all__ = ["BlockRegression", "FittedBlock", "RidgeChange", "squared_error"]
+__all__ = ["BlockRegression", "FittedBlock", "RidgeChange"]
 
 STEPS = (1.0, 0.5, 0.25, 0.125)
 """How far along a direction that a norm makes inexact."""
@@ -50,7 +52,7 @@ _TOGETHER = {"cpu": 1 << 22, "cuda": 1 << 28}
 class FittedBlock:
     """A block fitted to one target. `penalty` is None where no ridge change was taken; `error` is the summed squared
     error on *select*, `trained_error` that of the trained weights. `conditioning` is that of the regression, if there
-    was one.
+    was one. `state` is what the block makes of all its inputs, [sequences, positions, d_model], where that is known.
     """
 
     block: Block
@@ -59,6 +61,7 @@ class FittedBlock:
     error: float
     trained_error: float
     conditioning: Conditioning | None = None
+    state: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,13 @@ class _Sums:
     square: Tensor
 
 
+class _Kept(NamedTuple):
+    """What a block made of all its inputs, [sequences, positions, d_model], and its writers' features there."""
+
+    outputs: Tensor
+    features: Tensor
+
+
 class BlockRegression:
     """The regression of one block on one input, factorised once for any number of targets.
 
@@ -100,17 +110,31 @@ class BlockRegression:
         inputs: z_{k-1}, [sequences, positions, d_model].
         targets: the states to fit to, each of that shape.
         rows: the splits; only *fit* and *select* are looked at.
+        store: where what the block makes of all inputs goes, for the states of fitted blocks; nothing is kept of it if
+            None, or where a change of the writers isn't one of the block's output.
 
     Raises:
         NonFiniteResult: if features or residuals aren't finite.
     """
 
-    def __init__(self, block: Block, inputs: Tensor, targets: Sequence[Tensor], rows: Rows) -> None:
+    def __init__(
+        self,
+        block: Block,
+        inputs: Tensor,
+        targets: Sequence[Tensor],
+        rows: Rows,
+        store: StateStore | None = None,
+    ) -> None:
         self._block, self._inputs, self._targets, self._rows = block, inputs, targets, rows
         probe = block.take(inputs[:1])
         self.writers = trainable_writers(block, probe)
         self._sizes = [group.values.shape[1] for group in observe(block, probe, self.writers).groups]
         self.features = sum(self._sizes)
+        self._store = store if self.exact else None
+        self._kept = None
+        if self._store is not None:
+            shape = inputs.shape[:-1]
+            self._kept = _Kept(self._store.empty(*inputs.shape), self._store.empty(*shape, self.features))
         self._fit, self._select = self._sums(rows.fit), self._sums(rows.select)
         self.factorisations = [factorise(moments.gram, moments.rows) for moments in self._fit.groups]
         self._rotated = [rotate_gram(*pair) for pair in zip(self.factorisations, self._select.groups, strict=True)]
@@ -121,7 +145,7 @@ class BlockRegression:
         groups = [Moments(size, width, count, device) for size in self._sizes]
         square = torch.zeros(count, dtype=accumulation_dtype(device), device=device)
         for part in batches(rows, self._inputs.shape[1], self._block.memory.tokens):
-            seen = observe(self._block, self._block.take(self._inputs[part]), self.writers)
+            seen = self._seen(part)
             output = seen.output.to(square.dtype)
             residuals = [
                 self._block.take(t[part]).reshape(output.shape).to(output.dtype) - output for t in self._targets
@@ -132,6 +156,14 @@ class BlockRegression:
         if not bool(torch.isfinite(square).all()):
             raise NonFiniteResult(f"layer {self._block.layer}: the residuals hold NaN or Inf")
         return _Sums(tuple(groups), square)
+
+    def _seen(self, part: slice) -> Observation:
+        """What the trained block makes of some sequences, kept where it is to be."""
+        seen = observe(self._block, self._block.take(self._inputs[part]), self.writers)
+        if self._kept is not None:
+            for kept, found in zip(self._kept, (seen.output, seen.features), strict=True):
+                kept[part] = found.view(*kept[part].shape).to(kept.dtype)
+        return seen
 
     @property
     def conditioning(self) -> Conditioning:
@@ -273,24 +305,40 @@ class BlockRegression:
         """The block fitted to `targets[target]`: on *select* the real block is no worse than with trained weights."""
         trained_error, conditioning = self.trained_error(target), self.conditioning
         if (change := self.change(target)) is not None:
-            block = self._changed_block(change.value)
-            error = squared_error(block, self._inputs, self._targets[target], self._rows.select)
+            block, state = self._changed_block(change.value), self._state(change)
+            if state is None:
+                error = squared_error(block, self._inputs, self._targets[target], self._rows.select)
+            else:
+                error = state_error(block, state, self._targets[target], self._rows.select)
             if error < trained_error:
-                return FittedBlock(block, "ridge", change.penalty, error, trained_error, conditioning)
-        return FittedBlock(self._block, "trained", None, trained_error, trained_error, conditioning)
+                return FittedBlock(block, "ridge", change.penalty, error, trained_error, conditioning, state)
+        state = self._state(None)
+        return FittedBlock(self._block, "trained", None, trained_error, trained_error, conditioning, state)
 
+    @torch.no_grad()
+    def _state(self, change: RidgeChange | None) -> Tensor | None:
+        """What the block with this change makes of all inputs: its output is linear in what changes, so that nothing is
+        computed anew; None where nothing is kept.
+        """
+        if self._store is None or (kept := self._whole) is None:
+            return None
+        state = self._store.empty(*kept.outputs.shape)
+        if change is None:
+            return state.copy_(kept.outputs)
+        value, block = self._block.take(change.value), self._block
+        share = value.numel() / sum(weight.numel() for weight in block.trainable().values())
+        for part in batches(slice(0, len(state)), state.shape[1], block.memory.tokens):
+            block.work.add(share * (part.stop - part.start))
+            outputs, features = (block.take(one[part]) for one in kept)
+            state[part] = torch.addmm(
+                outputs.flatten(0, 1), features.flatten(0, 1), value
+            ).view_as(outputs).to(state.dtype)  # fmt: skip
+        return state
 
-@torch.no_grad()
-def squared_error(block: Block, inputs: Tensor, target: Tensor, rows: slice) -> float:
-    """‖g(z) - h‖² over the sequences `rows` of [sequences, positions, d_model] states, summed in float64.
-
-    Raises:
-        NonFiniteResult: naming the layer.
-    """
-    total = 0.0
-    for part in batches(rows, inputs.shape[1], block.memory.tokens):
-        difference = block(block.take(inputs[part])) - block.take(target[part])
-        total += float(difference.to(accumulation_dtype(difference.device)).square().sum())
-    if not total < float("inf"):
-        raise NonFiniteResult(f"layer {block.layer}: the reference block's output holds NaN or Inf")
-    return total
+    @cached_property
+    def _whole(self) -> _Kept | None:
+        """What is kept, of *held-out* too."""
+        if self._kept is not None:
+            for part in batches(self._rows.held_out, self._inputs.shape[1], self._block.memory.tokens):
+                self._seen(part)
+        return self._kept

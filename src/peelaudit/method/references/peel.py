@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from peelaudit.method.references.closed_form import BlockRegression, FittedBlock
+from peelaudit.method.references.distances import sequence_errors, squared_deviation
 from peelaudit.method.references.schedules import PrefixNode
 from peelaudit.method.references.solvers import SOLVERS, Fit, SolverSettings
 from peelaudit.network.decoder import Decoder
-from peelaudit.network.states import Rows, StateStore, apply_block
+from peelaudit.network.states import Rows, StateStore, apply_block, check_state
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import BlockFit
 
@@ -27,10 +27,7 @@ __all__ = [
     "Peeled",
     "Peeler",
     "ProjectionRow",
-    "deviation",
     "projection_map",
-    "sequence_errors",
-    "squared_deviation",
 ]
 
 
@@ -131,7 +128,7 @@ class Peeler:
     def _fit(self, layer: int, inputs: Tensor, targets: Sequence[int]) -> dict[int, FittedBlock]:
         block = self._decoder.block(layer)
         block = block if self._settings.low_bit else block.unconstrained()
-        fit = Fit(block, inputs, [self._states[target] for target in targets], self._rows, self._settings)
+        fit = Fit(block, inputs, [self._states[target] for target in targets], self._rows, self._settings, self._store)
         return dict(zip(targets, SOLVERS[self._settings.solver](fit), strict=True))
 
     def _step(self, node: PrefixNode, parent: Peeled, fitted: FittedBlock | None) -> Peeled:
@@ -139,14 +136,15 @@ class Peeler:
         if fitted is None:
             fit = BlockFit(layer, target, 0.0, 0.0, 0.0, "trained", None)
             return Peeled(node.prefix, self._states[layer], (*parent.blocks, fit), trained=True)
-        state = apply_block(
-            fitted.block,
-            parent.state,
-            self._store.empty(*parent.state.shape),
-            device=self._decoder.device,
-            dtype=self._decoder.dtype,
-            what=f"layer {layer} of the reference with targets {','.join(map(str, node.prefix))}",
-        )
+        what = f"layer {layer} of the reference with targets {','.join(map(str, node.prefix))}"
+        state = fitted.state
+        if state is None:
+            into, decoder = self._store.empty(*parent.state.shape), self._decoder
+            state = apply_block(
+                fitted.block, parent.state, into, device=decoder.device, dtype=decoder.dtype, what=what
+            )  # fmt: skip
+        else:
+            check_state(state, fitted.block.memory.tokens, what)
         fit_error = float(sequence_errors(state, self._states[target], self._rows.fit).sum())
         spread = self._spread_select[target]
         fit = BlockFit(
@@ -200,25 +198,3 @@ def projection_map(
 
 def _nodes_below(node: PrefixNode) -> int:
     return sum(1 for _ in node.walk()) - 1
-
-
-def sequence_errors(state: Tensor, target: Tensor, rows: slice) -> NDArray[np.float64]:
-    """[sequences] ‖z - h‖² of each sequence in `rows`, for [sequences, positions, d_model] states; float64 sums."""
-    return np.array(
-        [
-            float((z.double() - h.to(z.device).double()).square().sum())
-            for z, h in zip(state[rows], target[rows], strict=True)
-        ]
-    )
-
-
-def deviation(state: Tensor, rows: slice) -> NDArray[np.float64]:
-    """[sequences] ‖h - mean(h)‖² of each sequence in `rows`, the mean over all their positions: errors' scale."""
-    part = state[rows]
-    mean = torch.stack([sequence.double().mean(dim=0) for sequence in part]).mean(dim=0)
-    return np.array([float((sequence.double() - mean).square().sum()) for sequence in part])
-
-
-def squared_deviation(state: Tensor, rows: slice) -> float:
-    """The sum of `deviation`; the smallest positive number where a state doesn't vary, so that a ratio is defined."""
-    return max(float(deviation(state, rows).sum()), float(np.finfo(np.float64).tiny))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from peelaudit.method.references.adam import adam
-from peelaudit.method.references.closed_form import BlockRegression, FittedBlock, squared_error
+from peelaudit.method.references.closed_form import BlockRegression, FittedBlock
+from peelaudit.method.references.distances import squared_error
 from peelaudit.network.block import Block
-from peelaudit.network.states import Rows
+from peelaudit.network.states import Rows, StateStore
 from peelaudit.settings.audit import Initial, SolverKind
 
 __all__ = ["SOLVERS", "Fit", "Solver", "SolverSettings", "redrawn"]
@@ -41,6 +42,7 @@ class Fit:
         targets: the states to fit to, each of that shape.
         rows: the splits: fitted on *fit*, chosen on *select*.
         settings: of the solvers.
+        store: where states of fitted blocks go that a solver has without running these.
     """
 
     block: Block
@@ -48,6 +50,7 @@ class Fit:
     targets: Sequence[Tensor]
     rows: Rows
     settings: SolverSettings
+    store: StateStore | None = None
 
 
 class Solver(Protocol):
@@ -63,7 +66,7 @@ class Solver(Protocol):
 
 
 def _ridge(fit: Fit) -> list[FittedBlock]:
-    regression = BlockRegression(fit.block, fit.inputs, fit.targets, fit.rows)
+    regression = BlockRegression(fit.block, fit.inputs, fit.targets, fit.rows, fit.store)
     return [regression.fit(index) for index in range(len(fit.targets))]
 
 
@@ -72,7 +75,7 @@ def _adam(fit: Fit) -> list[FittedBlock]:
 
 
 def _ridge_adam(fit: Fit) -> list[FittedBlock]:
-    return _descended(fit, _ridge(fit))
+    return _descended(fit, _ridge(replace(fit, store=None)))
 
 
 SOLVERS: Mapping[SolverKind, Solver] = {"ridge": _ridge, "adam": _adam, "ridge+adam": _ridge_adam}

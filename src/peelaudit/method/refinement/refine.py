@@ -39,8 +39,8 @@ LENGTHS = (1.0, 0.5, 0.25)
 """Of each iterate of conjugate gradients, those that *select* is asked about."""
 PATIENCE = 2
 """Products without a gain on *select* after which conjugate gradients stop."""
-LEAST_OF_ALL = 1e-3
-"""nats/token on *select* that all blocks together must gain to be moved: less than that *select* likes by chance."""
+LEAST_GAINED = 1e-3
+"""nats/token on *select* that blocks must gain in the end to be moved: less than that *select* likes by chance."""
 LEAST_LOOKED = 1024
 """Tokens of *select* whose losses a look takes at least, all if there are fewer."""
 LEAST_CURVED = 2048
@@ -76,7 +76,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """Blocks that were moved: none where nothing helps on *select*.
+    """Blocks that were moved: none where nothing helps on *select*, or next to nothing (`LEAST_GAINED`).
 
     Attributes:
         layers: the first and the last of them, 1 … L.
@@ -129,7 +129,7 @@ class Refiner:
         return self._network.down.decoder.passes / len(self._losses)
 
     def all(self, reach: Reach, *, progress: Progress = SILENT) -> Refined:
-        """Move all blocks at once, or none, where they gain less than `LEAST_OF_ALL`.
+        """Move all blocks at once.
 
         Raises:
             NonFiniteResult: naming the layer.
@@ -137,8 +137,6 @@ class Refiner:
         progress.stage("refined reference", 1)
         found = self._refined((1, self._network.n_layers), reach)
         progress.advance()
-        if found.select_gain < LEAST_OF_ALL:
-            return replace(found, changes={}, steps=0, select_gain=0.0, first=None)
         return found
 
     def alone(self, layer: int, reach: Reach, *, first: float | None = None) -> Refined:
@@ -231,6 +229,8 @@ class Refiner:
         if reach.afresh and course.steps and course.gain < FAR:
             afresh = self._course(layers, replace(reach, steps=0, rounds=1), None)
             course = min(course, afresh, key=lambda one: one.loss)
+        if course.gain < LEAST_GAINED:
+            return Refined(course.layers, {}, 0, course.products, 0.0, None)
         step = course.first if course.steps else None
         return Refined(course.layers, course.changes, course.steps, course.products, course.gain, step)
 
