@@ -155,15 +155,34 @@ def test_all_blocks_at_once_gain_on_select_and_their_loss_is_real(network: Opene
 
 def test_what_select_likes_by_chance_alone_is_not_taken(network: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     made = network("llama")
-    monkeypatch.setattr(refine, "LEAST_GAINED", 0.0)
-    before = [refiner(made).all(CHEAP), *refiner(made).each(CHEAP)]
-    assert any(one.moved for one in before)
-    monkeypatch.setattr(refine, "LEAST_GAINED", 1.01 * max(one.select_gain for one in before))
-    refining, rows = refiner(made), made.rows.held_out
-    for found in (refining.all(CHEAP), *refining.each(CHEAP)):
-        assert not found.moved
-        assert (found.steps, found.select_gain, found.first) == (0, 0.0, None)
-        np.testing.assert_array_equal(refining.losses(found, rows), own_losses(made)[rows])
+    rows = made.rows.held_out
+    monkeypatch.setattr(refine, "SURE", 0.0)
+    taken = [refiner(made).all(CHEAP), *refiner(made).each(CHEAP)]
+    assert any(one.moved for one in taken)
+    monkeypatch.setattr(refine, "SURE", 1.01 * max(one.select_gain for one in taken))
+    for errors in (1e6, 0.0):
+        monkeypatch.setattr(refine, "ERRORS", errors)
+        refining = refiner(made)
+        for found, one in zip((refining.all(CHEAP), *refining.each(CHEAP)), taken, strict=True):
+            assert found.moved == (one.moved and not errors)
+            assert found.select_gain == (0.0 if errors else one.select_gain)
+            if errors:
+                assert (found.steps, found.first) == (0, None)
+                np.testing.assert_array_equal(refining.losses(found, rows), own_losses(made)[rows])
+
+
+def test_the_error_of_a_gain_is_that_of_paired_sequences(network: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = network("llama")
+    monkeypatch.setattr(refine, "SURE", 0.0)
+    refining, looked = refiner(made), made.rows.select
+    found = max(refining.each(CHEAP), key=lambda one: one.select_gain)
+    gained = own_losses(made)[looked] - refining.losses(found, looked)
+    tokens = len(gained) * (made.tokens.shape[1] - 1)
+    errors = found.select_gain / (gained.std(ddof=1) * len(gained) ** 0.5 / tokens)
+    monkeypatch.setattr(refine, "SURE", 1.0)
+    for level, moved in ((1.01 * errors, False), (0.99 * errors, True)):
+        monkeypatch.setattr(refine, "ERRORS", level)
+        assert refining.alone(found.layers[0], CHEAP).moved is moved
 
 
 def test_more_steps_gain_no_less_on_select(network: Opener) -> None:
@@ -191,7 +210,7 @@ def test_absent_biases_stay_absent(nanogpt: Network) -> None:
 def test_a_refined_block_of_a_low_bit_network_is_in_its_sets(
     network: Opener, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refine, "LEAST_GAINED", 0.0)
+    monkeypatch.setattr(refine, "SURE", 0.0)
     bits = Integer(ScaleLayout.ROW, None, 3, ZeroPoint.SYMMETRIC)
     made = network(family, bits=bits)
     found = alone(made, FAR)
