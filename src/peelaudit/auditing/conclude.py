@@ -18,7 +18,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.diagnosis.naming import Naming, name_layers
 from peelaudit.method.references.schedules import REFINED, staircase
 from peelaudit.method.statistics.bounds import Reference, best, figures, paper_verdict, yes_bounds
-from peelaudit.method.statistics.panel import Losses, Panel, SplitName
+from peelaudit.method.statistics.panel import Losses, Panel, SplitName, no_loss
 from peelaudit.records import (
     BaselineLosses,
     ClusterSums,
@@ -133,7 +133,12 @@ def _network(measured: Measurements, config: AuditConfig) -> tuple[NetworkRow, C
     row = NetworkRow(
         readout=config.readout,
         fit=of(split="fit", bound=on_fit.losses, float_bound=_least(panel, floats, "fit")),
-        held_out=of(split="held_out", bound=on_select.losses, float_bound=_least(panel, floats, "select")),
+        held_out=of(
+            split="held_out",
+            bound=on_select.losses,
+            float_bound=_least(panel, floats, "select"),
+            moved=on_select.name == REFINED,
+        ),
         best_schedule=on_select.name,
         best_schedule_fit=on_fit.name,
         paper_verdict=None
@@ -154,8 +159,8 @@ def _refinement(panel: Panel, trained: Losses, refined: RefinedLosses) -> Refine
         steps=refined.steps,
         products=refined.products,
         passes=refined.passes,
-        gain=panel.estimate(trained - refined.readout, "held_out"),
-        half=None if refined.half is None else panel.estimate(trained - refined.half, "held_out"),
+        gain=no_loss(panel.estimate(trained - refined.readout, "held_out")),
+        half=None if refined.half is None else no_loss(panel.estimate(trained - refined.half, "held_out")),
         held=refined.held,
     )
 

@@ -110,9 +110,12 @@ def test_where_two_layers_have_the_same_weights_none_is_named_by_its_gap() -> No
 
 
 def test_gaps_are_estimates_on_held_out() -> None:
-    gains = gained({6: 0.5})
+    gains = gained({6: 0.5, 3: -1.0})
     naming = name_layers(dataclasses.replace(examined({}, {}), gains=gains))
-    assert naming.gaps == tuple(PANEL.estimate(gain, "held_out") for gain in gains.gains)
+    found = [PANEL.estimate(gain, "held_out") for gain in gains.gains]
+    assert [gap and (gap.value, gap.low) for gap in naming.gaps] == [(gap.value, gap.low) for gap in found]
+    assert [gap and gap.high for gap in naming.gaps] == [max(gap.high, 0.0) for gap in found]
+    assert found[2].high < 0
 
 
 @pytest.mark.parametrize(("first_step", "named"), [(True, ()), (False, (6,))])

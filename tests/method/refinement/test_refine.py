@@ -14,7 +14,6 @@ from peelaudit.auditing.prepare import Prepared, prepared
 from peelaudit.errors import OutputError
 from peelaudit.method.linalg.changes import block_changes, dot, times
 from peelaudit.method.readouts.readout import Readout, Unembedding
-from peelaudit.method.refinement import refine
 from peelaudit.method.refinement.changed_network import ChangedNetwork
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
 from peelaudit.method.refinement.refine import Reach, Refined, Refiner
@@ -153,38 +152,6 @@ def test_all_blocks_at_once_gain_on_select_and_their_loss_is_real(network: Opene
     np.testing.assert_allclose(refining.losses(refined, made.rows.held_out), losses.numpy(), rtol=1e-9)
 
 
-def test_what_select_likes_by_chance_alone_is_not_taken(network: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = network("llama")
-    rows = made.rows.held_out
-    monkeypatch.setattr(refine, "SURE", 0.0)
-    taken = [refiner(made).all(CHEAP), *refiner(made).each(CHEAP)]
-    assert any(one.moved for one in taken)
-    monkeypatch.setattr(refine, "SURE", 1.01 * max(one.select_gain for one in taken))
-    for errors in (1e6, 0.0):
-        monkeypatch.setattr(refine, "ERRORS", errors)
-        refining = refiner(made)
-        for found, one in zip((refining.all(CHEAP), *refining.each(CHEAP)), taken, strict=True):
-            assert found.moved == (one.moved and not errors)
-            assert found.select_gain == (0.0 if errors else one.select_gain)
-            if errors:
-                assert (found.steps, found.first) == (0, None)
-                np.testing.assert_array_equal(refining.losses(found, rows), own_losses(made)[rows])
-
-
-def test_the_error_of_a_gain_is_that_of_paired_sequences(network: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = network("llama")
-    monkeypatch.setattr(refine, "SURE", 0.0)
-    refining, looked = refiner(made), made.rows.select
-    found = max(refining.each(CHEAP), key=lambda one: one.select_gain)
-    gained = own_losses(made)[looked] - refining.losses(found, looked)
-    tokens = len(gained) * (made.tokens.shape[1] - 1)
-    errors = found.select_gain / (gained.std(ddof=1) * len(gained) ** 0.5 / tokens)
-    monkeypatch.setattr(refine, "SURE", 1.0)
-    for level, moved in ((1.01 * errors, False), (0.99 * errors, True)):
-        monkeypatch.setattr(refine, "ERRORS", level)
-        assert refining.alone(found.layers[0], CHEAP).moved is moved
-
-
 def test_more_steps_gain_no_less_on_select(network: Opener) -> None:
     made = network("gpt2")
     for (one, _, _), (more, _, _) in zip(alone(made), alone(made, FAR), strict=True):
@@ -207,10 +174,7 @@ def test_absent_biases_stay_absent(nanogpt: Network) -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_refined_block_of_a_low_bit_network_is_in_its_sets(
-    network: Opener, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(refine, "SURE", 0.0)
+def test_a_refined_block_of_a_low_bit_network_is_in_its_sets(network: Opener, family: str) -> None:
     bits = Integer(ScaleLayout.ROW, None, 3, ZeroPoint.SYMMETRIC)
     made = network(family, bits=bits)
     found = alone(made, FAR)

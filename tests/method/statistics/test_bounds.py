@@ -88,6 +88,17 @@ def test_figures_are_differences_on_the_same_sequences() -> None:
     assert row.verdict is Verdict.YELLOW
 
 
+@pytest.mark.parametrize(("bound", "below"), [(0.9, False), (1.1, True), (1.0, False)])
+def test_the_network_itself_is_one_of_what_its_moved_blocks_are_held_against(bound: float, below: bool) -> None:
+    """Moved blocks that are surely worse leave an interval up to 0; a peeled reference one that is below it."""
+    of = {"own": losses(1.0), "trained": losses(1.0), "yes0": None, "bound": losses(bound)}
+    peeled = figures(panel(), "held_out", **of).gap_layers  # type: ignore[arg-type]
+    moved = figures(panel(), "held_out", **of, moved=True).gap_layers  # type: ignore[arg-type]
+    assert (peeled.high < 0) is below
+    assert (moved.value, moved.low) == (peeled.value, peeled.low)
+    assert moved.high == max(peeled.high, 0.0)
+
+
 def test_a_loss_that_is_not_finite_is_no_figure() -> None:
     bad = losses(2.0)
     bad[20] = np.nan

@@ -12,7 +12,7 @@ from peelaudit.method.diagnosis.examine import Examination
 from peelaudit.method.diagnosis.outliers import FEWEST_CLUSTERS, BulkSlopes, Gaps, ScaleSlopes, standing_out, suspicion
 from peelaudit.method.diagnosis.routing import at_chance, most_lost
 from peelaudit.method.diagnosis.symptoms import symptoms
-from peelaudit.method.statistics.panel import Losses
+from peelaudit.method.statistics.panel import Losses, no_loss
 from peelaudit.records import DataInfo, Estimate, LayerRefinement, Symptom, named_layers
 
 __all__ = ["Naming", "name_layers", "naming_warnings"]
@@ -83,7 +83,7 @@ def name_layers(examined: Examination) -> Naming:
             {} if one is None else {Symptom.NOISY: of(one.bulk), Symptom.MISSCALED: of(one.scale)}
             for one in examined.slopes
         ),
-        gaps=tuple(map(of, found.gains)) if found else (None,) * len(looks),
+        gaps=tuple(no_loss(of(gain)) for gain in found.gains) if found else (None,) * len(looks),
         refinement=refinement,
         suspicion=_suspects_first(np.max(suspicions, axis=0) if suspicions else np.zeros(len(looks)), suspects),
         strongest=strongest,

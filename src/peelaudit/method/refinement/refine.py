@@ -39,13 +39,6 @@ LENGTHS = (1.0, 0.5, 0.25)
 """Of each iterate of conjugate gradients, those that *select* is asked about."""
 PATIENCE = 2
 """Products without a gain on *select* after which conjugate gradients stop."""
-SURE = 0.0025
-"""nats/token: where blocks gain less on *select* in the end, and less than `ERRORS` standard errors, they aren't moved.
-A dozen steps are tried there, and it likes one by chance: at the end of the fixture's run one by about one error, which
-other text likes as much less. What gains more is taken, sure or not, for its interval says so. A quarter of the
-verdict's tolerance.
-"""
-ERRORS = 2.0
 LEAST_LOOKED = 1024
 """Tokens of *select* whose losses a look takes at least, all if there are fewer."""
 LEAST_CURVED = 2048
@@ -81,7 +74,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """Blocks that were moved: none where nothing helps on *select*, or so little that it may be chance (`SURE`).
+    """Blocks that were moved: none where nothing helps on *select*.
 
     Attributes:
         layers: the first and the last of them, 1 … L.
@@ -234,17 +227,8 @@ class Refiner:
         if reach.afresh and course.steps and course.gain < FAR:
             afresh = self._course(layers, replace(reach, steps=0, rounds=1), None)
             course = min(course, afresh, key=lambda one: one.loss)
-        if course.changes and course.gain < SURE and course.gain < ERRORS * self._error(course):
-            return Refined(course.layers, {}, 0, course.products, 0.0, None)
         step = course.first if course.steps else None
         return Refined(course.layers, course.changes, course.steps, course.products, course.gain, step)
-
-    def _error(self, course: _Blocks) -> float:
-        """The standard error of its gain, nats/token, over the sequences that are looked at."""
-        gained = self._losses[course.looked] - self._network.losses(course.layers, course.changes, course.looked)
-        if len(gained) < 2:
-            return math.inf
-        return math.sqrt(len(gained)) * float(gained.std(ddof=1)) / self._network.predictions(course.looked)
 
     def _course(self, layers: Layers, reach: Reach, first: float | None) -> _Blocks:
         looked = self._some(self._network.rows.select, reach.thinned, LEAST_LOOKED)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from peelaudit.method.references.schedules import Schedule
 from peelaudit.method.statistics.bootstrap import RESOLUTION
-from peelaudit.method.statistics.panel import Losses, Panel, SplitName
+from peelaudit.method.statistics.panel import Losses, Panel, SplitName, no_loss
 from peelaudit.records import Estimate, SplitFigures, Verdict, YesBound
 
 __all__ = ["Reference", "best", "figures", "paper_verdict", "verdict", "yes_bounds"]
@@ -42,6 +42,7 @@ def figures(
     bound: Losses,
     tolerance: float = 0.0,
     float_bound: Losses | None = None,
+    moved: bool = False,
 ) -> SplitFigures:
     """One network's figures on one split.
 
@@ -54,9 +55,11 @@ def figures(
         bound: of the reference chosen for this split, under the row's readout.
         tolerance: see `verdict`.
         float_bound: of the float reference chosen for this split, where there are float ones beside.
+        moved: whether `bound` is of the network with moved blocks (`no_loss`).
     """
     excess0 = None if yes0 is None else panel.estimate(trained - yes0, split)
     excess = panel.estimate(trained - bound, split)
+    excess = no_loss(excess) if moved else excess
     return SplitFigures(
         trained_loss=panel.estimate(own, split),
         trained_readout_loss=panel.estimate(trained, split),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,7 +13,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.records import Estimate
 
-__all__ = ["Losses", "Panel", "SplitName", "split_seed", "spread"]
+__all__ = ["Losses", "Panel", "SplitName", "no_loss", "split_seed", "spread"]
 
 Losses = NDArray[np.float64]
 SplitName = Literal["fit", "select", "held_out"]
@@ -103,6 +103,13 @@ class Panel:
             return self.bootstraps[split].ratio(losses[rows], self.predictions[rows])
         except FloatingPointError as error:
             raise NonFiniteResult(f"{split}: {error}") from error
+
+
+def no_loss(gain: Estimate) -> Estimate:
+    """What is gained by a reference that is the network with moved blocks: the network as it is may be had as well, so
+    that the most that there is to gain isn't below 0, however the moved ones do.
+    """
+    return replace(gain, high=max(gain.high, 0.0))
 
 
 def spread(clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:
