@@ -206,10 +206,11 @@ class BlockRegression:
             for target, change in enumerate(self._rounded(directions)):
                 if change is None:
                     continue
-                error = self._select_error(change.value, target)
-                least = self.trained_error(target) if (known := best[target]) is None else known.error
-                if error < least:
+                error, known = self._select_error(change.value, target), best[target]
+                if error < (self.trained_error(target) if known is None else known.error):
                     best[target] = replace(change, error=error)
+                elif known is not None:
+                    found[target] = None  # shorter ones are worse still
         return tuple(best)
 
     def _rounded(self, changes: Sequence[RidgeChange | None]) -> list[RidgeChange | None]:
@@ -306,10 +307,12 @@ class BlockRegression:
         trained_error, conditioning = self.trained_error(target), self.conditioning
         if (change := self.change(target)) is not None:
             block, state = self._changed_block(change.value), self._state(change)
-            if state is None:
-                error = squared_error(block, self._inputs, self._targets[target], self._rows.select)
-            else:
+            if state is not None:
                 error = state_error(block, state, self._targets[target], self._rows.select)
+            elif self.exact:
+                error = squared_error(block, self._inputs, self._targets[target], self._rows.select)
+            else:  # taken from the real block
+                error = change.error
             if error < trained_error:
                 return FittedBlock(block, "ridge", change.penalty, error, trained_error, conditioning, state)
         state = self._state(None)
