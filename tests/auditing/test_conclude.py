@@ -250,6 +250,17 @@ def test_refined_is_chosen_on_select_like_any_other_and_is_no_rival() -> None:
     assert concluded(measured(refined=refined(3.05, 3.1))).network.best_schedule == LATE.name
 
 
+def test_refined_that_loses_surely_leaves_the_network_as_it_is() -> None:
+    """What is lost to the reference ends at 0; of a peeled one it is below."""
+    network = concluded(measured(refined=refined(2.95, 3.55, half=3.6))).network
+    gap, how = network.held_out.gap_layers, network.refinement
+    assert how is not None
+    assert how.half is not None
+    assert network.best_schedule == "refined"
+    assert [(one.low < 0, one.high) for one in (gap, how.gain, how.half)] == [(True, 0.0)] * 3
+    assert concluded().network.held_out.gap_layers.high < 0
+
+
 def test_the_papers_figures_know_nothing_of_refined() -> None:
     """Its blocks are fitted to the fit tokens' labels, so that there it is ahead of any trained network."""
     own = everywhere(2.85)

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from peelaudit.errors import ConfigError
+from peelaudit.method.readouts.head import FEW_WORDS
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.memory import LEAST_LOGITS
 from peelaudit.settings.audit import AuditConfig
@@ -34,10 +35,13 @@ KEPT = 1 / 4
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """Bytes, whatever is planned: `fixed` all along, `token` for each that goes through a block at once."""
+    """Bytes, whatever is planned: `fixed` all along, `token` for each that goes through a block at once, `words` for
+    the logits by which a head is refitted, of one sequence and all words that the text holds.
+    """
 
     fixed: int
     token: int
+    words: int
 
 
 def limit_memory(decoder: Decoder, config: AuditConfig, positions: int) -> None:
@@ -62,7 +66,7 @@ def limit_memory(decoder: Decoder, config: AuditConfig, positions: int) -> None:
         return
     needs = _needs(decoder, config, positions)
     logits = 4 * COPIES * min(decoder.vocabulary, memory.logit_words) * LEAST_LOGITS
-    one = max(positions * needs.token, logits)
+    one = max(positions * needs.token, logits, needs.words)
     left = limit - own - needs.fixed
     _check(config, left - one, own + needs.fixed + one)
     memory.tokens = _halved(memory.tokens, positions, left // 2 // needs.token)
@@ -102,7 +106,8 @@ def _needs(decoder: Decoder, config: AuditConfig, positions: int) -> _Needs:
     beside = 0 if config.parent is None else 2 * decoder.vocabulary * decoder.width * decoder.dtype.itemsize
     refitted = (config.readout, config.depth_readout).count("refit")
     head = 4 * decoder.vocabulary * decoder.width * refitted
-    return _Needs(fixed + head + beside + SLACK, token)
+    held = min(decoder.vocabulary, max(FEW_WORDS, config.tokens))
+    return _Needs(fixed + head + beside + SLACK, token, 4 * COPIES * positions * held if refitted else 0)
 
 
 def _floats(block: nn.Module, decoder: Decoder, positions: int) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from peelaudit.errors import OutOfMemory, is_out_of_memory
 
-__all__ = ["BATCH_TOKENS", "LEAST_LOGITS", "LOGIT_BYTES", "LOGIT_WORDS", "Memory", "batches"]
+__all__ = ["BATCH_TOKENS", "LEAST_LOGITS", "LOGIT_BYTES", "Memory", "batches"]
 
 BATCH_TOKENS = 4096
 """Tokens that go through a block at once."""

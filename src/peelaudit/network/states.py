@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -170,6 +170,11 @@ class StateStore:
             finally:
                 path.unlink()
         return mapped.view(shape)
+
+    def fits(self, *shapes: Sequence[int]) -> bool:
+        """Whether states of these shapes have room where states go first: on the device that computes, or in memory."""
+        size = sum(torch.Size(shape).numel() for shape in shapes) * self.dtype.itemsize
+        return size <= next(iter(self._left.values()))
 
     def _give_back(self, place: torch.device, size: int) -> None:
         self._left[place] += size

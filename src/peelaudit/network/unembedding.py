@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Unembedding"]
 
 ALL = slice(None)
+FAR = 64.0
+"""By how much half precision is kept from its largest number."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Unembedding:
 
     def returned(self, pull: Tensor, words: slice) -> Tensor:
         """What a gradient at the scores, [n, words], is at what the map is given, [n, d_model] float32 or wider."""
+        if self.weight.dtype == torch.float16:  # a sum over many words may be beyond it
+            return _wide((pull / FAR).half() @ self.weight[words]) * FAR
         return _wide(pull.to(self.weight.dtype) @ self.weight[words])
 
     def finished(self, scores: Tensor) -> Tensor:

@@ -60,9 +60,11 @@ def logits(base: Decoder, new: Decoder, mix: frozenset[int], tokens: torch.Tenso
 MIXES = [frozenset(mix) for mix in ({2}, {1, 3}, {0}, {0, 1}, EVERY - {2}, EVERY - {0}, {4}, {5}, {0, 5}, EVERY - {4})]
 
 
+@pytest.mark.parametrize("at_once", [4096, 10])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_every_mix_is_the_network_of_those_parts(network: Make, family: str) -> None:
+def test_every_mix_is_the_network_of_those_parts(network: Make, family: str, at_once: int) -> None:
     base, new = two(network, family)
+    base.decoder.memory.logit_words = new.decoder.memory.logit_words = at_once
     whole, some = swaps(base, new).run(MIXES, ALL)
     assert set(whole) == {BASE, EVERY}
     assert set(some) == {BASE, EVERY, *MIXES}

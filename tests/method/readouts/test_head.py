@@ -49,18 +49,19 @@ def loss_of(head: Readout, data: TokenRows, state: Tensor, rows: slice) -> float
     return float(losses.sum()) / int((data.targets(rows)[:, 1:] != NO_TARGET).sum())
 
 
-@pytest.mark.parametrize("few_words", [EVERY, FEW])
+@pytest.mark.parametrize(("few_words", "at_once"), [(EVERY, 4096), (FEW, 4096), (FEW, 7)])
 @pytest.mark.parametrize(
     "head",
     [readout(), readout(3.0, biased=True, scale=0.7), readout(3.0, scale=1.3)],
     ids=["plain", "biased", "capped"],
 )
 class TestMoving:
-    """With all words summed over at each step, and with those alone that the text holds."""
+    """With all words summed over at each step, and with those alone that the text holds, the others some at a time."""
 
     @pytest.fixture(autouse=True)
-    def summed(self, few_words: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def summed(self, few_words: int, at_once: int, head: Readout, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "FEW_WORDS", few_words)
+        monkeypatch.setattr(head.unembedding.memory, "logit_words", at_once)
 
     def changes(self, of: module._Moving, *, size: float) -> dict[tuple[int, str], Tensor]:
         slopes = of.direction({}).slopes

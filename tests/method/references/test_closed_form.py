@@ -110,6 +110,20 @@ def test_the_state_that_is_known_is_what_the_fitted_block_makes(
         assert one.error == pytest.approx(real, rel=1e-8, abs=1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "budget"), [(torch.bfloat16, None), (torch.float32, 4096)])
+def test_no_state_is_known_in_half_precision_or_without_room(
+    dtype: torch.dtype, budget: int | None, network: Opener
+) -> None:
+    """Then the real block is asked, as without a store."""
+    opened = network("llama", dtype=dtype)
+    regression = BlockRegression(
+        opened.decoder.block(1), opened.states[0], [opened.states[2]], opened.rows, StateStore(budget, dtype)
+    )
+    fitted = regression.fit(0)
+    assert fitted.state is None
+    assert fitted.error == squared_error(fitted.block, opened.states[0], opened.states[2], opened.rows.select)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_blocks_own_output_asks_for_no_change(family: str, network: Opener) -> None:
     opened = network(family)

@@ -174,6 +174,40 @@ def test_states_are_dropped_when_their_last_child_is_there(deep: Network) -> Non
     assert not any(ref() is not None for ref in alive)
 
 
+def test_what_waits_for_its_turn_is_in_memory_alone(deep: Network) -> None:
+    """Siblings' states are made together where there is room, and otherwise each in its turn, as few as before."""
+    root = prefix_tree(parse_schedules(["all"], LAYERS).schedules)
+    state = deep.states[0].numel() * deep.states[0].itemsize
+    states = {}
+    for room in (4 * state, 1 << 40):
+        store = Counting(room, deep.states[0].dtype)
+        of = Peeler(deep.decoder, deep.states, deep.rows, SolverSettings(), store)
+        states[room] = {node.prefix: node.state.clone() for node in of.peel(root)}
+        assert (store.on_disk <= LAYERS) if room < 1 << 40 else (store.on_disk == 0)
+    few, many = states.values()
+    for prefix, one in few.items():
+        torch.testing.assert_close(one, many[prefix], rtol=1e-6, atol=1e-6)
+
+
+class Counting(StateStore):
+    """How many states lay in files at once, at the most."""
+
+    on_disk = 0
+    _now = 0
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        fits = self.fits(shape)
+        made = super().empty(*shape, dtype=dtype)
+        if not fits:
+            self._now += 1
+            self.on_disk = max(self.on_disk, self._now)
+            weakref.finalize(made, self._gone)
+        return made
+
+    def _gone(self) -> None:
+        self._now -= 1
+
+
 def test_adam_takes_its_steps_and_seed_from_the_settings(deep: Network) -> None:
     schedules = mappings((4, 4, 4, 4))
 

@@ -197,7 +197,7 @@ class _Read:
     def outcome(self, other: _Read) -> Tensor:
         """[2, n] another's cross-entropy, and the KL divergence of its predictions from these."""
         beside = other._beside + self._sums.own * (self._expected - other._expected)
-        return torch.stack((other._sums.losses, beside / self._sums.total - (self._sums.log - other._sums.log)))
+        return torch.stack((other._sums.losses, beside / self._sums.total - self._sums.less(other._sums)))
 
     def _logits(self, words: slice) -> Tensor:
         return self._tail.finished(self._tail.scores(self._normed, words))

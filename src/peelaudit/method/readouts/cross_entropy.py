@@ -71,6 +71,10 @@ class Exponentials:
         """[n] the logarithm of the summed exponentials."""
         return self._highest + self.total.log()
 
+    def less(self, other: Exponentials) -> Tensor:
+        """[n] the logarithm of the summed exponentials, less another's, which is small where they are alike."""
+        return (self._highest - other._highest) + (self.total / other.total).log()
+
     @property
     def losses(self) -> Tensor:
         """[n] the cross-entropies, where all words were added."""

@@ -250,6 +250,9 @@ class _Moving:
         found = _Rest(logs, store.empty(until, length, width))
         losses = torch.zeros(until, dtype=torch.float64)
         targets = self._data.targets(slice(0, until))
+        parts = list(self._head.words())
+        bounds = torch.searchsorted(self._words, torch.tensor([part.start for part in parts[1:]], dtype=torch.long))
+        held = torch.tensor_split(words, bounds.tolist())
         for place in asked(targets, self._head.batch_tokens):
             normed = self._head.normed(self._state[place])
             self._head.work.read(2 * len(normed))
@@ -260,13 +263,13 @@ class _Moving:
                 expected = targets[sequences, positions + 1].to(normed.device)
                 own = beside.unembedding.finished(self._head.expected(normed, expected))
                 theirs = Exponentials(expected, own)
-            for part in self._head.words():
+            for part, some in zip(parts, held, strict=True):
                 scores = self._head.scores(normed, part)
                 if beside is not None:
                     theirs.add(beside.unembedding.finished(scores.clone()), part)
                 logits = self._head.finished(scores)
                 slope = self._head.slope(logits)
-                logits[:, words[(words >= part.start) & (words < part.stop)] - part.start] = -torch.inf
+                logits[:, some - part.start] = -torch.inf
                 pulled += self._head.returned(ours.add(logits, part, pulled).mul_(slope), part)
             found.logs[place] = ours.log.to(found.logs)
             found.pulls[place] = (pulled / ours.total[:, None]).to(found.pulls)

@@ -1,5 +1,5 @@
-"""A reference block in closed form: the ridge change of its writers, chosen and judged on *select* by the real
-block.
+"""A reference block in closed form: the ridge change of its writers, chosen and judged on *select* by what the real
+block makes, which is known without running it where its output is linear in them.
 
 Where the writers are low-bit, the ridge solution is rounded to their set against the same Gram matrix
 (`peelaudit.network.lowbit.rounding`), with the penalty that is best for floats: others were measured to be no better.
@@ -93,10 +93,13 @@ class _Sums:
 
 
 class _Kept(NamedTuple):
-    """What a block made of all its inputs, [sequences, positions, d_model], and its writers' features there."""
+    """What a block made of its inputs, [sequences, positions, d_model], and its writers' features there; and where
+    more goes.
+    """
 
     outputs: Tensor
     features: Tensor
+    store: StateStore
 
 
 class BlockRegression:
@@ -109,9 +112,10 @@ class BlockRegression:
         block: with its trained weights.
         inputs: z_{k-1}, [sequences, positions, d_model].
         targets: the states to fit to, each of that shape.
-        rows: the splits; only *fit* and *select* are looked at.
-        store: where what the block makes of all inputs goes, for the states of fitted blocks; nothing is kept of it if
-            None, or where a change of the writers isn't one of the block's output.
+        rows: the splits; it is fitted on *fit*, and judged on *select*.
+        store: where what the block makes of all inputs goes, for the states of fitted blocks. Nothing is kept of it if
+            None, where there is no room in memory, where the output isn't linear in what changes, and in half
+            precision, in which a sum of two products isn't the product with the sum.
 
     Raises:
         NonFiniteResult: if features or residuals aren't finite.
@@ -130,14 +134,19 @@ class BlockRegression:
         self.writers = trainable_writers(block, probe)
         self._sizes = [group.values.shape[1] for group in observe(block, probe, self.writers).groups]
         self.features = sum(self._sizes)
-        self._store = store if self.exact else None
-        self._kept = None
-        if self._store is not None:
-            shape = inputs.shape[:-1]
-            self._kept = _Kept(self._store.empty(*inputs.shape), self._store.empty(*shape, self.features))
+        self._kept = None if store is None else self._room(store)
         self._fit, self._select = self._sums(rows.fit), self._sums(rows.select)
         self.factorisations = [factorise(moments.gram, moments.rows) for moments in self._fit.groups]
         self._rotated = [rotate_gram(*pair) for pair in zip(self.factorisations, self._select.groups, strict=True)]
+
+    def _room(self, store: StateStore) -> _Kept | None:
+        """For what the block makes, if it is to be kept."""
+        shapes = (*self._inputs.shape,), (*self._inputs.shape[:-1], self.features)
+        half = next(self._block.module.parameters()).dtype in (torch.float16, torch.bfloat16)
+        if half or not self.exact or not store.fits(*shapes):
+            return None
+        outputs, features = (store.empty(*shape) for shape in shapes)
+        return _Kept(outputs, features, store)
 
     def _sums(self, rows: slice) -> _Sums:
         device = next(self._block.module.parameters()).device
@@ -161,7 +170,7 @@ class BlockRegression:
         """What the trained block makes of some sequences, kept where it is to be."""
         seen = observe(self._block, self._block.take(self._inputs[part]), self.writers)
         if self._kept is not None:
-            for kept, found in zip(self._kept, (seen.output, seen.features), strict=True):
+            for kept, found in zip(self._kept[:2], (seen.output, seen.features), strict=True):
                 kept[part] = found.view(*kept[part].shape).to(kept.dtype)
         return seen
 
@@ -210,7 +219,7 @@ class BlockRegression:
                 if error < (self.trained_error(target) if known is None else known.error):
                     best[target] = replace(change, error=error)
                 elif known is not None:
-                    found[target] = None  # shorter ones are worse still
+                    found[target] = None  # shorter ones are taken to be worse still
         return tuple(best)
 
     def _rounded(self, changes: Sequence[RidgeChange | None]) -> list[RidgeChange | None]:
@@ -323,16 +332,17 @@ class BlockRegression:
         """What the block with this change makes of all inputs: its output is linear in what changes, so that nothing is
         computed anew; None where nothing is kept.
         """
-        if self._store is None or (kept := self._whole) is None:
+        kept = self._whole
+        if kept is None or change is None:
+            return None if kept is None else kept.outputs
+        if not kept.store.fits(kept.outputs.shape):
             return None
-        state = self._store.empty(*kept.outputs.shape)
-        if change is None:
-            return state.copy_(kept.outputs)
+        state = kept.store.empty(*kept.outputs.shape)
         value, block = self._block.take(change.value), self._block
         share = value.numel() / sum(weight.numel() for weight in block.trainable().values())
         for part in batches(slice(0, len(state)), state.shape[1], block.memory.tokens):
             block.work.add(share * (part.stop - part.start))
-            outputs, features = (block.take(one[part]) for one in kept)
+            outputs, features = (block.take(one[part]) for one in kept[:2])
             state[part] = torch.addmm(
                 outputs.flatten(0, 1), features.flatten(0, 1), value
             ).view_as(outputs).to(state.dtype)  # fmt: skip

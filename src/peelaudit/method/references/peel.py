@@ -80,7 +80,8 @@ class Peeler:
         self._spread_select = [squared_deviation(state, rows.select) for state in states]
 
     def peel(self, root: PrefixNode, *, done: int = 0, progress: Progress = SILENT) -> Iterator[Peeled]:
-        """Every node below the root, parents first; a state is dropped when its last child is computed.
+        """Every node below the root, parents first; a state is dropped when its last child is computed. Where there is
+        room, siblings' states are made together, of the pass that their blocks are fitted by.
 
         Args:
             root: of the schedules.
