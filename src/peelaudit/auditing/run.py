@@ -84,7 +84,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     decoder, low_bit = held_decoder(audit, grids)
     drawn = audit.calibration
     sequences = sum(len(split.tokens) for split in (drawn.fit, drawn.select, drawn.held_out))
-    expected = expected_passes(wanted, audit.plan, decoder.n_layers)
+    expected = expected_passes(wanted, audit.plan, decoder.n_layers, decoder.head_share)
     clock.metered(lambda: decoder.passes / sequences, expected)
     store = StateStore.of(decoder)
     key = "" if resumption is None else _key(audit, save, decoder.memory)
