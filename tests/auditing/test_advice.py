@@ -49,6 +49,7 @@ def refined(*named: int, layers: int = 4, told: bool = True) -> LayerRefinement:
     return LayerRefinement((1,) * layers, (0,) * layers, 9.5, named, told)
 
 
+ELSEWHERE = "peelaudit run runs/x.pt --data TEXT"
 HEALTHY = rows(0.1, 0.1, 0.1, 0.1)
 
 
@@ -81,6 +82,15 @@ def test_what_gains_most_is_said_where_none_stands_out() -> None:
     assert advice(network(Verdict.YELLOW), how=how).startswith(
         "No layer stands out, though layer 3 gains most: train it on"
     )
+
+
+@pytest.mark.parametrize(
+    ("temperature", "remedy"), [(1.2, "an earlier checkpoint or more data is what it wants"), (1.0, "train it on")]
+)
+def test_what_a_head_beats_is_told_by_whether_it_is_over_confident(temperature: float, remedy: str) -> None:
+    row = network(Verdict.YELLOW, head=0.3, temperature=temperature, temperature_gain=make_estimate(0.1, 0.01))
+    words = f"If this text is like that of its training, {remedy}; if not, audit it on one that is: {ELSEWHERE}"
+    assert advice(row).endswith(words)
 
 
 def test_what_was_left_out_is_run_next() -> None:

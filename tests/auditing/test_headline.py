@@ -68,7 +68,7 @@ def test_a_green_of_a_low_bit_network_says_that_its_references_have_its_bits() -
     how = make_report().network.refinement
     assert how is not None
     _, words = judged(network(Verdict.GREEN, refinement=dataclasses.replace(how, held=True)))
-    assert words.startswith("effective: nothing that was tried under its bits, refined among it, beats its layers")
+    assert words.startswith("effective: within its low-bit weights nothing that was tried, refined among it, beats")
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
@@ -200,7 +200,7 @@ def test_what_is_the_heads_is_said_last(verdict: Verdict, changes: dict[str, Any
     ("changes", "words"),
     [
         ({}, "; another head alone would gain 0.100"),
-        (HOT, "; over-confident (a temperature of 1.31 gains 0.052)"),
+        (HOT, "; another head alone would gain 0.100; over-confident (a temperature of 1.31 gains 0.052)"),
         ({**HOT, "temperature": 1.04}, "; another head alone would gain 0.100"),
     ],
 )

@@ -104,7 +104,7 @@ def _on_growth(network: NetworkRow, config: AuditConfig) -> Iterator[str]:
 
 def _on_head(network: NetworkRow, cut_at: int | None) -> Iterator[str]:
     head = network.held_out.gap_head
-    confident = network.temperature_gain.low > RESOLUTION and network.temperature >= OVERCONFIDENT
+    confident = _overconfident(network)
     if confident:
         yield (
             f"Its logits want a temperature of {network.temperature:.2f}: it is over-fitted, or the text is unlike "
@@ -125,6 +125,10 @@ def _on_head(network: NetworkRow, cut_at: int | None) -> Iterator[str]:
         yield f"Or it sees too little at a time: {cut_at} tokens (--seq-len, with more --tokens)."
 
 
+def _overconfident(network: NetworkRow) -> bool:
+    return network.temperature_gain.low > RESOLUTION and network.temperature >= OVERCONFIDENT
+
+
 def _last(network: NetworkRow, refinement: LayerRefinement | None, config: AuditConfig) -> Iterator[str]:
     """The command or the experiment that the advice ends with."""
     match network.held_out.verdict:
@@ -137,9 +141,11 @@ def _last(network: NetworkRow, refinement: LayerRefinement | None, config: Audit
         case Verdict.YELLOW if (missing := _untold(refinement, config)) is not None:
             yield f"Whether one layer is at fault, it takes more to tell: {_run(config, *missing)}"
         case Verdict.YELLOW if network.held_out.gap_head.low > config.tolerance:
+            hot = _overconfident(network)
+            remedy = "an earlier checkpoint or more data is what it wants" if hot else "train it on"
             yield (
-                f"{_even(refinement)}. First rule out the text, with one of its training, and then train it on: "
-                f"{_elsewhere(config)}"
+                f"{_even(refinement)}. If this text is like that of its training, {remedy}; if not, audit it on one "
+                f"that is: {_elsewhere(config)}"
             )
         case Verdict.YELLOW:
             yield (

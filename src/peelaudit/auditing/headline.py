@@ -91,8 +91,8 @@ def _unbeaten(network: NetworkRow, verdict: Verdict, tolerance: float) -> tuple[
         gains = estimate is not None and estimate.low > tolerance
         floats = f"; as floats its layers could do better by {_nats(estimate)}" if estimate and gains else ""
         return Verdict.GREY, f"no reference wins, but {REFINED}, the strongest, was not run{floats}"
-    bits = " under its bits" if refinement.held else ""
-    tried = f"nothing that was tried{bits}, {REFINED} among it"
+    bits = "within its low-bit weights " if refinement.held else ""
+    tried = f"{bits}nothing that was tried, {REFINED} among it"
     return verdict, f"{tried}, beats its layers by over {tolerance:g} nats/token"
 
 
@@ -127,10 +127,9 @@ def _on_share(naming: Naming) -> str:
 
 def _on_head(network: NetworkRow, tolerance: float) -> Iterator[str]:
     head = network.held_out.gap_head
-    hot = list(_on_temperature(network, tolerance))
-    yield from hot
-    if not hot and head.low > max(tolerance, RESOLUTION):
+    if head.low > max(tolerance, RESOLUTION):
         yield f"another head alone would gain {head.value:.3f}"
+    yield from _on_temperature(network, tolerance)
 
 
 def _on_temperature(network: NetworkRow, tolerance: float) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 
 import pytest
 from rich.cells import cell_len
@@ -113,6 +114,16 @@ def test_the_page_has_its_parts_in_order() -> None:
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert text.endswith(parts[-1])
+
+
+@pytest.mark.parametrize("data", ["a.txt", "a/long/name/" * 6 + "text.txt", "text with 'blanks'.txt"])
+def test_the_command_that_the_advice_ends_with_is_what_a_shell_takes(data: str) -> None:
+    command = shlex.join(["peelaudit", "run", "runs/tiny/ckpt.pt", "--data", data, "--tokens", "65536"])
+    page = render_report(make_report(advice=f"More text is a harder test: {command}", warnings=()))
+    _, _, told = page.partition("test:")
+    assert shlex.split(told.replace("\\\n", "")) == shlex.split(command)  # as a shell does, and shlex doesn't
+    assert told.startswith("\n  peelaudit run")
+    assert max(map(len, page.splitlines())) <= max(80, len(data) + 8)
 
 
 def test_no_warnings_take_no_line() -> None:

@@ -44,7 +44,7 @@ def draw(parts: Iterable[RenderableType], *, width: int, colour: bool, encoding:
         emoji=False,
     )
     for part in parts:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return encodable("\n".join(lines) + "\n", encoding)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
@@ -42,7 +43,26 @@ def parts(report: AuditReport, width: int, *, every_layer: bool) -> Iterator[Ren
         yield Text("")
         yield from _layers(report, width, every=every_layer)
         yield Text("")
-    yield prose(("Next: ", "bold"), report.advice)
+    yield from _next(report.advice, width)
+
+
+def _next(advice: str, width: int) -> Iterator[Text]:
+    """What to do next; the command that it ends with stands by itself, as a shell takes it."""
+    words, found, rest = advice.rpartition(": peelaudit ")
+    if not found:
+        yield prose(("Next: ", "bold"), advice)
+        return
+    yield prose(("Next: ", "bold"), words, ":")
+    lines = ["  peelaudit"]
+    for word in map(shlex.quote, shlex.split(rest)):
+        if len(lines[-1]) + 1 + len(word) > width - 2:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    for line in lines:
+        piece = prose(line)
+        piece.no_wrap = True  # a word that is too long stays whole
+        yield piece
 
 
 def _equation(report: AuditReport) -> Table:
