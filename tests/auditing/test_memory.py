@@ -207,9 +207,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, resource.getr
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
-def test_row_87_a_million_words_of_width_two_take_less_than_a_gigabyte(tmp_path: Path) -> None:
+def test_row_87_a_million_words_of_width_two_take_little_memory(tmp_path: Path) -> None:
     shape = {"hidden_size": 2, "intermediate_size": 4, "num_attention_heads": 1, "num_key_value_heads": 1}
     models.save(models.model("llama", vocab_size=1_000_000, head_dim=2, **shape), tmp_path / "model")
     line = [sys.executable, "-c", MILLION, str(tmp_path), "quick"]
     done = subprocess.run(line, cwd=ROOT, env=environ(), capture_output=True, text=True, check=True)
-    assert float(done.stdout.split()[0]) < 2**20  # KiB
+    assert float(done.stdout.split()[0]) < 400 * 2**10  # KiB, of which the words alone are 16 MB, and 8 more are logits
