@@ -126,6 +126,11 @@ def test_the_command_that_the_advice_ends_with_is_what_a_shell_takes(data: str) 
     assert max(map(len, page.splitlines())) <= max(80, len(data) + 8)
 
 
+@pytest.mark.parametrize("advice", ["Then: peelaudit run 'a", 'Then: peelaudit run "a', "Then: peelaudit run a\\"])
+def test_advice_of_a_saved_report_that_no_shell_takes_is_told_as_it_is(advice: str) -> None:
+    assert f"Next: {advice}\n" in render_report(make_report(advice=advice, warnings=()))
+
+
 def test_no_warnings_take_no_line() -> None:
     assert "warning" not in render_report(make_report(warnings=()))
     assert "! 1 warning (--full)" in render_report(make_report(warnings=("a",)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,24 +24,20 @@ def squared_error(block: Block, inputs: Tensor, target: Tensor, rows: slice) -> 
     Raises:
         NonFiniteResult: naming the layer.
     """
-    total = 0.0
-    for part in batches(rows, inputs.shape[1], block.memory.tokens):
-        difference = block(block.take(inputs[part])) - block.take(target[part])
-        total += float(difference.to(accumulation_dtype(difference.device)).square().sum())
-    return _finite(total, block)
+    return _summed(block, lambda part: block(block.take(inputs[part])), target, rows)
 
 
 @torch.no_grad()
 def state_error(block: Block, state: Tensor, target: Tensor, rows: slice) -> float:
     """The same where what the block makes is known."""
+    return _summed(block, lambda part: block.take(state[part]), target, rows)
+
+
+def _summed(block: Block, made: Callable[[slice], Tensor], target: Tensor, rows: slice) -> float:
     total = 0.0
-    for part in batches(rows, state.shape[1], block.memory.tokens):
-        difference = block.take(state[part]) - block.take(target[part])
+    for part in batches(rows, target.shape[1], block.memory.tokens):
+        difference = made(part) - block.take(target[part])
         total += float(difference.to(accumulation_dtype(difference.device)).square().sum())
-    return _finite(total, block)
-
-
-def _finite(total: float, block: Block) -> float:
     if not total < float("inf"):
         raise NonFiniteResult(f"layer {block.layer}: the reference block's output holds NaN or Inf")
     return total

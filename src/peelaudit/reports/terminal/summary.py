@@ -49,12 +49,16 @@ def parts(report: AuditReport, width: int, *, every_layer: bool) -> Iterator[Ren
 def _next(advice: str, width: int) -> Iterator[Text]:
     """What to do next; the command that it ends with stands by itself, as a shell takes it."""
     words, found, rest = advice.rpartition(": peelaudit ")
-    if not found:
+    try:
+        command = shlex.split(rest) if found else []
+    except ValueError:  # a saved report may say anything
+        command = []
+    if not command:
         yield prose(("Next: ", "bold"), advice)
         return
     yield prose(("Next: ", "bold"), words, ":")
     lines = ["  peelaudit"]
-    for word in map(shlex.quote, shlex.split(rest)):
+    for word in map(shlex.quote, command):
         if len(lines[-1]) + 1 + len(word) > width - 2:
             lines[-1] += " \\"
             lines.append("   ")
