@@ -28,7 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peelaudit.network.lowbit.constraints import Constraint, Scales, away_from_zero
+from peelaudit.network.lowbit.constraints import Constraint, Scales
+from peelaudit.network.lowbit.coordinates import compensate, descend, descend_floats
 
 __all__ = ["Part", "fit_to_grid"]
 
@@ -93,7 +94,7 @@ class _Problem:
         ordered = [each[feature] for feature in self.order.cpu().tolist()]
         self.constraints = [constraint for constraint in ordered if constraint is not None]
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram[self.order][:, self.order]))
-        self.factor = torch.linalg.cholesky(inverse, upper=True).float()
+        self.factor = torch.linalg.cholesky(inverse, upper=True).float().contiguous()
 
 
 class _Search:
@@ -175,18 +176,10 @@ class _Search:
                 scale[part.features], zero[part.features] = spread.scale, spread.zero
         order, factor = problem.order, problem.factor
         weight, scale, zero = self.target[order], scale[order], zero[order]
-        divisor, low_bit = away_from_zero(scale), len(problem.constraints)
-        for begin in range(0, low_bit, _BLOCK):
-            end = min(begin + _BLOCK, low_bit)
-            errors = torch.empty_like(weight[begin:end])
-            for row in range(begin, end):
-                constraint = problem.constraints[row]
-                codes = constraint.nearest(weight[row] / divisor[row], zero[row])
-                rounded = constraint.units(codes, zero[row]).mul_(scale[row])
-                errors[row - begin] = (weight[row] - rounded) / factor[row, row]
-                weight[row + 1 : end].addr_(factor[row, row + 1 : end], errors[row - begin], alpha=-1)
-                weight[row] = rounded
-            weight[end:].addmm_(factor[begin:end, end:].T, errors, alpha=-1)
+        for rows in _spans(slice(0, len(problem.constraints)), _BLOCK):
+            own = Scales(scale[rows], zero[rows])
+            errors = compensate(weight[rows], factor[rows, rows], own, problem.constraints[rows])
+            weight[rows.stop :].addmm_(factor[rows, rows.stop :].T, errors, alpha=-1)
         return weight[torch.argsort(order)]
 
     def improve(self) -> None:
@@ -195,7 +188,7 @@ class _Search:
             if scales is None or part.constraint is None:
                 for rows in _spans(part.features, _BLOCK):
                     with self._together(rows) as slope:
-                        self._sweep_floats(rows, slope)
+                        descend_floats(self.weight[rows], slope, self.gram[rows, rows])
                 continue
             length = (part.features.stop - part.features.start) // scales.scale.shape[-1]
             if length > _BLOCK:
@@ -228,25 +221,10 @@ class _Search:
         self.slope.addmm_(self.gram[:, rows], self.weight[rows] - before, alpha=-1)
 
     def _sweep(self, rows: slice, span: slice, slope: Tensor, scales: Scales, constraint: Constraint) -> None:
-        """Give each weight in turn the code that is best while the others stay: a coordinate descent.
-
-        `rows` have one group's scales; `slope` is that of `span`, and is kept.
-        """
+        """Give each of `rows`, which have one group's scales, its best code; `slope` is that of `span`, and is kept."""
         spread = self._spread(scales, 1)
-        scale, zero = spread.scale[0], spread.zero[0]
-        divisor = away_from_zero(scale)
-        for row in range(rows.start, rows.stop):
-            position = slope[row - span.start].div(self.gram[row, row]).add_(self.weight[row]).div_(divisor)
-            value = constraint.units(constraint.nearest(position, zero), zero).mul_(scale)
-            slope.addr_(self.gram[span, row], value - self.weight[row], alpha=-1)
-            self.weight[row] = value
-
-    def _sweep_floats(self, rows: slice, slope: Tensor) -> None:
-        """The same for weights that nothing holds."""
-        for row in range(rows.start, rows.stop):
-            change = slope[row - rows.start] / self.gram[row, row]
-            slope.addr_(self.gram[rows, row], change, alpha=-1)
-            self.weight[row] += change
+        own, first = Scales(spread.scale[0], spread.zero[0]), rows.start - span.start
+        descend(self.weight[rows], slope, self.gram[span, span], first, own, constraint)
 
     def _refit(self, rows: slice, slope: Tensor, constraint: Constraint, own: Scales) -> tuple[Tensor, Scales]:
         """Give a group the scale (and a free zero) that is best for its codes as they are, by least squares.
