@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.prepare import prepared
 from peelaudit.auditing.run import audit_config
+from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.network.states import TokenRows
 from peelaudit.settings.audit import AuditConfig
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peelaudit.auditing.feeding import fed
-from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.prepare import held_decoder, prepared
+from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap

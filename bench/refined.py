@@ -22,8 +22,8 @@ import torch
 from bench.end_to_end import end_to_end
 from peelaudit.auditing.effort import extent
 from peelaudit.auditing.measure import Measurer
-from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.prepare import held_decoder, prepared
+from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.refinement.refine import Reach
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.decoder import Decoder

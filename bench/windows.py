@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from peelaudit.auditing.feeding import fed
-from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.prepare import held_decoder, prepared
+from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.decoder import Decoder

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from bench.gpu.networks import FAMILIES, Network, Nudge, opened
 from bench.gpu.table import Check, Found, Skipped
-from peelaudit.auditing.precision import exact_float32
 from peelaudit.method.bits.trials import Trials, parts_of
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
+from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.readouts.factory import ReadoutFactory
 from peelaudit.method.references.distances import squared_deviation
 from peelaudit.method.references.peel import Peeler, projection_map

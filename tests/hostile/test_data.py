@@ -113,11 +113,11 @@ def test_row_89_calibration_data_edited_while_they_are_used(
     data = tmp_path / "data.npy"
     np.save(data, IDS)
 
-    def edited(*arguments: Any) -> Any:
+    def edited(*arguments: Any, **options: Any) -> Any:
         np.save(data, IDS[::-1])
-        return check_weights(*arguments)
+        return check_weights(*arguments, **options)
 
-    monkeypatch.setattr("peelaudit.auditing.run.check_weights", edited)
+    monkeypatch.setattr("peelaudit.auditing.prepare.check_weights", edited)
     error = refused([*audit(llama, str(data)), "--schedules", "final"], tmp_path, capfd)
     assert f"{data}: the calibration data were edited, replaced or removed" in error
 

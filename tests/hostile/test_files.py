@@ -265,9 +265,9 @@ def test_row_29_a_file_that_is_cut_off_while_it_is_open(
         torch.save(models.model("llama").state_dict(), llama / name)
         (llama / "model.safetensors").unlink()
 
-    def cut(*arguments: Any) -> Any:
+    def cut(*arguments: Any, **options: Any) -> Any:
         os.truncate(llama / name, 3000)
-        return check_weights(*arguments)
+        return check_weights(*arguments, **options)
 
-    monkeypatch.setattr("peelaudit.auditing.run.check_weights", cut)
+    monkeypatch.setattr("peelaudit.auditing.prepare.check_weights", cut)
     assert "was changed while it was being read" in refused(audit(llama / name, tokens(tmp_path)), tmp_path, capfd)

@@ -67,14 +67,14 @@ def test_row_64_a_checkpoint_that_is_edited_while_it_is_audited(
 ) -> None:
     path = llama / "model.safetensors"
 
-    def edited(*arguments: Any) -> Any:
-        found = check_weights(*arguments)
+    def edited(*arguments: Any, **options: Any) -> Any:
+        found = check_weights(*arguments, **options)
         raw = bytearray(path.read_bytes())
         raw[-1] ^= 1
         path.write_bytes(raw)
         return found
 
-    monkeypatch.setattr("peelaudit.auditing.run.check_weights", edited)
+    monkeypatch.setattr("peelaudit.auditing.prepare.check_weights", edited)
     assert "was changed while it was being read" in refused(audit(llama, tokens(tmp_path)), tmp_path, capfd)
 
 

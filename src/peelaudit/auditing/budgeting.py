@@ -24,7 +24,6 @@ from peelaudit.method.diagnosis.swaps import Outcome
 from peelaudit.method.statistics.panel import spread
 from peelaudit.network.lowbit import Grids
 from peelaudit.network.states import StateStore, TokenRows
-from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records.budget import Alone, Budget, BudgetRow, Rounded
 from peelaudit.settings.audit import AuditConfig
@@ -73,7 +72,7 @@ def budget(config: AuditConfig, wish: Wish, *, progress: Progress = SILENT) -> B
     settings = dataclasses.replace(config, parent=None, split=_SPLIT, bits="float")
     with prepared(settings, progress=progress) as audit:
         names = _gguf_names(audit, wish)
-        return _Bench(audit, check_weights(audit.checkpoint, audit.clock), wish).concluded(names)
+        return _Bench(audit, audit.checked(), wish).concluded(names)
 
 
 def _gguf_names(audit: Prepared, wish: Wish) -> Mapping[str, tuple[str, ...]]:

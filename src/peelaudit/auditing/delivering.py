@@ -24,7 +24,6 @@ from peelaudit.errors import CalibrationError, OutputError
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.families import admit
 from peelaudit.network.linear import keeps_inputs_first
-from peelaudit.network.weights import check_weights
 
 __all__ = ["Written", "write_adapter", "write_network"]
 
@@ -182,5 +181,5 @@ def _read_back(bench: Bench, path: Path, losses: Losses) -> Written:
 def _losses(bench: Bench, checkpoint: Checkpoint) -> Losses:
     """[sequences] nats of *held-out* of another checkpoint of this shape."""
     audit = dataclasses.replace(bench.audit, checkpoint=checkpoint)
-    decoder, _ = held_decoder(audit, check_weights(checkpoint, audit.clock))
+    decoder, _ = held_decoder(audit, audit.checked())
     return bench.losses_of(decoder, None)

@@ -11,10 +11,10 @@ from peelaudit.auditing.alike import check_vocabulary
 from peelaudit.auditing.contrast import findings, headline
 from peelaudit.auditing.exchange import Exchange, Figures, Plan, apart_weights
 from peelaudit.auditing.feeding import fed
-from peelaudit.auditing.precision import exact_float32
 from peelaudit.auditing.prepare import Prepared, held_decoder, prepared, versions
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.method.diagnosis.swaps import BASE, Swaps
+from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.statistics.panel import spread
 from peelaudit.network.counterparts import (
     Counterparts,
@@ -27,7 +27,6 @@ from peelaudit.network.counterparts import (
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import admit
 from peelaudit.network.states import StateStore, TokenRows
-from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records.difference import Difference
 from peelaudit.settings.audit import AuditConfig
@@ -155,5 +154,5 @@ class _Comparison:
 
 
 def _decoder(audit: Prepared) -> Decoder:
-    decoder, _ = held_decoder(audit, check_weights(audit.checkpoint, audit.clock))
+    decoder, _ = held_decoder(audit, audit.checked())
     return decoder

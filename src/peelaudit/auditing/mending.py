@@ -23,7 +23,6 @@ from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore
 from peelaudit.network.unembedding import Unembedding
-from peelaudit.network.weights import check_weights
 from peelaudit.records import Estimate, Grid
 from peelaudit.settings.bits import parse_bits
 
@@ -74,7 +73,7 @@ class Bench:
             calibration: fed already; None where it wasn't.
             exact: whether blocks that are moved are left as they are, not rounded to what they would be stored as.
         """
-        grids = check_weights(audit.checkpoint, audit.clock)
+        grids = audit.checked()
         self.audit, self._exact = audit, exact
         self.decoder, self._low_bit = held_decoder(audit, grids)
         self.store = StateStore(dtype=self.decoder.dtype, device=self.decoder.device)

@@ -47,7 +47,7 @@ def parent_losses(
     Raises:
         PeelauditError: as `audit_config`.
     """
-    check_weights(parent, progress)
+    check_weights(parent, progress, device=decoder.device)
     theirs, data = decoder.beside(parent), TokenRows.alone(calibration.held_out)
     settings = changed_settings(parent.config, checkpoint.config)
     computed = otherwise(theirs, decoder, data.tokens, progress) if settings else frozenset()

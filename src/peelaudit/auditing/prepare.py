@@ -17,16 +17,17 @@ from peelaudit.auditing.alike import check_vocabulary
 from peelaudit.auditing.effort import Extent, extent
 from peelaudit.auditing.identity import key_of
 from peelaudit.auditing.memory import limit_memory
-from peelaudit.auditing.precision import exact_float32
 from peelaudit.calibration import Calibration, Held, check_given, load_calibration
 from peelaudit.checkpoints import Checkpoint, open_checkpoint
 from peelaudit.checkpoints.live import open_module
 from peelaudit.errors import ConfigError
+from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.references.schedules import SchedulePlan, parse_schedules
 from peelaudit.network.counterparts import check_alike
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.families import admit, family_of
 from peelaudit.network.lowbit import Grids
+from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Clock, Progress
 from peelaudit.records import LowBit
 from peelaudit.settings.audit import AuditConfig, Device, Dtype
@@ -59,6 +60,10 @@ class Prepared:
         """The audit's: of another one that finds the same, it is the same."""
         parent = None if self.parent is None else self.parent.info
         return key_of(self.config, self.checkpoint.info, self.calibration.info, tool_version(), parent=parent)
+
+    def checked(self) -> Grids:
+        """The one pass over all weights: see `check_weights`."""
+        return check_weights(self.checkpoint, self.clock, device=torch.device(self.config.device))
 
 
 @dataclass(frozen=True, slots=True)

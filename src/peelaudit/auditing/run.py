@@ -25,7 +25,6 @@ from peelaudit.method.diagnosis.naming import naming_warnings
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.memory import Memory
 from peelaudit.network.states import StateStore
-from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import SCHEMA_VERSION, AuditReport, CheckpointInfo, Parent
 from peelaudit.settings.audit import AuditConfig
@@ -80,7 +79,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
         PeelauditError: as `audit_config`; the checkpoint having changed meanwhile is one.
     """
     config, checkpoint, clock, wanted = audit.config, audit.checkpoint, audit.clock, audit.extent
-    grids = check_weights(checkpoint, clock)
+    grids = audit.checked()
     decoder, low_bit = held_decoder(audit, grids)
     drawn = audit.calibration
     sequences = sum(len(split.tokens) for split in (drawn.fit, drawn.select, drawn.held_out))

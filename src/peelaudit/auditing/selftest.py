@@ -35,7 +35,6 @@ from peelaudit.method.references.schedules import parse_schedules
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows, trained_states
-from peelaudit.network.weights import check_weights
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import FaultKind, FaultResult, LayerRow, Said, Score, Selftest, Symptom, Verdict
 from peelaudit.settings.audit import AuditConfig
@@ -219,7 +218,7 @@ def _shape(checkpoint: Checkpoint) -> tuple[object, ...]:
 
 
 def _decoder(audit: Prepared) -> Decoder:
-    decoder, _ = held_decoder(audit, check_weights(audit.checkpoint))
+    decoder, _ = held_decoder(audit, audit.checked())
     return decoder
 
 

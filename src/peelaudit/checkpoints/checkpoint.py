@@ -27,6 +27,8 @@ UNLIMITED = 2048
 """The context, in tokens, of a network that has no table of positions and says nothing of one (BLOOM's)."""
 FEWEST_VALUES = 8
 """In a tensor, for one to be compared with the others."""
+_LOOK = 32
+"""Times a tensor's bytes that a look at its values may take: they are sorted as float64."""
 
 
 class Checkpoint:
@@ -130,13 +132,18 @@ class Checkpoint:
         return _name_of(self._skeleton, self._skeleton.get_output_embeddings())  # type: ignore[operator]
 
     def check_weights(
-        self, progress: Progress = SILENT, *, visit: Callable[[str, torch.Tensor, TensorInfo], None] | None = None
+        self,
+        progress: Progress = SILENT,
+        *,
+        visit: Callable[[str, torch.Tensor, TensorInfo], None] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Read every tensor once and refuse what isn't finite.
 
         Args:
             progress: told of each tensor.
             visit: called with each tensor's name in the skeleton, its values, and what is stored.
+            device: where values are looked at, if it is a CUDA device with room for them; else on the CPU.
 
         Raises:
             NonFiniteWeights: a tensor holds NaN or Inf.
@@ -147,7 +154,7 @@ class Checkpoint:
         names = [name for name in self.names() if self._tied[name] == name]
         progress.stage("check the weights", len(names))
         for name in names:
-            tensor = self._finite(name)
+            tensor = self._finite(name, _near(self.tensor(name), device))
             stored = self._matched.origins[name].stored
             if visit is not None and stored is not None:
                 visit(name, tensor, self._store.tensors[stored])
@@ -159,8 +166,7 @@ class Checkpoint:
                     " other values"
                 )
 
-    def _finite(self, name: str) -> torch.Tensor:
-        tensor = self.tensor(name)
+    def _finite(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.numel() == 0 or not tensor.is_floating_point():
             return tensor
         low, high = (float(end) for end in tensor.aminmax())
@@ -203,6 +209,13 @@ class Checkpoint:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _near(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+    """The values on a CUDA device, if it has room for them and for what a look at them makes."""
+    if device is None or device.type != "cuda" or _LOOK * tensor.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return tensor
+    return tensor.to(device)
 
 
 def gather_info(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import peelaudit
-from peelaudit.auditing.precision import exact_float32
+from peelaudit.method.linalg.precision import exact_float32, wide_product
 from tests.places import FIXTURES
 
 
@@ -56,7 +56,7 @@ def test_an_audit_has_no_tf32_and_leaves_what_was_set(monkeypatch: pytest.Monkey
 def test_any_way_of_asking_for_tf32_is_undone_and_restored(setting: str) -> None:
     code = f"""
 import torch
-from peelaudit.auditing.precision import exact_float32
+from peelaudit.method.linalg.precision import exact_float32, wide_product
 {setting}
 def now():
     return [getattr(getattr(torch.backends, b).matmul, "fp32_precision", None) for b in ("cuda", "mkldnn")]
@@ -73,3 +73,13 @@ def test_it_is_restored_after_an_error() -> None:
     with pytest.raises(ValueError, match="x"), exact_float32():
         raise ValueError("x")
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_wide_product_rounds_sums_alone(dtype: torch.dtype) -> None:
+    """Whole numbers whose sums no half holds, and float32 does."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randint(-255, 256, shape, generator=generator) for shape in ((3, 300), (300, 5)))
+    made = wide_product(left.to(dtype), right.to(dtype))
+    assert made.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.equal(made.long(), left @ right)

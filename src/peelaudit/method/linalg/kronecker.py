@@ -18,6 +18,7 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import accumulation_dtype
+from peelaudit.method.linalg.precision import wide_product
 
 __all__ = ["Curvature", "Factors"]
 
@@ -89,12 +90,10 @@ class Factors:
 
     def add(self, inputs: Tensor, gradients: Tensor) -> None:
         """Rows of X, [tokens, inputs], and of G, [tokens, outputs]."""
-        dtype = torch.promote_types(inputs.dtype, torch.float32)
-        inputs, gradients = inputs.to(dtype), gradients.to(dtype)
         x = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1) if self.biased else inputs
-        self._inputs += x.T @ x
-        self._outputs += gradients.T @ gradients
-        self._cross += x.T @ gradients
+        self._inputs += wide_product(x.T, x)
+        self._outputs += wide_product(gradients.T, gradients)
+        self._cross += wide_product(x.T, gradients)
         self._rows += len(x)
 
     def curvature(self, tokens: int, *, damping: float = INPUT_DAMPING) -> Curvature:

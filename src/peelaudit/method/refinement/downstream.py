@@ -19,6 +19,7 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.forward import jvp
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.moments import accumulation_dtype
+from peelaudit.method.linalg.precision import wide_product
 from peelaudit.method.linalg.spectrum import leading
 from peelaudit.method.readouts.readout import Readout
 from peelaudit.network.block import Block
@@ -179,11 +180,9 @@ class Downstream:
         }
         for _, calls in self._backward(block, inputs, gradient):
             for path, call in calls.items():
-                dtype = torch.promote_types(call.seen.dtype, torch.float32)
-                seen, pulled = call.seen.to(dtype), call.pulled.to(dtype)
-                product = seen.T @ pulled
+                product = wide_product(call.seen.T, call.pulled)
                 if linears[path].biased:
-                    product = torch.cat([product, pulled.sum(dim=0, keepdim=True)])
+                    product = torch.cat([product, call.pulled.sum(dim=0, keepdim=True, dtype=product.dtype)])
                 found[path] += product
         return found
 
