@@ -2,10 +2,11 @@
 audited on a GPU: wall time by stage, peak memory, and the share of the device's own matrix-product rate that was
 reached. `--bits float --layers 20 --width 2048` is a float one of 1.1 billion.
 
-The rate is measured first, by products of square matrices in the dtype that blocks compute in. With `--count` the
-audit is run once more and torch counts its operations, by stage (products and attention; factorisations aren't
-counted, so that the share is a lower bound). Counting slows every call to the device several times: times are those of
-the first run. `--layers 2 --width 64 --device cpu` tries it on anything.
+The rate is measured by products of square matrices in the dtype that blocks compute in. Operations are those of the
+forward passes that the report counts, by stage: two for each weight and token. What second moments, factorisations and
+rounding take isn't among them, so that the share is a lower bound. With `--count` the audit is run once more and torch
+counts, products of moments and attention too. Counting slows every call to the device several times: times are those
+of the first run. `--layers 2 --width 64 --device cpu` tries it on anything.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -91,6 +92,10 @@ class Operations(TorchDispatchMode):
         self.by_stage: Counter[str] = Counter()
         self._stage = ""
 
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
+
     def stage(self, name: str, total: int) -> None:
         self._stage = name
 
@@ -106,7 +111,7 @@ class Operations(TorchDispatchMode):
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """An audit and what it took; where operations weren't counted, there are none, and the device's `rate` is 0."""
+    """An audit and what it took; `operations` by stage, and the `rate` that the device's matrix products reach."""
 
     report: AuditReport
     parameters: int
@@ -144,12 +149,15 @@ def measure(arguments: argparse.Namespace, progress: Progress = SILENT) -> Bench
         report = audit(folder, tokens, arguments, progress)
         synchronise(device)
         seconds = time.perf_counter() - start
-        rate, operations = 0.0, Operations()
+        rate = matrix_rate(device, getattr(torch, arguments.dtype), 8192 if device.type == "cuda" else 512)
+        embedding = config.vocab_size * config.hidden_size
+        passed = 2.0 * (parameters - embedding) * arguments.tokens
+        operations = Counter({stage: int(passes * passed) for stage, passes in report.passes})
         if arguments.count:
-            rate = matrix_rate(device, getattr(torch, arguments.dtype), 8192 if device.type == "cuda" else 512)
-            with operations:
-                audit(folder, tokens, arguments, operations)
-    return Bench(report, parameters, seconds, operations.by_stage, rate)
+            with Operations() as counting:
+                audit(folder, tokens, arguments, counting)
+            operations = counting.by_stage
+    return Bench(report, parameters, seconds, operations, rate)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -182,18 +190,16 @@ def main() -> None:
 
 
 def table(bench: Bench) -> list[str]:
-    """A line a stage, and one for the whole: seconds and, where operations were counted, their share of the rate."""
-    whole = ("the whole audit", bench.seconds, bench.operations.total())
-    stages = [(stage, spent, bench.operations[stage]) for stage, spent in bench.report.timings]
-    lines = []
-    for name, spent, operations in (whole, *stages):
-        line = f"{name:22}{spent:8.1f} s"
-        if bench.rate:
-            line += f"{operations / 1e12:10.1f} · 10^12, {operations / max(spent, 1e-9) / bench.rate:6.1%} of the rate"
-        lines.append(line)
-    if bench.rate:
-        lines.append(f"matrix products alone reach {bench.rate / 1e12:.2f} · 10^12 a second")
-    return lines
+    """A line a stage, and one for the whole: seconds, forward passes, operations and their share of the rate."""
+    passes = dict(bench.report.passes)
+    whole = ("the whole audit", bench.seconds, sum(passes.values()), bench.operations.total())
+    stages = [(stage, spent, passes.get(stage, 0.0), bench.operations[stage]) for stage, spent in bench.report.timings]
+    lines = [
+        f"{name:25}{spent:8.1f} s{done:8.1f} passes{operations / 1e12:10.1f} · 10^12,"
+        f" {operations / max(spent, 1e-9) / bench.rate:6.1%} of the rate"
+        for name, spent, done, operations in (whole, *stages)
+    ]
+    return [*lines, f"matrix products alone reach {bench.rate / 1e12:.2f} · 10^12 a second"]
 
 
 if __name__ == "__main__":

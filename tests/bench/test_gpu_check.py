@@ -250,7 +250,7 @@ def test_an_audit_ends_when_its_time_is_up() -> None:
 def test_the_large_shape_is_measured_with_and_without_counting() -> None:
     options = ["--device", "cpu", "--layers", "2", "--width", "64", "--tokens", "1024", "--dtype", "float32"]
     counted, plain = (device.measure(device.parse([*options, *more])) for more in (["--count"], []))
-    assert counted.operations.total() > 0 == plain.operations.total()
+    assert counted.operations.total() > plain.operations.total() > 0  # products of moments are counted alone
     assert counted.report.network == plain.report.network
 
 

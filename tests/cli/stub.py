@@ -28,7 +28,7 @@ HOSTILE = "no file \x1b[31m[bold]x"
 
 
 def audit_config(
-    mode: str, config: AuditConfig, *, progress: Any, save: Save, resumption: Any, opened: Any
+    mode: str, config: AuditConfig, *, progress: Any, save: Save, resumption: Any, opened: Any, machines: Any
 ) -> AuditReport:
     """What `mode` says."""
     if mode not in ("unreadable", "nothing"):

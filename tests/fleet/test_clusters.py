@@ -65,6 +65,36 @@ def test_errors(source: str, code: int, words: str, arguments: tuple[str | Path,
     assert (done.returncode, done.stdout, done.stderr) == (code, "", f"peelaudit: error: {words}\n")
 
 
+@pytest.mark.parametrize(
+    ("source", "code", "words"),
+    [(ABSENT, 2, "--engine ray needs Ray: pip install 'peelaudit[ray]'"), (UNREACHABLE, 3, "nobody answers")],
+    ids=["absent", "unreachable"],
+)
+def test_errors_of_one_audit(source: str, code: int, words: str, tmp_path: Path) -> None:
+    checkpoint = write_model(tmp_path / "run/ckpt.pt", seed=1, layers=2)
+    settings = ("--engine", "ray", "--tokens", "640", "--seq-len", "32", "--schedules", "refined", "-q", "--no-resume")
+    done = peelaudit("run", checkpoint, *settings, env=instead(source, tmp_path))
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("peelaudit: error: ")
+    assert done.stderr.endswith(f"{words}\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--engine", "slurm"), "--engine is 'slurm': expected local | ray"),
+        (("--jobs", "2"), "--jobs needs --engine ray"),
+        (("--gpus-per-task", "0.5"), "--gpus-per-task needs --engine ray"),
+        (("--engine", "ray", "--jobs", "0"), "--jobs is '0': expected a whole number from 1"),
+        (("--engine", "ray", "--effort", "quick"), "--engine ray needs --effort default or thorough"),
+    ],
+)
+def test_what_one_audit_cannot_be_asked_for(flags: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    done = peelaudit("run", tmp_path / "ckpt.pt", *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_an_abort_is_not_the_exit_code(
     number: signal.Signals, code: int, arguments: tuple[str | Path, ...], tmp_path: Path

@@ -1,4 +1,4 @@
-"""The Ray engine on a real local cluster of two nodes, one of which is killed while it audits."""
+"""The Ray engine on a real local cluster of two nodes, one of which is killed while it audits, or refines a layer."""
 
 from __future__ import annotations
 
@@ -103,3 +103,37 @@ def test_nothing_is_left_of_a_cluster_of_its_own(run: Path, tmp_path: Path) -> N
         out, errors = process.communicate(timeout=60)
         assert (process.returncode, out, errors) == (143, "", "peelaudit: terminated\n")
         until(lambda: not members(process.pid), seconds=20)
+
+
+def test_a_node_is_killed_while_it_refines_a_layer_of_one_audit(cluster: Any, tmp_path: Path) -> None:
+    checkpoint = write_model(tmp_path / "ckpt.pt", seed=3, layers=10, width=32)
+    tokens = ("--tokens", "8192", "--seq-len", "32", "--schedules", "refined")
+    arguments = ("run", checkpoint, "-f", "json", "-q", "--no-resume", *tokens)
+    settings = environ(RAY_ADDRESS=cluster.address)
+    with started(*arguments, "--engine", "ray", "--save-repairs", tmp_path / "shared", env=settings) as process:
+        until(lambda: len(refining()) == 2, seconds=120)  # a task on each node
+        lost = sorted(cluster.worker_nodes, key=id)[0]
+        cluster.remove_node(lost, allow_graceful=False)
+        out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors  # on stderr Ray tells of the node that it lost
+    local = peelaudit(*arguments, "--save-repairs", tmp_path / "alone")
+    assert local.returncode == 0, local.stderr
+    names = {path.name for path in (tmp_path / "alone").iterdir()}
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == names
+    assert len(names) == 10
+    shared, alone = json.loads(out), json.loads(local.stdout)
+    del shared["timings"], alone["timings"]
+    assert shared == alone
+
+
+def refining() -> list[int]:
+    """The processes of Ray's that refine a layer: they are called by what they do."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if words.startswith(b"ray::_serve_layers"):
+            found.append(int(path.parent.name))
+    return found

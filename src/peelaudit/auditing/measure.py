@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from peelaudit.auditing.machines import Common, Machines, Piece
 from peelaudit.auditing.measurements import ReferenceLosses, RefinedLosses, TrainedLosses
 from peelaudit.auditing.references import Depths, ReadOver, References
 from peelaudit.auditing.resuming import Kept
@@ -197,10 +198,10 @@ class Measurer:
         return dataclasses.replace(found, half=self._kept.one("half", Losses, partial(self._refined_by_half, reach)))
 
     def _refined(self, reach: Reach, told: Callable[[Refined, Losses], None] | None) -> RefinedLosses:
-        before = self.refiner.passes
+        before = self.refiner.work
         refined = self.refiner.all(reach, progress=self._kept)
         final = self.refiner.final(refined, slice(0, len(self._data.tokens))) if refined.moved else self._states[-1]
-        passes = self.refiner.passes - before
+        passes = self.refiner.passes(before)
         found = RefinedLosses(
             own=self._read(self._readouts.own, final, "the reference refined"),
             readout=self._read(self._head, final, "the reference refined"),
@@ -215,7 +216,12 @@ class Measurer:
         return found
 
     def gaps(
-        self, examiner: Examiner, reach: Reach, *, told: Callable[[Refined, float], None] | None = None
+        self,
+        examiner: Examiner,
+        reach: Reach,
+        *,
+        told: Callable[[Refined, float], None] | None = None,
+        machines: Machines | None = None,
     ) -> LayerGains:
         """What refining each block alone gains.
 
@@ -223,16 +229,30 @@ class Measurer:
             examiner: this network's.
             reach: how far they are moved.
             told: of each block, and the held-out nats/token that it gains.
+            machines: that refine them; this one alone if None.
         """
+        elsewhere = None if machines is None else partial(self._elsewhere, machines, told is not None)
 
         def after(found: Sequence[LayerGain]) -> Iterator[LayerGain]:
-            for refined, gain in examiner.gaps(self.refiner, reach, found=found):
-                if told is not None:
+            for refined, gain in examiner.gaps(self.refiner, reach, found=found, elsewhere=elsewhere):
+                if told is not None and refined is not None:
                     told(refined, self._panel.mean(gain.losses, "held_out"))
                 yield gain
 
         found = self._kept.each("gap", LayerGain, after, anew=told is not None, taken=self.refiner.recall)
         return LayerGains.of(found, reach, low_bit=self._decoder.low_bit)
+
+    def _elsewhere(
+        self, machines: Machines, wanted: bool, layers: Sequence[int], reach: Reach, first: float | None
+    ) -> Iterator[tuple[Refined | None, LayerGain]]:
+        """What machines make of these blocks: all that is computed there counts as if it were here."""
+        common = Common.of(self._config, self._decoder, self._data, self._head, self._base, reach, first, wanted=wanted)
+        pieces = (Piece.of(layer, self.refiner.directed(layer)) for layer in layers)
+        for done in machines(common, self._states, pieces):
+            self._decoder.work.add(done.blocks)
+            self._decoder.work.read(done.head)
+            self._decoder.memory.notes += done.notes
+            yield done.refined, done.gain
 
     def examination(self, examiner: Examiner, gains: LayerGains | None) -> Examination:
         """What every block shows, and what refining it gained, where that was done."""

@@ -34,7 +34,7 @@ from peelaudit.settings.audit import AuditConfig, Device, Dtype
 from peelaudit.settings.bits import parse_bits
 from peelaudit.version import __version__
 
-__all__ = ["Live", "Prepared", "held_decoder", "prepared", "tool_version", "versions"]
+__all__ = ["Live", "Prepared", "decoder_of", "held_decoder", "opened", "prepared", "tool_version", "versions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,13 @@ def prepared(config: AuditConfig, *, live: Live | None = None, progress: Progres
 def _opened(config: AuditConfig, live: Live | None, clock: Clock) -> Checkpoint:
     if live is not None:
         return open_module(live.model, live.state, admit=admit, progress=clock)
+    return opened(config, clock)
+
+
+def opened(config: AuditConfig, progress: Progress = SILENT) -> Checkpoint:
+    """The checkpoint that the settings name; errors as `open_checkpoint`."""
     path = Path(config.checkpoint)
-    return open_checkpoint(path, config=config.config, adapter=config.adapter, admit=admit, progress=clock)
+    return open_checkpoint(path, config=config.config, adapter=config.adapter, admit=admit, progress=progress)
 
 
 def _parent(config: AuditConfig, clock: Clock) -> contextlib.AbstractContextManager[Checkpoint | None]:
@@ -133,7 +138,13 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
     Raises:
         ConfigError: the matrices can't be held to the set that the settings ask for, or it doesn't fit in the memory.
     """
-    config, checkpoint = audit.config, audit.checkpoint
+    return decoder_of(audit.config, audit.checkpoint, grids, audit.calibration.info.seq_len)
+
+
+def decoder_of(
+    config: AuditConfig, checkpoint: Checkpoint, grids: Grids, seq_len: int
+) -> tuple[Decoder, LowBit | None]:
+    """The same of a checkpoint that is read in sequences of so many tokens; the settings are resolved."""
     family = family_of(checkpoint)
     matrices = grids.matrices(family.blocks)
     rounded = [name for name in matrices if name not in grids.routers]
@@ -141,13 +152,13 @@ def held_decoder(audit: Prepared, grids: Grids) -> tuple[Decoder, LowBit | None]
     holding = grids.holding(parse_bits(config.bits), matrices, wanted)
     decoder = Decoder(
         checkpoint,
-        seq_len=audit.calibration.info.seq_len,
+        seq_len=seq_len,
         device=torch.device(config.device),
         dtype=getattr(torch, config.dtype),
         constraints=holding.constraints,
         rounding=holding.rounding,
     )
-    limit_memory(decoder, config, audit.calibration.info.seq_len)
+    limit_memory(decoder, config, seq_len)
     return decoder, holding.low_bit
 
 

@@ -27,7 +27,7 @@ from peelaudit.network.memory import Memory
 from peelaudit.network.work import Work
 from peelaudit.progress import SILENT, Clock, Progress
 
-__all__ = ["Kept", "place_key"]
+__all__ = ["Kept", "computing_code", "place_key"]
 
 T = TypeVar("T")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -203,9 +203,7 @@ def place_key(audit: str, device: str, wishes: Sequence[int]) -> str:
     """
     facts = (
         audit,
-        _code(),
-        [version(name) for name in ("torch", "transformers", "numpy")],
-        platform.python_version(),
+        computing_code(),
         torch.cuda.get_device_name() if device == "cuda" else device,
         _processor(),
         torch.backends.cpu.get_cpu_capability(),
@@ -216,10 +214,11 @@ def place_key(audit: str, device: str, wishes: Sequence[int]) -> str:
 
 
 @functools.cache
-def _code() -> str:
-    """Of peelaudit's own source: one that is being worked on keeps its version."""
+def computing_code() -> str:
+    """Of peelaudit's own source, for one that is being worked on keeps its version, and of the libraries."""
     root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
+    libraries = [f"{name} {version(name)}" for name in ("torch", "transformers", "numpy")]
+    digest = hashlib.sha256(" ".join((platform.python_version(), *libraries)).encode())
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

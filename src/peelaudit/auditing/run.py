@@ -13,6 +13,7 @@ from peelaudit.auditing.cautions import bits_warnings, calibration_warnings, exp
 from peelaudit.auditing.conclude import Findings, conclude
 from peelaudit.auditing.effort import expected_passes
 from peelaudit.auditing.feeding import fed
+from peelaudit.auditing.machines import Machines
 from peelaudit.auditing.measure import Measurer
 from peelaudit.auditing.measurements import Measurements, ParentLosses
 from peelaudit.auditing.parent import parent_losses, parent_warnings
@@ -50,6 +51,7 @@ def audit_config(
     save: Save = NOTHING,
     resumption: Resumption | None = None,
     opened: Callable[[CheckpointInfo], None] | None = None,
+    machines: Machines | None = None,
     progress: Progress = SILENT,
 ) -> AuditReport:
     """Audit one checkpoint.
@@ -61,18 +63,27 @@ def audit_config(
         resumption: where what is found is kept until its `end`, so that an audit that was killed goes on; nowhere if
             None.
         opened: given what is known of the checkpoint before anything is computed; what it raises ends the audit.
+        machines: that refine each layer alone; this one does if None.
         progress: told of each stage.
 
     Raises:
         PeelauditError: see `peelaudit.errors` for what can go wrong.
     """
     with prepared(config, live=live, progress=progress) as audit:
+        if machines is not None:
+            machines.check(audit.config)
         if opened is not None:
             opened(audit.checkpoint.info)
-        return audit_prepared(audit, save=save, resumption=resumption)
+        return audit_prepared(audit, save=save, resumption=resumption, machines=machines)
 
 
-def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumption | None = None) -> AuditReport:
+def audit_prepared(
+    audit: Prepared,
+    *,
+    save: Save = NOTHING,
+    resumption: Resumption | None = None,
+    machines: Machines | None = None,
+) -> AuditReport:
     """The rest of the audit, see `audit_config`.
 
     Raises:
@@ -100,7 +111,7 @@ def audit_prepared(audit: Prepared, *, save: Save = NOTHING, resumption: Resumpt
     examiner, gains = measurer.examiner(), None
     if wanted.alone is not None:
         each = None if save.repairs is None else partial(save_repair, save.repairs, decoder, measurer)
-        gains = measurer.gaps(examiner, wanted.alone, told=each)
+        gains = measurer.gaps(examiner, wanted.alone, told=each, machines=machines)
     estimated = measurer.estimated() if wanted.estimate else None
     measured = Measurements(
         trained, references, refined, measurer.examination(examiner, gains), estimated, decoder.low_bit, against

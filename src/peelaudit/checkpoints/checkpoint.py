@@ -14,7 +14,13 @@ import torch
 from peelaudit.checkpoints.files import Snapshot, quoted
 from peelaudit.checkpoints.matching import Matched, Origin, tied_names
 from peelaudit.checkpoints.store import FLOATS, Store, aligned
-from peelaudit.errors import ImplausibleWeights, MismatchedWeights, NonFiniteWeights, UnsupportedCheckpoint
+from peelaudit.errors import (
+    ImplausibleWeights,
+    MismatchedWeights,
+    NonFiniteWeights,
+    UnsupportedCheckpoint,
+    is_out_of_memory,
+)
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import CheckpointInfo, TensorInfo
 
@@ -29,6 +35,8 @@ FEWEST_VALUES = 8
 """In a tensor, for one to be compared with the others."""
 _LOOK = 32
 """Times a tensor's bytes that a look at its values may take: they are sorted as float64."""
+
+Visit = Callable[[str, torch.Tensor, TensorInfo], None]
 
 
 class Checkpoint:
@@ -135,7 +143,7 @@ class Checkpoint:
         self,
         progress: Progress = SILENT,
         *,
-        visit: Callable[[str, torch.Tensor, TensorInfo], None] | None = None,
+        visit: Visit | None = None,
         device: torch.device | None = None,
     ) -> None:
         """Read every tensor once and refuse what isn't finite.
@@ -154,10 +162,13 @@ class Checkpoint:
         names = [name for name in self.names() if self._tied[name] == name]
         progress.stage("check the weights", len(names))
         for name in names:
-            tensor = self._finite(name, _near(self.tensor(name), device))
-            stored = self._matched.origins[name].stored
-            if visit is not None and stored is not None:
-                visit(name, tensor, self._store.tensors[stored])
+            tensor = self.tensor(name)
+            try:
+                self._look(name, _near(tensor, device), visit)
+            except Exception as error:
+                if device is None or device.type != "cuda" or not is_out_of_memory(error):
+                    raise
+                self._look(name, tensor, visit)
             progress.advance()
         for name, second in self._matched.copies.items():
             if not _same(self.tensor(name), self._read(second)):
@@ -166,9 +177,15 @@ class Checkpoint:
                     " other values"
                 )
 
-    def _finite(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def _look(self, name: str, tensor: torch.Tensor, visit: Visit | None) -> None:
+        self._check_finite(name, tensor)
+        stored = self._matched.origins[name].stored
+        if visit is not None and stored is not None:
+            visit(name, tensor, self._store.tensors[stored])
+
+    def _check_finite(self, name: str, tensor: torch.Tensor) -> None:
         if tensor.numel() == 0 or not tensor.is_floating_point():
-            return tensor
+            return
         low, high = (float(end) for end in tensor.aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
             finite = torch.isfinite(tensor)
@@ -179,7 +196,6 @@ class Checkpoint:
             )
         if tensor.numel() >= FEWEST_VALUES:
             self._check_plausible(name, tensor, max(-low, high))
-        return tensor
 
     def _check_plausible(self, name: str, tensor: torch.Tensor, largest: float) -> None:
         norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))

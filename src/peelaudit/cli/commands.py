@@ -13,6 +13,7 @@ from peelaudit.auditing.caching import Cache, Resumption
 from peelaudit.cli.gating import Flags, Gate, audit_flags, gate_flags, resolve_policy
 from peelaudit.cli.guard import say, write_out
 from peelaudit.cli.output import collecting, deliver, paper, parse_format, parse_targets
+from peelaudit.cli.planning import ClusterFlags
 from peelaudit.cli.progress import progress_on
 from peelaudit.cli.saved import report_paths
 from peelaudit.errors import CheckpointError, ConfigError, PeelauditError, UnsupportedCheckpoint
@@ -40,9 +41,11 @@ def run_audit(
     quiet: bool,
     full: bool,
     resume: bool,
+    cluster: ClusterFlags,
 ) -> None:
     """`peelaudit run`."""
     problems: list[str] = []
+    machines = cluster.read(problems)
     cache: Cache | None = None
     with collecting(problems):
         cache = Cache.found(os.environ) if resume else None
@@ -58,6 +61,8 @@ def run_audit(
         problems.append("--save-repairs needs --effort default or thorough")
     if save_refined is not None and not problems and not config.runs_refined:
         problems.append("--save-refined needs the reference refined: name it in --schedules")
+    if machines is not None and not problems and config.effort == "quick":
+        problems.append("--engine ray needs --effort default or thorough: quick refines no layer alone")
     if problems:
         raise ConfigError(*problems)
     gate = Gate(policy, quiet=quiet)
@@ -74,7 +79,14 @@ def run_audit(
 
         folders = (None if given is None else Path(given) for given in (save_repairs, save_refined))
         resumption = Resumption(cache)
-        report = audit_config(config, save=Save(*folders), resumption=resumption, opened=gate.opened, progress=progress)
+        report = audit_config(
+            config,
+            save=Save(*folders),
+            resumption=resumption,
+            opened=gate.opened,
+            machines=machines,
+            progress=progress,
+        )
     if form is not Format.TABLE and not quiet:
         for warning in report.warnings:
             say(f"warning: {warning}")

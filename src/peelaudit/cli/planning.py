@@ -1,4 +1,4 @@
-"""How `batch` and `watch` are to do their audits: their flags, read."""
+"""How `batch` and `watch` are to do their audits, and `run` its one: their flags, read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from peelaudit.auditing.caching import Cache
 from peelaudit.cli.output import collecting
 from peelaudit.errors import ConfigError
 from peelaudit.fleet.batch import Batch, Engine
+from peelaudit.fleet.layers import RayMachines
 from peelaudit.fleet.processes import cores, cuda_devices
 from peelaudit.fleet.results import Results
 from peelaudit.fleet.sharding import Shard, parse_shard
 from peelaudit.settings.audit import AuditConfig
 
-__all__ = ["FleetFlags", "Plan", "make_batch", "read_plan", "whole"]
+__all__ = ["ClusterFlags", "FleetFlags", "Plan", "make_batch", "read_plan", "whole"]
 
 _MOST = 100_000
 
@@ -48,6 +49,29 @@ class Plan:
     retries: int
     gpus_per_task: float
     cache: Cache | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFlags:
+    """The flags by which `run` shares one audit, as they were written."""
+
+    engine: str
+    jobs: str | None
+    gpus_per_task: str
+
+    def read(self, problems: list[str]) -> RayMachines | None:
+        """The machines that refine layers, None for this one alone; every mistake goes to `problems`."""
+        engine = Engine.LOCAL
+        with collecting(problems):
+            engine = _engine(self.engine)
+        jobs = None if self.jobs is None else whole("--jobs", self.jobs, 1, problems)
+        gpus = _share(self.gpus_per_task, problems)
+        if engine is Engine.RAY:
+            return RayMachines(jobs, gpus)
+        for flag, given in (("--jobs", jobs is not None), ("--gpus-per-task", gpus > 0)):
+            if given:
+                problems.append(f"{flag} needs --engine ray: locally an audit has one process and one device")
+        return None
 
 
 def read_plan(own: FleetFlags, problems: list[str], *, command: str) -> Plan:

@@ -87,8 +87,12 @@ class Decoder:
         """What was computed so far, in forward passes of the whole network over one sequence: by each token's
         multiplications with weights, attention's own left out.
         """
+        return self.passes_of(self.work.blocks, self.work.head)
+
+    def passes_of(self, blocks: float, head: float) -> float:
+        """The same of so many passes of one block over a sequence, and of the head over a token."""
         share = self.head_share
-        return (1 - share) * self.work.blocks / self.n_layers + share * self.work.head / self._seq_len
+        return (1 - share) * blocks / self.n_layers + share * head / self._seq_len
 
     @property
     def blueprints(self) -> Sequence[nn.Module]:
@@ -100,6 +104,11 @@ class Decoder:
         """The head's share of a forward pass."""
         head: float = self.vocabulary * self.width
         return head / (head + sum(_size(blueprint, self.config) for blueprint in self._shell.blueprints))
+
+    @property
+    def sha256(self) -> str:
+        """Of the checkpoint's files."""
+        return self._checkpoint.info.sha256
 
     def beside(self, checkpoint: Checkpoint) -> Decoder:
         """Another checkpoint's network of the same architecture, its weights as they are, to be run beside this one:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 __all__ = ["Work"]
 
+_PARTS = 1 << 20
+
 
 class Work:
     """What blocks and heads computed: a derivative along a direction is another forward pass, a backward pass two, of a
@@ -23,11 +25,11 @@ class Work:
 
     def add(self, passes: float) -> None:
         """So many passes more of one block over a sequence."""
-        self.blocks += passes
+        self.blocks += _counted(passes)
 
     def read(self, tokens: float) -> None:
         """So many passes more of the head over a token."""
-        self.head += tokens
+        self.head += _counted(tokens)
 
     @contextlib.contextmanager
     def counted_before(self, *, was: bool = True) -> Iterator[None]:
@@ -36,3 +38,8 @@ class Work:
         yield
         if was:
             self.blocks, self.head = blocks, head
+
+
+def _counted(passes: float) -> float:
+    """In millionths, as parts of two: their sums are exact, and the same in any order."""
+    return round(passes * _PARTS) / _PARTS

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.linalg.changes import Changes
+from peelaudit.method.linalg.changes import Changes, plus
 from peelaudit.method.linalg.descent import LEAST_GAIN, Course, Direction, natural_steps, smooth_probes
 from peelaudit.method.linalg.line_search import Probe
 
@@ -39,8 +39,11 @@ class Bowl:
     ) -> list[Probe]:
         return smooth_probes(look, first, start=start, slope=slope)
 
-    def kept(self, changes: Changes) -> Changes:
-        return changes
+    def kept(self, direction: Changes) -> Changes:
+        return direction
+
+    def stepped(self, changes: Changes, step: Changes) -> Changes:
+        return {KEY: plus(changes, 1.0, step)[KEY]}
 
     def _at(self, changes: Changes) -> torch.Tensor:
         return changes.get(KEY, torch.zeros(3, dtype=torch.float64))

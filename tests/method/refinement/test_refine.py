@@ -207,9 +207,9 @@ def test_looks_at_a_part_of_select_cost_less_and_are_of_that_part(
     costs, found = [], []
     for thinned in (1, 2):
         made = refiner(nanogpt)
-        before = made.passes
+        before = made.work
         found.append(made.all(Reach(steps=1, thinned=thinned)))
-        costs.append(made.passes - before)
+        costs.append(made.passes(before))
     assert costs[1] < costs[0]
     assert all(refined.moved for refined in found)
     rows = nanogpt.rows.select
@@ -226,9 +226,9 @@ def test_curvature_of_a_part_of_fit_costs_less_and_all_of_it_gives_the_gradient(
     costs, found = [], []
     for curved in (1, 4):
         made = refiner(nanogpt)
-        before = made.passes
+        before = made.work
         found.append(made.all(Reach(steps=0, products=2, curved=curved)))
-        costs.append(made.passes - before)
+        costs.append(made.passes(before))
     assert all(refined.moved and refined.products == 2 for refined in found)
     assert costs[1] < 0.8 * costs[0]
     assert found[1].select_gain == pytest.approx(found[0].select_gain, rel=0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from types import ModuleType
 
 import pytest
@@ -16,7 +15,7 @@ from peelaudit.network.lowbit import coordinates
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Scales, Ternary
 from peelaudit.network.lowbit.coordinates import compensate, descend
 from peelaudit.records import ScaleLayout
-from tests.network.lowbit.support import ALL, ALL_NAMES
+from tests.network.lowbit.support import ALL, ALL_NAMES, objective, problem, rounded
 
 EVEN = (Binary(), Ternary(), Integer(ScaleLayout.ROW, None, 4))
 
@@ -107,10 +106,45 @@ def test_no_weight_has_a_better_code_when_its_turn_is_over(constraint: Constrain
     assert bool((objective(weight[3]) <= torch.stack(tried).amin(dim=0) + 1e-4).all())
 
 
-def test_where_kernels_cannot_be_had_the_loop_does_it_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peelaudit.network.lowbit.kernels", None)
-    coordinates._kernels.cache_clear()
-    with pytest.warns(UserWarning, match="step by step"):
-        assert coordinates._kernels(torch.device("cuda")) is None
-    coordinates._kernels.cache_clear()
-    assert coordinates._kernels(torch.device("cpu")) is None
+@pytest.mark.parametrize("constraint", [Ternary(), Integer(ScaleLayout.GROUP, 16, 3)], ids=["ternary", "groups"])
+def test_a_matrix_is_rounded_by_kernels_as_by_loops(
+    kernels: ModuleType, constraint: Constraint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, gram = problem(48, 6)
+    by_loops = rounded(constraint, target, gram)
+    called = []
+    for name in ("compensate", "descend"):
+        real = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *args, real=real, name=name: (called.append(name), real(*args)))
+    monkeypatch.setattr(coordinates, "_DEVICES", ("cpu",))
+    by_kernels = rounded(constraint, target, gram)
+    assert set(called) == {"compensate", "descend"}
+    assert constraint.holds(by_kernels.T.float())
+    assert objective(by_kernels, target, gram) == pytest.approx(objective(by_loops, target, gram), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["compensate", "descend"])
+def test_where_a_kernel_cannot_be_compiled_loops_do_it_and_it_is_said_once(
+    kernels: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    target, gram = problem(48, 6)
+    by_loops = rounded(Ternary(), target, gram)
+    monkeypatch.setattr(coordinates, "_DEVICES", ("cpu",))
+    monkeypatch.setattr(coordinates, "_unusable", [])
+    for one in ("compensate", "descend"):
+        monkeypatch.setattr(kernels, one, failing)
+    with pytest.warns(UserWarning, match="row by row, without Triton .*C compiler") as warned:
+        assert torch.equal(rounded(Ternary(), target, gram), by_loops)
+    assert len(warned) == 1
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(coordinates, "_unusable", [])
+    monkeypatch.setattr(kernels, name, full)
+    monkeypatch.setattr(kernels, "compensate" if name == "descend" else "descend", lambda *_: None)
+    with pytest.raises(MemoryError):
+        rounded(Ternary(), target, gram)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peelaudit.cli.declared.common import Checkpoint, Full, Output, Resume, silenced, stdout
+from peelaudit.cli.declared.common import Checkpoint, Full, Output, Resume, computing, silenced, stdout
 from peelaudit.cli.options import AUDIT, FIX, GATE, OUTPUT, SELFTEST, with_flags
 
 __all__ = ["fix", "run", "selftest"]
@@ -36,6 +36,14 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        computing("--engine", "NAME", "local, or ray: each layer's gap is a task of a Ray cluster. Default: local."),
+    ] = "local",
+    jobs: Annotated[str | None, computing("--jobs", "N", "Layers at a time, with ray. Default: what fits.")] = None,
+    gpus_per_task: Annotated[
+        str, computing("--gpus-per-task", "X", "Ray's share of a GPU for each layer, such as 0.5. Default: 0.")
+    ] = "0",
     quiet: Annotated[bool, silenced("No progress, no warnings on stderr")] = False,
     resume: Resume = True,
     **flags: Any,
@@ -46,6 +54,7 @@ def run(
     Exit code 1 means that the gate failed, and nothing else.
     """
     from peelaudit.cli.commands import run_audit
+    from peelaudit.cli.planning import ClusterFlags
 
     run_audit(
         checkpoint,
@@ -57,6 +66,7 @@ def run(
         quiet=quiet,
         full=full,
         resume=resume,
+        cluster=ClusterFlags(engine=engine, jobs=jobs, gpus_per_task=gpus_per_task),
     )
 
 

@@ -8,7 +8,7 @@ import typer
 
 from peelaudit.cli.options import OUTPUT
 
-__all__ = ["Checkpoint", "Full", "Output", "Resume", "silenced", "stdout"]
+__all__ = ["Checkpoint", "Full", "Output", "Resume", "computing", "silenced", "stdout"]
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint: a file or a directory.")]
 
@@ -27,15 +27,22 @@ Full = Annotated[
     bool, typer.Option("--full", help="The table in full: every figure, and the warnings.", rich_help_panel=OUTPUT)
 ]
 
+_COMPUTING = "Computing"
+
 Resume = Annotated[
     bool,
     typer.Option(
         "--resume/--no-resume",
         help="Keep what an audit of over a minute has found, so that one that is killed goes on there. Default: on.",
         show_default=False,
-        rich_help_panel="Computing",
+        rich_help_panel=_COMPUTING,
     ),
 ]
+
+
+def computing(flag: str, metavar: str, text: str) -> Any:
+    """How an audit is computed."""
+    return typer.Option(flag, metavar=metavar, help=text, rich_help_panel=_COMPUTING, show_default=False)
 
 
 def stdout(names: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +24,7 @@ from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
 from peelaudit.records import LayerSigns
 
-__all__ = ["Examination", "Examiner", "LayerGain", "LayerGains"]
+__all__ = ["Elsewhere", "Examination", "Examiner", "LayerGain", "LayerGains", "layer_gain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,34 @@ class Examination:
     gains: LayerGains | None
 
 
+class Elsewhere(Protocol):
+    """Refines blocks on other machines."""
+
+    def __call__(
+        self, layers: Sequence[int], reach: Reach, first: float | None
+    ) -> Iterator[tuple[Refined | None, LayerGain]]:
+        """As `Refiner.alone` each of these, and what each gains, in this order."""
+        ...
+
+
+def layer_gain(
+    refiner: Refiner, refined: Refined, losses: Losses, held_out: slice, since: tuple[float, float]
+) -> LayerGain:
+    """What a block gains that was refined alone.
+
+    Args:
+        refiner: that refined it.
+        refined: the block.
+        losses: on the panel, the network's under the refiner's readout.
+        held_out: its sequences.
+        since: the refiner's work before.
+    """
+    saved = np.zeros_like(losses)
+    saved[held_out] = losses[held_out] - refiner.losses(refined, held_out)
+    cost = refiner.passes(since)
+    return LayerGain(saved, refined.select_gain, refined.steps, refined.products, cost, refined.first)
+
+
 class Examiner:
     """Looks at every block of a network.
 
@@ -148,14 +177,20 @@ class Examiner:
         self._plain = downstream if plain is None else plain
 
     def gaps(
-        self, refiner: Refiner, reach: Reach, *, found: Sequence[LayerGain] = ()
-    ) -> Iterator[tuple[Refined, LayerGain]]:
+        self,
+        refiner: Refiner,
+        reach: Reach,
+        *,
+        found: Sequence[LayerGain] = (),
+        elsewhere: Elsewhere | None = None,
+    ) -> Iterator[tuple[Refined | None, LayerGain]]:
         """Refine every block alone, the last first; one of them is held at a time.
 
         Args:
             refiner: of the same network, under the same readout.
             reach: how far.
             found: of the first blocks, which are left out.
+            elsewhere: refines all that need not wait for one another.
 
         Yields:
             each block, and what it gains.
@@ -163,16 +198,21 @@ class Examiner:
         Raises:
             NonFiniteResult: naming the layer.
         """
-        before = refiner.passes
-        first = next((one.first for one in reversed(found) if one.first is not None), None)
-        for refined in refiner.each(reach, done=len(found), first=first, progress=self._progress):
-            losses = self._spread(self._losses[self._rows] - refiner.losses(refined, self._rows))
-            passes = refiner.passes - before
-            yield (
-                refined,
-                LayerGain(losses, refined.select_gain, refined.steps, refined.products, passes, refined.first),
-            )
-            before = refiner.passes
+        before, done = refiner.work, len(found)
+        first = next((one.first for one in found if one.first is not None), None)
+        for refined in refiner.each(reach, done=done, first=first, progress=self._progress):
+            yield refined, layer_gain(refiner, refined, self._losses, self._rows, before)
+            before, done, first = refiner.work, done + 1, first or refined.first
+            if elsewhere is not None and (first is not None or reach.thinned == 1):
+                break
+        else:
+            return
+        self._progress.advance()
+        layers = range(self._down.decoder.n_layers - done, 0, -1)
+        if elsewhere is not None and layers:
+            for made in elsewhere(layers, reach, first):
+                yield made
+                self._progress.advance()
 
     def losses_with(self, block: Block, what: str) -> Losses:
         """[sequences] nats of *held-out* with another block in the place of the one of that layer.

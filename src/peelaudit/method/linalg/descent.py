@@ -50,8 +50,12 @@ class Objective(Protocol):
         """
         ...
 
-    def kept(self, changes: Changes) -> Changes:
-        """Copies of changes, in a place of their own."""
+    def kept(self, direction: Changes) -> Changes:
+        """Copies of a direction, in a place of their own."""
+        ...
+
+    def stepped(self, changes: Changes, step: Changes) -> Changes:
+        """The changes after a step, in their own place: the ones given are gone."""
         ...
 
 
@@ -117,7 +121,7 @@ def natural_steps(course: Course, objective: Objective, most: int, *, least: flo
         if best is None or not best.loss < before - least:
             break
         step = times(best.step, direction)
-        course.changes = objective.kept(plus(course.changes, 1.0, step))
+        course.changes = objective.stepped(course.changes, step)
         course.first = course.first if course.steps else best.step
         course.loss, course.steps = best.loss, course.steps + 1
         previous = _Step(at.slopes, dot(at.slopes, at.natural), step)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peelaudit.errors import NonFiniteResult
-from peelaudit.method.linalg.changes import Changes
+from peelaudit.method.linalg.changes import Changes, plus
 from peelaudit.method.linalg.descent import Course, Direction, natural_steps, smooth_probes
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.line_search import Probe
@@ -179,9 +179,13 @@ class _Moving:
         """At the bottoms of parabolas."""
         return smooth_probes(look, first, start=start, slope=slope)
 
-    def kept(self, changes: Changes) -> Changes:
+    def kept(self, direction: Changes) -> Changes:
         """They are small."""
-        return {key: changes[key] for key in changes}
+        return {key: direction[key] for key in direction}
+
+    def stepped(self, changes: Changes, step: Changes) -> Changes:
+        """The changes after a step."""
+        return self.kept(plus(changes, 1.0, step))
 
     @torch.no_grad()
     def moved(self, changes: Changes) -> Unembedding:

@@ -43,7 +43,9 @@ class ChangedNetwork:
         self.down, self._states = downstream, states
         self.rows, self.n_layers = downstream.data.rows, len(states) - 1
         self._scales: dict[int, Mapping[str, Scales]] = {}
-        self._wide = torch.promote_types(downstream.decoder.dtype, torch.float32)
+        dtype = downstream.decoder.dtype
+        self._wide = torch.promote_types(dtype, torch.float32)
+        self._narrow = dtype if dtype == self._wide else torch.bfloat16
 
     def block(self, layer: int, changes: Changes) -> Block:
         """A block as the network would have it: changed, and its low-bit weights rounded, with the trained scales.
@@ -107,8 +109,8 @@ class ChangedNetwork:
             for path in list(factors):
                 curvature = factors.pop(path).curvature(gradient.shape[0] * gradient.shape[1])
                 if slopes:
-                    found[layer, path] = self._keep(curvature.gradient)
-                natural[layer, path] = self._keep(curvature.direction())
+                    found[layer, path] = self._keep(curvature.gradient, self._narrow)
+                natural[layer, path] = self._keep(curvature.direction(), self._narrow)
             self.down.decoder.memory.reclaim()
         return Direction(found, natural)
 
@@ -161,12 +163,25 @@ class ChangedNetwork:
         """Copies in the store."""
         return {key: self._keep(change) for key, change in changes.items()}
 
+    def directed(self, direction: Changes) -> Changes:
+        """Copies of a direction in the store: of a network in half precision in bfloat16, which is as much of a step as
+        its weights hold.
+        """
+        return {key: self._keep(change, self._narrow) for key, change in direction.items()}
+
+    def stepped(self, changes: Changes, step: Changes) -> Changes:
+        """The changes after a step, in the store. Those given are gone: of a large network two sums don't fit."""
+        return {
+            key: changes[key].add_(change.to(changes[key])) if key in changes else self._keep(change)
+            for key, change in step.items()
+        }
+
     def predictions(self, rows: slice) -> int:
         """How many tokens the sequences `rows` predict."""
         return int(self.down.data.predictions(rows).sum())
 
-    def _keep(self, tensor: Tensor) -> Tensor:
-        return self.down.store.empty(*tensor.shape, dtype=self._wide).copy_(tensor)
+    def _keep(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return self.down.store.empty(*tensor.shape, dtype=dtype or self._wide).copy_(tensor)
 
     def _what(self, layers: Layers) -> str:
         first, last = layers

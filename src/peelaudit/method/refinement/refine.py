@@ -122,9 +122,15 @@ class Refiner:
         self._counted = False
 
     @property
-    def passes(self) -> float:
-        """What was computed so far, in forward passes of the network over all calibration tokens."""
-        return self._network.down.decoder.passes / len(self._losses)
+    def work(self) -> tuple[float, float]:
+        """What was computed so far: passes of one block over a sequence, and of the head over a token."""
+        work = self._network.down.decoder.work
+        return work.blocks, work.head
+
+    def passes(self, since: tuple[float, float]) -> float:
+        """What was computed since that was the `work`, in forward passes of the network over all calibration tokens."""
+        blocks, head = (now - then for now, then in zip(self.work, since, strict=True))
+        return self._network.down.decoder.passes_of(blocks, head) / len(self._losses)
 
     def all(self, reach: Reach, *, progress: Progress = SILENT) -> Refined:
         """Move all blocks at once.
@@ -138,12 +144,21 @@ class Refiner:
         return found
 
     def alone(self, layer: int, reach: Reach, *, first: float | None = None) -> Refined:
-        """Move one block; the search for its first step's length begins with `first`, if that is given.
+        """Move one block; where looks are thinned, the search for its first step's length begins with `first`, if that
+        is given.
 
         Raises:
             NonFiniteResult: naming the layer.
         """
-        return self._refined((layer, layer), reach, first)
+        return self._refined((layer, layer), reach, first if reach.thinned > 1 else None)
+
+    def directed(self, layer: int) -> Direction:
+        """The direction of one block as trained. Raises NonFiniteResult naming the layer."""
+        return self._direction((layer, layer), {})
+
+    def begin(self, direction: Direction) -> None:
+        """Take the direction of the blocks that are moved, as trained, from elsewhere: it isn't computed here."""
+        self._first = Direction(*map(self._network.directed, (direction.slopes, direction.natural)))
 
     def recall(self) -> None:
         """What was computed at the blocks as trained, in an earlier process, isn't counted once more."""
@@ -154,12 +169,13 @@ class Refiner:
     ) -> Iterator[Refined]:
         """Move every block alone, the last first; the first `done` of these are left out.
 
-        Where looks are thinned, the length of one block's first step is where the next one's search for its own begins.
+        Where looks are thinned, the length of the first step that any of them takes is where the search for its own
+        begins of each that comes after.
 
         Args:
             reach: how far.
             done: how many are left out.
-            first: then, the length of the first step of the last that took one of these.
+            first: that length, if one of these took a step.
             progress: told of each.
 
         Raises:
@@ -168,8 +184,8 @@ class Refiner:
         progress.stage("layers' gaps", self._network.n_layers)
         progress.advance(done)
         for layer in range(self._network.n_layers - done, 0, -1):
-            refined = self.alone(layer, reach, first=first if reach.thinned > 1 else None)
-            first = refined.first or first
+            refined = self.alone(layer, reach, first=first)
+            first = first or refined.first
             yield refined
             progress.advance()
 
@@ -325,5 +341,8 @@ class _Moving:
             return bracketed(look, first, start=start, unmoved=RESOLUTION, likely=likely)
         return smooth_probes(look, first, start=start, slope=slope)
 
-    def kept(self, changes: Changes) -> Changes:
-        return self.network.kept(changes)
+    def kept(self, direction: Changes) -> Changes:
+        return self.network.directed(direction)
+
+    def stepped(self, changes: Changes, step: Changes) -> Changes:
+        return self.network.stepped(changes, step)

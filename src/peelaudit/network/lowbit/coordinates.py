@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cache
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from peelaudit.errors import is_out_of_memory
 from peelaudit.network.lowbit.constraints import Constraint, Even, Scales, away_from_zero
 
 __all__ = ["compensate", "descend", "descend_floats"]
+
+_DEVICES = ("cuda",)
+_unusable: list[str] = []
+"""Why kernels can't be had in this process, once one couldn't."""
 
 
 def descend(weight: Tensor, slope: Tensor, gram: Tensor, first: int, scales: Scales, constraint: Constraint) -> None:
@@ -31,8 +35,7 @@ def descend(weight: Tensor, slope: Tensor, gram: Tensor, first: int, scales: Sca
         scales: of each column, [columns].
         constraint: the set.
     """
-    if isinstance(constraint, Even) and (kernels := _kernels(weight.device)) is not None:
-        kernels.descend(weight, slope, gram, first, scales, constraint.levels)
+    if isinstance(constraint, Even) and _by_kernel("descend", weight, slope, gram, first, scales, constraint.levels):
         return
     divisor = away_from_zero(scales.scale)
     for row, own in enumerate(weight, first):
@@ -63,9 +66,8 @@ def compensate(weight: Tensor, factor: Tensor, scales: Scales, constraints: Sequ
         [rows, columns] what those behind these rows have to make good: a row's error over its own entry of `factor`.
     """
     errors = torch.empty_like(weight)
-    kernels = _kernels(weight.device) if all(isinstance(one, Even) for one in constraints) else None
-    if kernels is not None:
-        kernels.compensate(weight, factor, errors, scales, [one.levels for one in constraints])
+    levels = [one.levels for one in constraints if isinstance(one, Even)]
+    if len(levels) == len(weight) and _by_kernel("compensate", weight, factor, errors, scales, levels):
         return errors
     divisor = away_from_zero(scales.scale)
     for row, (own, constraint) in enumerate(zip(weight, constraints, strict=True)):
@@ -77,17 +79,20 @@ def compensate(weight: Tensor, factor: Tensor, scales: Scales, constraints: Sequ
     return errors
 
 
-@cache
-def _kernels(device: torch.device) -> ModuleType | None:
-    """The kernels, where they can be compiled and run: that takes Triton, and a C compiler the first time."""
-    if device.type != "cuda":
-        return None
+def _by_kernel(name: str, *args: Any) -> bool:
+    """Whether a kernel did it, on these tensors. Where one can't be compiled, which takes Triton and a C compiler, none
+    is asked again; nothing is written then.
+    """
+    if args[0].device.type not in _DEVICES or _unusable:
+        return False
     try:
         from peelaudit.network.lowbit import kernels
 
-        one = torch.ones(1, 1, device=device)
-        kernels.descend(one.clone(), one.clone(), one, 0, Scales(one[0], one[0]), levels=2)
+        getattr(kernels, name)(*args)
     except Exception as error:  # whatever keeps a compiler from working
-        warnings.warn(f"low-bit weights are rounded step by step, without Triton ({error!r})", stacklevel=2)
-        return None
-    return kernels
+        if is_out_of_memory(error):
+            raise
+        _unusable.append(repr(error)[:200])
+        warnings.warn(f"low-bit weights are rounded row by row, without Triton ({_unusable[0]})", stacklevel=3)
+        return False
+    return True
