@@ -25,14 +25,14 @@ from peelaudit.method.linalg.descent import Direction
 from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.downstream import Downstream
-from peelaudit.method.refinement.refine import Reach, Refined, Refiner
+from peelaudit.method.refinement.refine import TOGETHER, Reach, Refined, Refiner, likely_first
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows
 from peelaudit.network.weights import check_weights
 from peelaudit.settings.audit import AuditConfig, ReadoutKind
 
-__all__ = ["Common", "Done", "Machines", "Piece", "forget", "refined_alone"]
+__all__ = ["Common", "Done", "Machines", "Piece", "forget", "refined_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class Common:
         head: what reads the last state.
         losses: [sequences] nats of the network under it.
         reach: how far blocks are moved.
-        first: the length of a first step, where one is known.
+        first: the length of a first step, where each run of layers begins (`likely_first`).
+        together: layers that one process refines one after another, each beginning by the one before it.
         wanted: whether refined blocks are given back.
         sizes: how much is computed at once: tokens, and bytes and words of logits.
         threads: to compute with: sums of another number of them end in other digits.
@@ -86,6 +87,7 @@ class Common:
     losses: Losses
     reach: Reach
     first: float | None
+    together: int
     wanted: bool
     sizes: tuple[int, int, int]
     threads: int
@@ -114,6 +116,7 @@ class Common:
             losses=losses,
             reach=reach,
             first=first,
+            together=TOGETHER if reach.thinned > 1 else 1,
             wanted=wanted,
             sizes=(memory.tokens, memory.logit_bytes, memory.logit_words),
             threads=torch.get_num_threads(),
@@ -156,7 +159,7 @@ class Done:
 
 
 class Machines(Protocol):
-    """Has `refined_alone` done somewhere."""
+    """Has `refined_layers` done somewhere."""
 
     def check(self, config: AuditConfig) -> None:
         """Raise ConfigError where an audit by these settings, which are resolved, can't be done there."""
@@ -166,7 +169,7 @@ class Machines(Protocol):
         """What becomes of each piece, in their order; the states are h_0 … h_L, each [sequences, positions, d_model].
 
         Raises:
-            PeelauditError: as `refined_alone`, or that machines are lost.
+            PeelauditError: as `refined_layers`, or that machines are lost.
         """
         ...
 
@@ -185,38 +188,48 @@ _LAST: list[_Opened] = []
 """The one that this process refined a layer of last: most of its pieces are of one audit."""
 
 
-def refined_alone(key: str, fetch: Callable[[], tuple[Common, Iterable[Tensor]]], piece: Piece) -> Done:
-    """Refine one layer of an audit in this process.
+def refined_layers(
+    key: str, fetch: Callable[[], tuple[Common, Iterable[Tensor]]], pieces: Iterable[Piece]
+) -> Iterator[Done]:
+    """Refine layers of an audit in this process, each alone.
 
     Args:
         key: of the audit.
         fetch: what its pieces have in common, and the states.
-        piece: the layer.
+        pieces: the layers, which follow one another and begin a run.
 
     Raises:
         AuditError: the checkpoint here is another one, or another peelaudit.
         PeelauditError: as the audit itself.
     """
-    with exact_float32():
-        if not _LAST or _LAST[0].key != key:
-            forget()
-            _LAST.append(_opened(key, *fetch()))
-        _, common, network, states, _ = _LAST[0]
-        work, memory, losses = network.decoder.work, network.decoder.memory, common.losses
-        memory.tokens, memory.logit_bytes, memory.logit_words = common.sizes
-        memory.stage, memory.notes = "layers' gaps", ()
-        before = work.blocks, work.head
+    firsts: list[float | None] = []
+    for piece in pieces:
+        with exact_float32():
+            if not _LAST or _LAST[0].key != key:
+                forget()
+                _LAST.append(_opened(key, *fetch()))
+            done = _refined(_LAST[0], piece, likely_first([_LAST[0].common.first, *firsts]))
+        firsts.append(done.gain.first)
+        yield done
 
-        def compute() -> tuple[Refined, LayerGain]:
-            work.blocks, work.head = before
-            refiner = Refiner(network, states, losses)
-            refiner.begin(piece.direction)
-            refined = refiner.alone(piece.layer, common.reach, first=common.first)
-            return refined, layer_gain(refiner, refined, losses, common.data.rows.held_out, before)
 
-        refined, gain = memory.retried(compute)
-        given = replace(refined, changes=_near(refined.changes)) if common.wanted else None
-        return Done(piece.layer, gain, given, work.blocks - before[0], work.head - before[1], memory.notes)
+def _refined(there: _Opened, piece: Piece, first: float | None) -> Done:
+    _, common, network, states, _ = there
+    work, memory, losses = network.decoder.work, network.decoder.memory, common.losses
+    memory.tokens, memory.logit_bytes, memory.logit_words = common.sizes
+    memory.stage, memory.notes = "layers' gaps", ()
+    before = work.blocks, work.head
+
+    def compute() -> tuple[Refined, LayerGain]:
+        work.blocks, work.head = before
+        refiner = Refiner(network, states, losses)
+        refiner.begin(piece.direction)
+        refined = refiner.alone(piece.layer, common.reach, first=first)
+        return refined, layer_gain(refiner, refined, losses, common.data.rows.held_out, before)
+
+    refined, gain = memory.retried(compute)
+    given = replace(refined, changes=_near(refined.changes)) if common.wanted else None
+    return Done(piece.layer, gain, given, work.blocks - before[0], work.head - before[1], memory.notes)
 
 
 def forget() -> None:

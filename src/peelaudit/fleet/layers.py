@@ -58,7 +58,7 @@ class RayMachines:
 
     def __call__(self, common: Common, states: Sequence[Tensor], pieces: Iterable[Piece]) -> Iterator[Done]:
         """As `Machines`; an AuditError too where there is no cluster to be reached, or Ray took the driver down."""
-        with driver(_drive, common.threads, self.jobs, self.gpus_per_task) as received:
+        with driver(_drive, common.threads, common.together, self.jobs, self.gpus_per_task) as received:
 
             def send(content: object) -> None:
                 with contextlib.suppress(OSError):  # it is gone, and has said why
@@ -81,7 +81,7 @@ class RayMachines:
                 yield found.pop(layer)
 
 
-def _drive(connection: Connection, threads: int, jobs: int | None, gpus_per_task: float) -> None:
+def _drive(connection: Connection, threads: int, together: int, jobs: int | None, gpus_per_task: float) -> None:
     """What the driver does: it is sent what layers have in common, the number of states and each of them, each layer's
     own, and nothing last. Then it sends what comes of the layers, or an error in place of the next.
     """
@@ -89,7 +89,7 @@ def _drive(connection: Connection, threads: int, jobs: int | None, gpus_per_task
         ray = connected()
         try:
             _check_room(ray.nodes(), threads, gpus_per_task)
-            for done in _run(ray, connection, threads, jobs, gpus_per_task):
+            for done in _run(ray, connection, threads, together, jobs, gpus_per_task):
                 connection.send(done)
         finally:
             ray.shutdown()
@@ -106,7 +106,9 @@ def _check_room(nodes: Sequence[Any], threads: int, gpus: float) -> None:
         )
 
 
-def _run(ray: Any, connection: Connection, threads: int, jobs: int | None, gpus_per_task: float) -> Iterator[bytes]:
+def _run(
+    ray: Any, connection: Connection, threads: int, together: int, jobs: int | None, gpus_per_task: float
+) -> Iterator[bytes]:
     environment = {"env_vars": dict.fromkeys(THREADS, str(threads))}
     remote = ray.remote(max_retries=LOST_TRIES - 1, retry_exceptions=False, num_gpus=gpus_per_task)(_serve_layers)
     remote = remote.options(num_cpus=threads, runtime_env=environment)
@@ -120,10 +122,10 @@ def _run(ray: Any, connection: Connection, threads: int, jobs: int | None, gpus_
             pieces.append(ray.put(piece))
     except ray.exceptions.RayError as error:
         raise AuditError(f"the cluster's object store doesn't take the states: {_first_line(error)}") from None
-    size = 1
+    size = together
     if gpus_per_task:
         slots = min(jobs or len(pieces), int(ray.cluster_resources().get("GPU", 0) / gpus_per_task))
-        size = max(1, math.ceil(len(pieces) / (_ROUNDS * max(1, slots))))
+        size *= max(1, math.ceil(len(pieces) / (_ROUNDS * max(1, slots) * together)))
     queue = [pieces[start : start + size] for start in range(0, len(pieces), size)][::-1]
     running: list[Any] = []
     while queue or running:
@@ -162,7 +164,7 @@ def _serve_layers(
     """What a machine of the cluster does, where the command was given: its paths may be relative."""
     import ray
 
-    from peelaudit.auditing.machines import refined_alone
+    from peelaudit.auditing.machines import refined_layers
 
     def fetch() -> tuple[Common, Iterator[Tensor]]:
         return load(shared[0]), (load(state) for state in shared[1:])
@@ -175,7 +177,7 @@ def _serve_layers(
     except OSError as error:
         return AuditError(f"{directory} isn't on the machine {platform.node()}: {error.strerror or error}")
     try:
-        return [pickle.dumps(refined_alone(key, fetch, load(piece))) for piece in pieces]
+        return [pickle.dumps(done) for done in refined_layers(key, fetch, map(load, pieces))]
     except PeelauditError as error:
         return error
     except Exception as error:  # Ray would say that the process was lost

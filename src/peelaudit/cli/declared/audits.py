@@ -38,11 +38,11 @@ def run(
     ] = None,
     engine: Annotated[
         str,
-        computing("--engine", "NAME", "local, or ray: each layer's gap is a task of a Ray cluster. Default: local."),
+        computing("--engine", "NAME", "local, or ray: layers' gaps are tasks of a Ray cluster. Default: local."),
     ] = "local",
-    jobs: Annotated[str | None, computing("--jobs", "N", "Layers at a time, with ray. Default: what fits.")] = None,
+    jobs: Annotated[str | None, computing("--jobs", "N", "Tasks at a time, with ray. Default: what fits.")] = None,
     gpus_per_task: Annotated[
-        str, computing("--gpus-per-task", "X", "Ray's share of a GPU for each layer, such as 0.5. Default: 0.")
+        str, computing("--gpus-per-task", "X", "Ray's share of a GPU for each task, such as 0.5. Default: 0.")
     ] = "0",
     quiet: Annotated[bool, silenced("No progress, no warnings on stderr")] = False,
     resume: Resume = True,

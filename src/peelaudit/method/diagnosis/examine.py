@@ -18,7 +18,7 @@ from peelaudit.method.diagnosis.routing import routing_gains
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
-from peelaudit.method.refinement.refine import Reach, Refined, Refiner
+from peelaudit.method.refinement.refine import TOGETHER, Reach, Refined, Refiner, likely_first
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
@@ -121,7 +121,7 @@ class Elsewhere(Protocol):
     def __call__(
         self, layers: Sequence[int], reach: Reach, first: float | None
     ) -> Iterator[tuple[Refined | None, LayerGain]]:
-        """As `Refiner.alone` each of these, and what each gains, in this order."""
+        """As `Refiner.each` these, which begin a run, and what each gains, in this order."""
         ...
 
 
@@ -198,19 +198,20 @@ class Examiner:
         Raises:
             NonFiniteResult: naming the layer.
         """
-        before, done = refiner.work, len(found)
-        first = next((one.first for one in found if one.first is not None), None)
-        for refined in refiner.each(reach, done=done, first=first, progress=self._progress):
+        before, firsts = refiner.work, [one.first for one in found]
+        for refined in refiner.each(reach, firsts=tuple(firsts), progress=self._progress):
             yield refined, layer_gain(refiner, refined, self._losses, self._rows, before)
-            before, done, first = refiner.work, done + 1, first or refined.first
-            if elsewhere is not None and (first is not None or reach.thinned == 1):
+            before = refiner.work
+            firsts.append(refined.first)
+            waiting = reach.thinned > 1 and ((len(firsts) - 1) % TOGETHER > 0 or likely_first(firsts) is None)
+            if elsewhere is not None and not waiting:
                 break
         else:
             return
         self._progress.advance()
-        layers = range(self._down.decoder.n_layers - done, 0, -1)
+        layers = range(self._down.decoder.n_layers - len(firsts), 0, -1)
         if elsewhere is not None and layers:
-            for made in elsewhere(layers, reach, first):
+            for made in elsewhere(layers, reach, likely_first(firsts)):
                 yield made
                 self._progress.advance()
 

@@ -32,7 +32,7 @@ from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
 
-__all__ = ["Reach", "Refined", "Refiner"]
+__all__ = ["TOGETHER", "Reach", "Refined", "Refiner", "likely_first"]
 
 MOST_STEPS = 16
 LENGTHS = (1.0, 0.5, 0.25)
@@ -46,6 +46,23 @@ LEAST_CURVED = 2048
 FAR = 0.05
 """nats/token that natural-gradient steps gain on *select* far from an optimum, where exact curvature is poor value for
 its time. A guess."""
+
+
+TOGETHER = 8
+"""Layers of a run: each one's search for the length of its first step begins at that of the one above it, and a run's
+first one's at the length that was found first of all. So runs need not wait for one another.
+"""
+
+
+def likely_first(before: Sequence[float | None]) -> float | None:
+    """Where the next layer's search for the length of its first step begins.
+
+    Args:
+        before: the lengths of those above it, the last layer's first; None of one that took no step.
+    """
+    place = len(before)
+    run = before[place - (place - 1) % TOGETHER :] if place else ()
+    return next((one for one in (*reversed(run), *before) if one is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,27 +182,24 @@ class Refiner:
         self._counted = True
 
     def each(
-        self, reach: Reach, *, done: int = 0, first: float | None = None, progress: Progress = SILENT
+        self, reach: Reach, *, firsts: Sequence[float | None] = (), progress: Progress = SILENT
     ) -> Iterator[Refined]:
-        """Move every block alone, the last first; the first `done` of these are left out.
-
-        Where looks are thinned, the length of the first step that any of them takes is where the search for its own
-        begins of each that comes after.
+        """Move every block alone, the last first; as many of the first as `firsts` has are left out.
 
         Args:
             reach: how far.
-            done: how many are left out.
-            first: that length, if one of these took a step.
+            firsts: the lengths of their first steps, see `likely_first`.
             progress: told of each.
 
         Raises:
             NonFiniteResult: naming the layer.
         """
         progress.stage("layers' gaps", self._network.n_layers)
-        progress.advance(done)
-        for layer in range(self._network.n_layers - done, 0, -1):
-            refined = self.alone(layer, reach, first=first)
-            first = first or refined.first
+        known = list(firsts)
+        progress.advance(len(known))
+        for layer in range(self._network.n_layers - len(known), 0, -1):
+            refined = self.alone(layer, reach, first=likely_first(known))
+            known.append(refined.first)
             yield refined
             progress.advance()
 
