@@ -24,7 +24,7 @@ from peelaudit.auditing.effort import extent
 from peelaudit.auditing.measure import Measurer
 from peelaudit.auditing.prepare import held_decoder, prepared
 from peelaudit.method.linalg.precision import exact_float32
-from peelaudit.method.refinement.refine import Reach
+from peelaudit.method.refinement.reach import Reach
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows

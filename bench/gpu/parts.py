@@ -35,7 +35,8 @@ from peelaudit.method.references.peel import Peeler, projection_map
 from peelaudit.method.references.schedules import prefix_tree, staircase
 from peelaudit.method.references.solvers import SolverSettings
 from peelaudit.method.refinement.downstream import Downstream
-from peelaudit.method.refinement.refine import Reach, Refiner
+from peelaudit.method.refinement.reach import Reach
+from peelaudit.method.refinement.refine import Refiner
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
 from peelaudit.network.states import StateStore
 from peelaudit.records import ScaleLayout

@@ -20,7 +20,8 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.references.distances import deviation
 from peelaudit.method.references.schedules import parse_schedules, staircase
-from peelaudit.method.refinement.refine import Reach, Refined, Refiner
+from peelaudit.method.refinement.reach import Reach
+from peelaudit.method.refinement.refine import Refined, Refiner
 from peelaudit.network.lowbit.constraints import Ternary
 from peelaudit.network.states import Rows, StateStore
 from peelaudit.progress import SILENT, Progress

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from peelaudit.method.references.schedules import SchedulePlan
-from peelaudit.method.refinement.refine import Reach
+from peelaudit.method.refinement.reach import Reach
 from peelaudit.settings.audit import DEFAULT_SCHEDULES, AuditConfig, Effort
 
 __all__ = ["Extent", "expected_passes", "extent"]

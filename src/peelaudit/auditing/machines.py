@@ -25,7 +25,8 @@ from peelaudit.method.linalg.descent import Direction
 from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.downstream import Downstream
-from peelaudit.method.refinement.refine import TOGETHER, Reach, Refined, Refiner, likely_first
+from peelaudit.method.refinement.reach import Reach, likely_first
+from peelaudit.method.refinement.refine import Refined, Refiner
 from peelaudit.method.statistics.panel import Losses
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import StateStore, TokenRows
@@ -73,7 +74,6 @@ class Common:
         losses: [sequences] nats of the network under it.
         reach: how far blocks are moved.
         first: the length of a first step, where each run of layers begins (`likely_first`).
-        together: layers that one process refines one after another, each beginning by the one before it.
         wanted: whether refined blocks are given back.
         sizes: how much is computed at once: tokens, and bytes and words of logits.
         threads: to compute with: sums of another number of them end in other digits.
@@ -87,7 +87,6 @@ class Common:
     losses: Losses
     reach: Reach
     first: float | None
-    together: int
     wanted: bool
     sizes: tuple[int, int, int]
     threads: int
@@ -116,7 +115,6 @@ class Common:
             losses=losses,
             reach=reach,
             first=first,
-            together=TOGETHER if reach.thinned > 1 else 1,
             wanted=wanted,
             sizes=(memory.tokens, memory.logit_bytes, memory.logit_words),
             threads=torch.get_num_threads(),

@@ -29,7 +29,8 @@ from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.references.distances import deviation
 from peelaudit.method.references.schedules import SchedulePlan
 from peelaudit.method.refinement.downstream import Downstream
-from peelaudit.method.refinement.refine import Reach, Refined, Refiner
+from peelaudit.method.refinement.reach import Reach
+from peelaudit.method.refinement.refine import Refined, Refiner
 from peelaudit.method.statistics.panel import Losses, Panel, SplitName
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.states import NO_TARGET, Rows, StateStore, TokenRows, trained_states

@@ -17,7 +17,8 @@ from peelaudit.calibration import Calibration
 from peelaudit.errors import NothingToFix
 from peelaudit.method.diagnosis.naming import name_layers
 from peelaudit.method.readouts.readout import Readout
-from peelaudit.method.refinement.refine import Reach, Refined
+from peelaudit.method.refinement.reach import Reach
+from peelaudit.method.refinement.refine import Refined
 from peelaudit.method.statistics.panel import Losses, SplitName
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder

@@ -58,7 +58,7 @@ class RayMachines:
 
     def __call__(self, common: Common, states: Sequence[Tensor], pieces: Iterable[Piece]) -> Iterator[Done]:
         """As `Machines`; an AuditError too where there is no cluster to be reached, or Ray took the driver down."""
-        with driver(_drive, common.threads, common.together, self.jobs, self.gpus_per_task) as received:
+        with driver(_drive, common.threads, common.reach.together, self.jobs, self.gpus_per_task) as received:
 
             def send(content: object) -> None:
                 with contextlib.suppress(OSError):  # it is gone, and has said why

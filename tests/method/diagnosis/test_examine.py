@@ -14,7 +14,8 @@ from peelaudit.method.diagnosis.examine import Examiner, LayerGain, LayerGains
 from peelaudit.method.diagnosis.influence import influence
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
-from peelaudit.method.refinement.refine import Reach, Refined, Refiner
+from peelaudit.method.refinement.reach import Reach
+from peelaudit.method.refinement.refine import Refined, Refiner
 from peelaudit.method.statistics.panel import Panel
 from peelaudit.network.lowbit.constraints import Ternary
 from tests.method.refinement.support import downstream, loss_with, own_losses

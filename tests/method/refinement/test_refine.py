@@ -16,7 +16,8 @@ from peelaudit.method.linalg.changes import block_changes, dot, times
 from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.changed_network import ChangedNetwork
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
-from peelaudit.method.refinement.refine import TOGETHER, Reach, Refined, Refiner, likely_first
+from peelaudit.method.refinement.reach import Reach
+from peelaudit.method.refinement.refine import Refined, Refiner
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
@@ -345,26 +346,3 @@ def network_of(audit: Prepared, damaged_layer: int | None = None) -> Network:
         decoder = decoder.replacing(damaged(block, FaultKind.MLP_ZEROED, heads=4, seed=0))
     data = TokenRows.of(audit.calibration)
     return Network(decoder, data.tokens, data.rows, trained_states(decoder, data.tokens, StateStore()))
-
-
-@pytest.mark.parametrize(
-    ("before", "expected"),
-    [
-        ((), None),
-        ((None,), None),
-        ((2.0,), 2.0),
-        ((2.0, 3.0), 3.0),
-        ((2.0, 3.0, None), 3.0),
-        ((None, None, 3.0), 3.0),
-        ((2.0, *(float(place) for place in range(3, 11))), 2.0),  # the second run begins
-        ((2.0, *(float(place) for place in range(3, 12))), 11.0),
-        ((2.0, *(float(place) for place in range(3, 11)), None), 2.0),
-        ((None, 3.0, *(None,) * 7, None, 5.0), 5.0),
-        ((None, 3.0, *(None,) * 7, None), 3.0),
-    ],
-)
-def test_a_search_begins_where_that_of_the_layer_above_ended_and_a_run_where_the_first_did(
-    before: tuple[float | None, ...], expected: float | None
-) -> None:
-    assert TOGETHER == 8
-    assert likely_first(before) == expected

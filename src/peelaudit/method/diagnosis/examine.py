@@ -18,7 +18,8 @@ from peelaudit.method.diagnosis.routing import routing_gains
 from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.refinement.downstream import BlockSlopes, Downstream
-from peelaudit.method.refinement.refine import TOGETHER, Reach, Refined, Refiner, likely_first
+from peelaudit.method.refinement.reach import Reach, likely_first
+from peelaudit.method.refinement.refine import Refined, Refiner
 from peelaudit.method.statistics.panel import Losses, Panel
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
@@ -203,7 +204,8 @@ class Examiner:
             yield refined, layer_gain(refiner, refined, self._losses, self._rows, before)
             before = refiner.work
             firsts.append(refined.first)
-            waiting = reach.thinned > 1 and ((len(firsts) - 1) % TOGETHER > 0 or likely_first(firsts) is None)
+            within, unknown = (len(firsts) - 1) % reach.together > 0, likely_first(firsts) is None
+            waiting = within or (reach.together > 1 and unknown)
             if elsewhere is not None and not waiting:
                 break
         else:
