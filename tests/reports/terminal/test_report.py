@@ -336,3 +336,16 @@ def test_checkpoint_page() -> None:
     assert "c_attn" not in text
     assert "\x1b" not in text
     assert render_checkpoint(info, tensors=True).count("384×128") == 3
+
+
+def test_the_names_of_tensors_are_whole_up_to_a_length() -> None:
+    info = make_checkpoint(tensors=1)
+
+    def lines(name: str) -> list[str]:
+        named = dataclasses.replace(info.tensors[0], name=name)
+        return render_checkpoint(dataclasses.replace(info, tensors=(named,)), tensors=True).splitlines()
+
+    name = f"model.layers.0.{'feed_forward.experts.' * 4}weight"
+    (line,) = [line for line in lines(name) if name in line]
+    assert line.split()[1] == "384×128"
+    assert max(map(len, lines("a" * 10_000))) < 200

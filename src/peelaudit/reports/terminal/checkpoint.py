@@ -10,12 +10,14 @@ from rich.text import Text
 
 from peelaudit.escape import printable
 from peelaudit.records import CheckpointInfo
-from peelaudit.reports.terminal.page import draw, pairs, prose, table
+from peelaudit.reports.terminal.page import WholeTable, draw, pairs, prose, table
 from peelaudit.reports.wording.text import count, size
 
 __all__ = ["render"]
 
 _FILES_LISTED = 8
+_LONGEST_NAME = 120
+"""Characters of a tensor's name on one line: all rows are as wide as the longest."""
 
 
 def render(info: CheckpointInfo, *, tensors: bool, width: int, colour: bool, encoding: str) -> str:
@@ -51,14 +53,14 @@ def _facts(info: CheckpointInfo) -> Iterator[tuple[str, str]]:
 
 
 def _tensors(info: CheckpointInfo) -> Table:
-    grid = table()
-    grid.add_column("tensor", overflow="fold")
+    grid = table(WholeTable)
+    grid.add_column("tensor", overflow="fold", max_width=_LONGEST_NAME)
     grid.add_column("shape", no_wrap=True)
     grid.add_column("dtype", no_wrap=True)
     grid.add_column("bytes", justify="right", no_wrap=True)
     low_bit = any(tensor.grid for tensor in info.tensors)
     if low_bit:
-        grid.add_column("grid", overflow="fold")
+        grid.add_column("grid", no_wrap=True)
         grid.add_column("zeros", justify="right", no_wrap=True)
     for tensor in info.tensors:
         shape = "×".join(map(str, tensor.shape)) or "scalar"

@@ -14,10 +14,23 @@ from peelaudit.escape import printable
 from peelaudit.records import Verdict
 from peelaudit.reports.wording.text import VERDICT_WORDS, encodable
 
-__all__ = ["LEAST_WIDTH", "STYLES", "draw", "heading", "pairs", "prose", "sums_table", "table", "verdict_prose"]
+__all__ = [
+    "LEAST_WIDTH",
+    "STYLES",
+    "WholeTable",
+    "draw",
+    "heading",
+    "pairs",
+    "prose",
+    "sums_table",
+    "table",
+    "verdict_prose",
+]
 
 LEAST_WIDTH = 80
 LABEL_WIDTH = 12
+_ENDLESS = 1 << 16
+"""Characters: more than any line has."""
 STYLES: dict[Verdict, str] = {
     Verdict.RED: "bold red",
     Verdict.YELLOW: "yellow",
@@ -31,7 +44,7 @@ def draw(parts: Iterable[RenderableType], *, width: int, colour: bool, encoding:
     stream = io.StringIO()
     console = Console(
         file=stream,
-        width=max(width, LEAST_WIDTH),
+        width=_ENDLESS,
         # All said here, or rich asks the environment (LINES, NO_COLOR, a notebook): that is the caller's business.
         height=100,
         force_terminal=colour,
@@ -44,7 +57,9 @@ def draw(parts: Iterable[RenderableType], *, width: int, colour: bool, encoding:
         emoji=False,
     )
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
+        whole = isinstance(part, WholeTable)
+        soft = whole or (isinstance(part, Text) and bool(part.no_wrap))
+        console.print(part, soft_wrap=soft, width=_ENDLESS if whole else max(width, LEAST_WIDTH))
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     return encodable("\n".join(lines) + "\n", encoding)
 
@@ -86,6 +101,10 @@ def sums_table(lines: Iterable[tuple[str, str, str, str]]) -> Table:
     return grid
 
 
-def table() -> Table:
+class WholeTable(Table):
+    """A table that is as wide as what it holds, also beyond the page: a name that is cut in two can't be looked for."""
+
+
+def table(kind: type[Table] = Table) -> Table:
     """A table with a line under its header and nothing else, one blank between columns."""
-    return Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False, header_style="bold")
+    return kind(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False, header_style="bold")

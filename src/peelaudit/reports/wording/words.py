@@ -32,7 +32,9 @@ LEGEND = (
     "training. YES-0: the loss of the reference whose every block is fitted to the last state. YES*: the least of all "
     "references run; one of them, refined, is the checkpoint itself with all blocks moved along the loss on the fit "
     "text. gap = trained loss - YES*: above 0, a reference does better; gap_head is the readout's part, "
-    "gap_layers the layers' part."
+    "gap_layers the layers' part. A peeled reference is called by its waypoints, trained states: each of its layers is "
+    "fitted to the next one, or to the last state. direct has all, final none, via:2,3 two, prefix:3 the first three, "
+    "every:2 each second, without:4 all but that of layer 4."
 )
 
 
