@@ -12,11 +12,14 @@ of the first run. `--layers 2 --width 64 --device cpu` tries it on anything.
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,6 +131,7 @@ def audit(folder: Path, tokens: Path, arguments: argparse.Namespace, progress: P
         device=arguments.device,
         dtype=arguments.dtype,
         effort=arguments.effort,
+        max_memory=arguments.max_memory,
         progress=progress,
     )
 
@@ -138,7 +142,12 @@ def measure(arguments: argparse.Namespace, progress: Progress = SILENT) -> Bench
     with tempfile.TemporaryDirectory() as scratch:
         folder, tokens = Path(scratch) / "model", Path(scratch) / "tokens.npy"
         config = config_of(arguments.layers, arguments.width)
-        parameters = write_checkpoint(config, folder, device, ternary=arguments.bits == "ternary")
+        ternary = arguments.bits == "ternary"
+        if device.type == "cuda":
+            parameters = write_checkpoint(config, folder, device, ternary=ternary)
+        else:  # in a process of its own, so that this one's peak memory is the audit's
+            with ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
+                parameters = elsewhere.submit(write_checkpoint, config, folder, device, ternary=ternary).result()
         draw = np.random.default_rng(0).integers(3, config.vocab_size, 2 * arguments.tokens)
         np.save(tokens, draw.astype(np.uint16))
         if device.type == "cuda":
@@ -169,6 +178,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--bits", choices=("ternary", "float"), default="ternary", help="what its blocks are")
     parser.add_argument("--effort", choices=("quick", "default", "thorough"), default="default")
+    parser.add_argument("--max-memory", help="main memory that the audit may take, such as 8GiB")
     parser.add_argument("--count", action="store_true", help="count operations in a second audit")
     return parser.parse_args(argv)
 
@@ -185,6 +195,10 @@ def main() -> None:
     print(f"{name}: {size}, {held}, {arguments.dtype}, {arguments.tokens} tokens")
     if device.type == "cuda":
         print(f"peak memory {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB on the device")
+    else:
+        print(
+            f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.1f} GB, mapped files in it"
+        )
     for line in table(bench):
         print(line)
 
