@@ -56,7 +56,7 @@ def test_everything_is_left_as_it_was() -> None:
     torch.set_num_threads(2)
     state = random.getstate(), str(np.random.get_state()), torch.get_rng_state(), torch.get_num_threads()
     with torch.no_grad():
-        small(model)
+        small(model, IDS[:12], tokens=192)  # two threads on cores that others use take ten times as long as one
         assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
     after = random.getstate(), str(np.random.get_state()), torch.get_rng_state(), torch.get_num_threads()

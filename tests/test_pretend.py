@@ -28,7 +28,8 @@ NAMES = [
 """All but the parts with forward-mode derivatives: torch crashes where one is of a tensor that stands for another."""
 SLOW = (
     *("adam", "refit, trained", "int4", "ridge, ternary", "step, ternary", "refined, ternary"),
-    *("peel map, trained", "slopes, trained", "looks, trained", "temperature, trained"),
+    *("peel map, trained", "slopes, trained", "looks, trained", "temperature, trained", "step, trained"),
+    *("matrices rounded, gemma3_text", "matrices rounded, gpt2", "matrices rounded, phi"),
 )
 
 

@@ -67,8 +67,12 @@ def test_errors(source: str, code: int, words: str, arguments: tuple[str | Path,
 
 @pytest.mark.parametrize(
     ("source", "code", "words"),
-    [(ABSENT, 2, "--engine ray needs Ray: pip install 'peelaudit[ray]'"), (UNREACHABLE, 3, "nobody answers")],
-    ids=["absent", "unreachable"],
+    [
+        pytest.param(
+            ABSENT, 2, "--engine ray needs Ray: pip install 'peelaudit[ray]'", id="absent", marks=pytest.mark.slow
+        ),
+        pytest.param(UNREACHABLE, 3, "nobody answers", id="unreachable"),
+    ],
 )
 def test_errors_of_one_audit(source: str, code: int, words: str, tmp_path: Path) -> None:
     checkpoint = write_model(tmp_path / "run/ckpt.pt", seed=1, layers=2)

@@ -110,7 +110,7 @@ def test_no_weight_has_a_better_code_when_its_turn_is_over(constraint: Constrain
 def test_a_matrix_is_rounded_by_kernels_as_by_loops(
     kernels: ModuleType, constraint: Constraint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, gram = problem(48, 6)
+    target, gram = problem(32, 3)
     by_loops = rounded(constraint, target, gram)
     called = []
     for name in ("compensate", "descend"):
@@ -130,7 +130,7 @@ def test_where_a_kernel_cannot_be_compiled_loops_do_it_and_it_is_said_once(
     def failing(*_: object) -> None:
         raise RuntimeError("Failed to find C compiler")
 
-    target, gram = problem(48, 6)
+    target, gram = problem(32, 3)
     by_loops = rounded(Ternary(), target, gram)
     monkeypatch.setattr(coordinates, "_DEVICES", ("cpu",))
     monkeypatch.setattr(coordinates, "_unusable", [])
