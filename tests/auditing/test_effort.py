@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from peelaudit.auditing.effort import FEW_LAYERS, expected_passes, extent
+from peelaudit.auditing.effort import FEW_LAYERS, expected_passes, extent, mapped
 from peelaudit.auditing.run import audit_config
 from peelaudit.method.references.schedules import parse_schedules
 from peelaudit.settings.audit import AuditConfig, Effort
@@ -62,11 +62,23 @@ def test_thorough_goes_farther_and_runs_every_staircase_of_few_layers() -> None:
 
 
 @pytest.mark.parametrize("effort", ["quick", "default", "thorough"])
-def test_schedules_that_are_asked_for_are_run_with_a_map_that_a_search_can_use(effort: Effort) -> None:
-    asked, plain = extent(config(effort, "search:1", "refined"), FEW), extent(config(effort), FEW)
-    assert asked.schedules == ("search:1", "refined")
-    assert asked.map_reach is None
-    assert (asked.whole, asked.alone, asked.half) == (plain.whole, plain.alone, plain.half)
+@pytest.mark.parametrize("n_layers", [FEW, MANY])
+def test_schedules_that_are_asked_for_are_run_as_far_as_the_effort_goes(effort: Effort, n_layers: int) -> None:
+    asked, plain = extent(config(effort, "final", "refined"), n_layers), extent(config(effort), n_layers)
+    assert asked == replace(plain, schedules=("final", "refined"))
+
+
+@pytest.mark.parametrize(("effort", "search", "reach"), [("quick", "1", 2), ("default", "20", 9), ("default", "28", 4)])
+def test_the_map_goes_as_far_as_a_search_that_is_asked_for_needs(effort: Effort, search: str, reach: int) -> None:
+    """The longest segment of a staircase with 20 waypoints in 30 layers is of 10 blocks."""
+    n_layers = FEW if effort == "quick" else 30
+    asked = extent(config(effort, f"search:{search}"), n_layers)
+    assert mapped(asked, parse_schedules(asked.schedules, n_layers), n_layers) == replace(asked, map_reach=reach)
+
+
+def test_a_map_of_all_pairs_serves_any_search() -> None:
+    asked = extent(config("default", "search:1"), FEW)
+    assert mapped(asked, parse_schedules(asked.schedules, FEW), FEW) == asked
 
 
 @pytest.mark.parametrize(("effort", "schedules"), [("quick", ()), ("default", ("refined", "final"))])

@@ -227,7 +227,7 @@ def told(report: AuditReport) -> AuditReport:
 @pytest.mark.parametrize(
     ("settings", "stage", "steps"),
     [
-        ({"effort": "quick"}, "reference blocks", 4),
+        ({}, "reference blocks", 4),
         ({}, "layers' gaps", 1),
         (
             {"effort": "quick", "solver": "adam", "steps": 5, "bits": "ternary", "float_reference": True},

@@ -10,7 +10,7 @@ from peelaudit.method.references.schedules import SchedulePlan
 from peelaudit.method.refinement.reach import Reach
 from peelaudit.settings.audit import DEFAULT_SCHEDULES, AuditConfig, Effort
 
-__all__ = ["Extent", "expected_passes", "extent"]
+__all__ = ["Extent", "expected_passes", "extent", "mapped"]
 
 FEW_LAYERS = 8
 """Up to so many, each block alone is refined as far as all are, and these until they stall; beyond, a block alone by
@@ -64,10 +64,14 @@ def extent(config: AuditConfig, n_layers: int) -> Extent:
         }
     )
     found = extents[config.effort]
-    if not asked:
-        return found
-    # Asked for by name: the peel map may be needed for a search.
-    return replace(found, schedules=config.schedules, map_reach=None)
+    return replace(found, schedules=config.schedules) if asked else found
+
+
+def mapped(wanted: Extent, plan: SchedulePlan, n_layers: int) -> Extent:
+    """The same with a peel map that goes as far as the longest segment that a search may choose."""
+    if wanted.map_reach is None:
+        return wanted
+    return replace(wanted, map_reach=max([wanted.map_reach, *(n_layers - 1 - size for size in plan.searches)]))
 
 
 def expected_passes(wanted: Extent, plan: SchedulePlan, n_layers: int, head_share: float) -> float | None:

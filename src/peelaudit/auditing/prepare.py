@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from peelaudit.auditing.alike import check_vocabulary
-from peelaudit.auditing.effort import Extent, extent
+from peelaudit.auditing.effort import Extent, extent, mapped
 from peelaudit.auditing.identity import key_of
 from peelaudit.auditing.memory import limit_memory
 from peelaudit.calibration import Calibration, Held, check_given, load_calibration
@@ -101,6 +101,7 @@ def prepared(config: AuditConfig, *, live: Live | None = None, progress: Progres
             check_alike(parent, checkpoint)
         wanted = extent(config, checkpoint.info.layers)
         plan = parse_schedules(wanted.schedules, checkpoint.info.layers)
+        wanted = mapped(wanted, plan, checkpoint.info.layers)
         held = None if live is None else live.held
         calibration = load_calibration(config, checkpoint.info, held=held, progress=clock)
         resolved = dataclasses.replace(config, seq_len=calibration.info.seq_len)
