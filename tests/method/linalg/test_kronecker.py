@@ -29,7 +29,22 @@ def test_the_direction_is_that_of_the_dense_formula(*, biased: bool) -> None:
     a += INPUT_DAMPING * a.diagonal().mean() * torch.eye(len(a), dtype=a.dtype)
     b += OUTPUT_DAMPING * b.diagonal().mean() * torch.eye(len(b), dtype=b.dtype)
     torch.testing.assert_close(curvature.gradient, c)
-    torch.testing.assert_close(curvature.direction(), -torch.linalg.solve(a, torch.linalg.solve(b, c.T).T))
+    expected = -torch.linalg.solve(a, torch.linalg.solve(b, c.T).T)
+    torch.testing.assert_close(curvature.direction(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_maps_of_the_same_inputs_share_their_moment_where_both_are_biased(*, biased: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, first, second = (torch.randn(40, width, generator=generator) for width in (5, 3, 4))
+    leader = Factors(5, 3, biased=True, device=CPU)
+    beside = Factors(5, 4, biased=biased, device=CPU, beside=leader)
+    for rows in (slice(0, 30), slice(30, 40)):
+        leader.add(x[rows], first[rows])
+        beside.add(x[rows], second[rows])
+    assert (beside.inputs is leader.inputs) == biased
+    for made, alone in ((leader, factors(x, first, biased=True)), (beside, factors(x, second, biased=biased))):
+        torch.testing.assert_close(made.curvature(40).direction(), alone.curvature(40).direction())
 
 
 @pytest.mark.parametrize("x", [0.0, 1e-30, 1.0])
@@ -60,3 +75,23 @@ def test_half_precision_rows_make_whole_moments(dtype: torch.dtype) -> None:
 def test_what_is_not_finite_is_refused() -> None:
     with pytest.raises(NonFiniteResult, match="curvature"):
         factors(torch.full((4, 2), torch.nan), torch.ones(4, 3), biased=False).curvature(4)
+
+
+def test_a_damping_that_float32_would_lose_is_kept() -> None:
+    """The moment's rank is 1, and next to it the damping is nothing in float32."""
+    x, g = torch.ones(40, 64), torch.ones(40, 3)
+    x[:, 0] = 3.0
+    curvature = factors(x, g, biased=False).curvature(40, damping=1e-9)
+    a = x.double().T @ x.double() / 40
+    a += 1e-9 * a.diagonal().mean() * torch.eye(64, dtype=torch.float64)
+    right = torch.arange(128, dtype=torch.float64).view(64, 2)
+    torch.testing.assert_close(a @ curvature.regressed(right), right, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_size_of_a_gradient_is_that_of_its_direction(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, right = torch.randn(40, 6, generator=generator), torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    curvature = factors(x, x, biased=False).curvature(40)
+    torch.testing.assert_close(curvature.regressed(size * right) / size, curvature.regressed(right))
+    assert bool(curvature.regressed(torch.full_like(right, torch.nan)).isnan().all())

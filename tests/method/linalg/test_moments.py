@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peelaudit.method.linalg.moments import Moments, accumulation_dtype
+from peelaudit.method.linalg.moments import Gram, Moments, accumulation_dtype
 
 CPU = torch.device("cpu")
 
@@ -48,3 +48,16 @@ def test_products_of_narrow_features_are_summed_in_float64(dtype: torch.dtype) -
 def test_no_float64_where_the_device_has_none() -> None:
     assert accumulation_dtype(CPU) is torch.float64
     assert accumulation_dtype(torch.device("mps")) is torch.float32
+
+
+@pytest.mark.parametrize("features", [1, 255, 256, 257, 700])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gram_matrix_of_any_size_is_whole_and_symmetric(features: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(60, features, generator=generator, dtype=dtype)
+    gram = Gram(features, CPU)
+    for part in rows.split(25):
+        gram.add(part)
+        torch.testing.assert_close(gram.whole, gram.whole.T, rtol=1e-12, atol=1e-12)
+    expected = rows.double().T @ rows.double()
+    torch.testing.assert_close(gram.whole, expected, rtol=1e-5 if dtype == torch.float32 else 1e-12, atol=1e-4)

@@ -13,6 +13,7 @@ from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.prepare import Prepared, prepared
 from peelaudit.errors import OutputError
 from peelaudit.method.linalg.changes import block_changes, dot, times
+from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.readouts.readout import Readout, Unembedding
 from peelaudit.method.refinement.changed_network import ChangedNetwork
 from peelaudit.method.refinement.files import block_path, load_block, load_head, save_block, save_head
@@ -21,6 +22,7 @@ from peelaudit.method.refinement.refine import Refined, Refiner
 from peelaudit.method.statistics.bootstrap import ClusterBootstrap
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
+from peelaudit.network.linear import tapped
 from peelaudit.network.lowbit.constraints import Integer
 from peelaudit.network.states import StateStore, TokenRows, trained_states
 from peelaudit.records import FaultKind, ScaleLayout, ZeroPoint
@@ -71,6 +73,38 @@ def test_gradients_are_those_of_finite_differences(network: Opener, family: str)
         up, low = (loss_with(made, block.changed({path: e * change[path]}), rows).sum() for e in (step, -step))
         expected = tokens * float((slope * change[path]).sum())
         assert (up - low) / (2 * step) == pytest.approx(expected, rel=1e-2, abs=0.05)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "phi", "qwen2", "qwen2_moe"])
+def test_directions_are_those_of_each_map_by_itself(network: Opener, family: str) -> None:
+    """Maps that see the same tokens share what is summed of them, whatever the batches: none shares another's."""
+    made = network(family)
+    down, rows = downstream(made), made.rows.fit
+    gradient = down.top(made.states[-1][rows], rows)
+    down.descend([state[rows] for state in made.states[1:-1]], 1, gradient)
+    block, hidden = made.decoder.block(1), made.states[0][rows].clone().requires_grad_()
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    taps = [
+        (one.module, lambda given, out, path=path: seen.update({path: (given, out)}))
+        for path, one in block.linears().items()
+    ]
+    with tapped(taps):
+        output = block(hidden)
+    seen = {path: (given.detach(), out) for path, (given, out) in seen.items() if out.requires_grad}
+    pulls = torch.autograd.grad(output, [out for _, out in seen.values()], gradient, allow_unused=True)
+    made.decoder.memory.tokens = 5 * hidden.shape[1]
+    assert len(hidden) % 5
+    found = down.factors(block, hidden.detach(), gradient.clone())
+    shared = len({id(factor.inputs) for factor in found.values()}) < len(found)
+    assert shared == (family not in {"gpt2", "gpt_neox"})  # of which one map makes queries, keys and values
+    for (path, (given, _)), pull in zip(seen.items(), pulls, strict=True):
+        one = block.linears()[path]
+        alone = Factors(one.inputs, one.outputs, biased=one.biased, device=hidden.device)
+        x, g = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (given, torch.zeros(()) if pull is None else pull))
+        alone.add(x, g)
+        tokens = hidden.shape[0] * hidden.shape[1]
+        expected, direction = (factor.curvature(tokens).direction() for factor in (alone, found[path]))
+        torch.testing.assert_close(direction, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("family", models.families("bitnet"))

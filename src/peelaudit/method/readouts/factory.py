@@ -140,7 +140,7 @@ class ReadoutFactory:
         width = state.shape[-1]
         moments = Moments(width, width, 1, self.own.unembedding.weight.device)
         for part in batches(rows, state.shape[1], self.own.unembedding.memory.tokens):
-            z, h = (s[part].reshape(-1, width).to(moments.gram) for s in (state, self._final))
+            z, h = (s[part].reshape(-1, width).to(moments.cross) for s in (state, self._final))
             moments.add(z - z_mean.to(z), [h - z - r_mean.to(z)])
         return moments
 

@@ -160,14 +160,20 @@ class Downstream:
 
     def factors(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Factors]:
         """The curvature factors of the block's maps, by path; for arguments and errors see `slopes`."""
-        found = {
-            path: Factors(linear.inputs, linear.outputs, biased=linear.biased, device=self.decoder.device)
-            for path, linear in block.linears().items()
-        }
+        found: dict[str, Factors] = {}
+        linears = block.linears()
+
+        def factors(path: str, beside: str | None = None) -> Factors:
+            """Of this map, made when it is first called for; where one sees what another does, beside that one."""
+            if path not in found:
+                one, other, device = linears[path], None if beside is None else found[beside], self.decoder.device
+                found[path] = Factors(one.inputs, one.outputs, biased=one.biased, device=device, beside=other)
+            return found[path]
+
         for _, calls in self._backward(block, inputs, gradient):
             for path, call in calls.items():
-                found[path].add(call.seen, call.pulled)
-        return found
+                factors(path, call.beside).add(call.seen, call.pulled)
+        return {path: factors(path) for path in linears}
 
     def gradients(self, block: Block, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
         """X'G of the block's maps, by path, [inputs, outputs], behind it a row for a bias; for arguments and errors see
@@ -245,14 +251,21 @@ def _leading(linear: LinearMap) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Call(NamedTuple):
-    """A map's inputs, its outputs and the gradient at these, all [rows, …], and of an expert's which tokens the rows
-    are; None for all.
+    """What goes through a map.
+
+    Attributes:
+        seen: its inputs, [rows, …].
+        made: its outputs.
+        pulled: the gradient at these.
+        tokens: of an expert's, which tokens the rows are; None for all.
+        beside: the path of another that was given the very same inputs before; None of the first of them.
     """
 
     seen: Tensor
     made: Tensor
     pulled: Tensor
     tokens: Tensor | None = None
+    beside: str | None = None
 
 
 def _pulled(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tuple[dict[str, _Call], Tensor]:
@@ -280,12 +293,16 @@ def _pulled(block: Block, hidden: Tensor, gradient: Tensor, *, taps: bool) -> tu
         torch.zeros_like(tensor) if pull is None else pull for tensor, pull in zip(wanted, found, strict=True)
     )
     numbers = block.numbered() if taps else {}
+    firsts: dict[int, str] = {}
+    for path, (seen, _) in calls.items():
+        firsts.setdefault(id(seen), path)
     return {
         path: _Call(
             _rows(seen.detach()),
             _rows(made.detach()),
             _rows(pull),
             routes.of(numbers[path])[0] if path in numbers else None,
+            None if firsts[id(seen)] == path else firsts[id(seen)],
         )
         for (path, (seen, made)), pull in zip(calls.items(), pulls, strict=True)
     }, down
