@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -230,6 +231,23 @@ def test_refined_is_never_worse_on_select_and_its_losses_are_those_of_its_blocks
     assert found.half is not None
     assert not found.half[: rows.held_out.start].any()
     assert not np.array_equal(found.half[rows.held_out], found.readout[rows.held_out])
+
+
+@pytest.mark.parametrize(("steps", "given"), [(0, 1), (2, 2), (9, 4)])
+def test_where_looks_are_thinned_half_of_the_text_is_given_as_many_steps_as_all_took(
+    steps: int, given: int, deep: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reaches: list[Reach] = []
+    original = Refiner.all
+
+    def refine(refiner: Refiner, reach: Reach, **known: Any) -> Refined:
+        reaches.append(reach)
+        return dataclasses.replace(original(refiner, reach, **known), steps=steps)
+
+    monkeypatch.setattr(Refiner, "all", refine)
+    for thinned in (1, 4):
+        measurer(deep).refined(Reach(steps=4, thinned=thinned), half=True)
+    assert [reach.steps for reach in reaches] == [4, 4, 4, given]
 
 
 def test_half_of_the_text_is_the_first_half_of_fit(deep: Network) -> None:

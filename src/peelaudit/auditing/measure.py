@@ -196,6 +196,8 @@ class Measurer:
         )
         if not half or self._data.rows.fit.stop <= 1:
             return found
+        if reach.thinned > 1:  # where a step costs more than all looks, none is tried that gained nothing with all
+            reach = dataclasses.replace(reach, steps=min(reach.steps, max(1, found.steps)))
         return dataclasses.replace(found, half=self._kept.one("half", Losses, partial(self._refined_by_half, reach)))
 
     def _refined(self, reach: Reach, told: Callable[[Refined, Losses], None] | None) -> RefinedLosses:

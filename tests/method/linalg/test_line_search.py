@@ -65,8 +65,21 @@ def test_a_step_that_is_too_far_is_followed_by_shorter_ones() -> None:
 @given(st.floats(0.5, 1.8), st.floats(0.01, 5.0))
 def test_a_step_that_was_the_best_elsewhere_takes_few_looks_where_it_helps(share: float, depth: float) -> None:
     probes = bracketed(bowl(4.0, depth), 4.0 * share, start=START, unmoved=1e-4, likely=True)
-    assert len(probes) <= 5
+    assert len(probes) <= (2 if 0.85 < share < 1.05 else 4)
     assert least(probes).loss <= START - 0.9 * depth
+
+
+def test_beyond_the_bottom_it_goes_back_where_the_loss_rises_faster_than_a_parabola() -> None:
+    """A layer of SmolLM2 in 4 bits, whose last look was at twice the best step: two looks made a parabola of it."""
+
+    def look(step: float) -> float:
+        gains = {0.0: 0.0, 0.6: 0.11, 1.0: 0.1308, 1.6: 0.1069, 2.56: 0.0421, 4.1: -0.1385}
+        return START - float(np.interp(step, [*gains], [*gains.values()]))
+
+    found = [
+        least(bracketed(look, first, start=START, unmoved=1e-4, likely=True)) for first in (0.7, 1.0, 1.5, 2.0, 2.3)
+    ]
+    assert min(START - probe.loss for probe in found) > 0.115
 
 
 def test_a_step_that_was_the_best_elsewhere_and_does_not_help_is_followed_by_what_others_are() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Probe", "bracketed", "by_parabolas"]
@@ -20,6 +20,8 @@ UNSEEN = 2.0
 """How far short of the best step to look where nothing shorter was looked at."""
 NARROW = 1.25
 """The factor by which a next step would differ from the best one, below which there is none."""
+TOO_FAR = 1.1
+"""The same where the next step would be a shorter one: beyond its bottom a loss rises faster than a parabola."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def bracketed(
 
     The slope tells nothing of it: a step may move no weight, and the first that moves one may be far beyond where the
     parabola has its bottom. So longer and longer steps, as long as none is worse; then on that side of the best where
-    the next step that was looked at is farther away.
+    the next step that was looked at is farther away. Near a step that was the best one elsewhere, and helps, weights
+    do move: two looks and the start tell where the bottom is.
 
     Args:
         look: the loss after a step.
@@ -71,14 +74,16 @@ def bracketed(
     """
     found: list[Probe] = []
     best, step = Probe(0.0, start), first
-    furthest, unseen = FURTHEST, UNSEEN
+    furthest, unseen, near = FURTHEST, UNSEEN, False
     for _ in range(HELD_PROBES):
         probe = Probe(step, look(step))
         found.append(probe)
         if probe.loss < best.loss and (best.step or abs(probe.loss - start) > unmoved):
             best = probe
             if likely and len(found) == 1:
-                furthest = unseen = CLOSE
+                furthest, unseen, near = CLOSE, CLOSE, True
+        if near and len(found) > 1 and _at_the_bottom(best, found, start):
+            break
         still = max((one.step for one in found if not abs(one.loss - start) > unmoved), default=0.0)
         at = best.step or still
         above = min((one.step for one in found if one.step > at), default=math.inf)
@@ -89,3 +94,14 @@ def bracketed(
             break
         step = (at or 1.0) * up if above == math.inf or up >= down else at / down
     return found
+
+
+def _at_the_bottom(best: Probe, found: Sequence[Probe], start: float) -> bool:
+    """Whether the parabola through the start, the best probe and the one next to it has its bottom near the best: no
+    other look would gain much.
+    """
+    beside = min((one for one in found if one.step != best.step), key=lambda one: abs(math.log(one.step / best.step)))
+    slopes = [(one.loss - start) / one.step for one in (best, beside)]
+    bend = (slopes[1] - slopes[0]) / (beside.step - best.step)
+    bottom = (best.step - slopes[0] / bend) / 2 if bend > 0 else math.inf
+    return best.step / TOO_FAR < bottom < best.step * NARROW

@@ -39,7 +39,7 @@ LENGTHS = (1.0, 0.5, 0.25)
 """Of each iterate of conjugate gradients, those that *select* is asked about."""
 PATIENCE = 2
 """Products without a gain on *select* after which conjugate gradients stop."""
-LEAST_LOOKED = 1024
+LEAST_LOOKED = 512
 """Tokens of *select* whose losses a look takes at least, all if there are fewer."""
 LEAST_CURVED = 2048
 """Tokens of *fit* that the Gauss-Newton curvature is taken of at least, all if there are fewer."""
