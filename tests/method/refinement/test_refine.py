@@ -53,6 +53,28 @@ def alone(network: Network, reach: Reach = CHEAP) -> list[tuple[Refined, Block, 
     return sorted(found, key=lambda one: one[0].layers)
 
 
+def test_what_fit_came_to_is_known_until_the_blocks_are_others(network: Opener) -> None:
+    made = network("llama")
+    blocks, everything, fit = (1, made.decoder.n_layers), slice(0, len(made.tokens)), made.rows.fit
+    changed, work = ChangedNetwork(downstream(made), made.states), made.decoder.work
+    step = times(0.1, changed.swept(blocks, {}).natural)
+    changes = changed.stepped({}, step)
+
+    def cost(rows: slice) -> float:
+        before = work.blocks
+        fresh = ChangedNetwork(downstream(made), made.states).final(blocks, changes, rows)
+        between = work.blocks
+        torch.testing.assert_close(changed.final(blocks, changes, rows), fresh, rtol=1e-9, atol=1e-9)
+        return (work.blocks - between) / (between - before)
+
+    assert cost(everything) == 1
+    changed.risen(blocks, changes)
+    assert cost(everything) == pytest.approx(1 - (fit.stop - fit.start) / len(made.tokens))
+    assert cost(made.rows.held_out) == cost(fit) == 1
+    changes = changed.stepped(changes, step)
+    assert cost(everything) == 1
+
+
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.
 @pytest.mark.parametrize("family", models.families("bitnet"))
 def test_gradients_are_those_of_finite_differences(network: Opener, family: str) -> None:

@@ -43,6 +43,8 @@ class ChangedNetwork:
         self.down, self._states = downstream, states
         self.rows, self.n_layers = downstream.data.rows, len(states) - 1
         self._scales: dict[int, Mapping[str, Scales]] = {}
+        self._risen: tuple[Layers, Changes, Tensor] | None = None
+        """The blocks and the changes that *fit* was run with last, as they still are, and its last states."""
         dtype = downstream.decoder.dtype
         self._wide = torch.promote_types(dtype, torch.float32)
         self._narrow = dtype if dtype == self._wide else torch.bfloat16
@@ -73,16 +75,30 @@ class ChangedNetwork:
             return [*states, *(state[self.rows.fit] for state in self._states[first:])]
         for layer in range(first, last + 1):
             states.append(self.down.apply(self.block(layer, changes), states[-1], self._what(layers)))
-        return [*states[:-1], *self.down.rise(last, states[-1], self._what(layers))]
+        states[-1:] = self.down.rise(last, states[-1], self._what(layers))
+        self._risen = layers, changes, states[-1]
+        return states
 
     def final(self, layers: Layers, changes: Changes, rows: slice) -> Tensor:
-        """h_L of the sequences `rows`, [sequences, positions, d_model]."""
+        """h_L of the sequences `rows`, [sequences, positions, d_model]: of *fit*, as it was run last if that was so."""
+        fit, known = self.rows.fit, self._known(layers, changes)
+        if known is not None and rows.start == fit.start and rows.stop > fit.stop and rows.step is None:
+            rest = self.final(layers, changes, slice(fit.stop, rows.stop))
+            whole = self.down.store.empty(rows.stop - rows.start, *rest.shape[1:])
+            whole[: len(known)], whole[len(known) :] = known, rest
+            return whole
         first, last = layers
         state = self._states[first - 1][rows]
         for layer in range(first, self.n_layers + 1):
             block = self.block(layer, changes) if layer <= last else self.down.decoder.block(layer)
             state = self.down.apply(block, state, self._what(layers), into=None if layer == first else state)
         return state
+
+    def _known(self, layers: Layers, changes: Changes) -> Tensor | None:
+        """The last states of *fit*, if it was run with these very changes last."""
+        if self._risen is None or self._risen[0] != layers or self._risen[1] is not changes:
+            return None
+        return self._risen[2]
 
     def losses(self, layers: Layers, changes: Changes, rows: slice) -> NDArray[np.float64]:
         """[sequences] nats of the sequences `rows`."""
@@ -171,6 +187,7 @@ class ChangedNetwork:
 
     def stepped(self, changes: Changes, step: Changes) -> Changes:
         """The changes after a step, in the store. Those given are gone: of a large network two sums don't fit."""
+        self._risen = None
         return {
             key: changes[key].add_(change.to(changes[key])) if key in changes else self._keep(change)
             for key, change in step.items()
