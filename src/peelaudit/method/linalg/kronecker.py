@@ -118,6 +118,9 @@ class Factors:
     The products are in float32 at least: next to the damping, what that rounds off is nothing. In float16 sums of
     squares overflow, and in bfloat16 a moment isn't positive definite any more.
 
+    Attributes:
+        inputs: X'X, which maps of the same rows share.
+
     Args:
         inputs: how many the map has.
         outputs: how many the map has.
