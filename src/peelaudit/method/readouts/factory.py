@@ -22,7 +22,7 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import Moments
-from peelaudit.method.linalg.ridge import best_penalty, factorise
+from peelaudit.method.linalg.ridge import Ridge
 from peelaudit.method.readouts.head import refitted
 from peelaudit.method.readouts.readout import Readout
 from peelaudit.method.readouts.temperature import Wanted, wanted
@@ -119,14 +119,12 @@ class ReadoutFactory:
         width, rows = state.shape[-1], self._data.rows
         z_mean, r_mean = self._means(state)
         fit, select = (self._lens_moments(state, split, z_mean, r_mean) for split in (rows.fit, rows.select))
-        factorisation = factorise(fit.gram, fit.rows)
-        penalty, error = best_penalty(factorisation, fit.cross[0], select, 0)
+        (solution,) = Ridge(fit.gram, fit.rows).best(fit.cross, select)
+        error = float(select.square[0]) if solution is None else solution.error
         unshifted = self._lens_moments(state, rows.select, torch.zeros(width), torch.zeros(width)).square
         if float(unshifted[0]) <= error:
             return replace(self.own, kind="lens")
-        matrix = torch.zeros(width, width, dtype=fit.gram.dtype, device=fit.gram.device)
-        if penalty is not None:
-            matrix = factorisation.solve(fit.cross[0], penalty).value
+        matrix = torch.zeros_like(fit.cross[0]) if solution is None else solution.value
         offset = r_mean.to(matrix) - z_mean.to(matrix) @ matrix
         return Readout("lens", self.own.unembedding, (matrix.to(state.dtype), offset.to(state.dtype)))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import Moments, accumulation_dtype
-from peelaudit.method.linalg.ridge import Conditioning, best_penalty, factorise, rotate_gram
+from peelaudit.method.linalg.ridge import Conditioning, Ridge
 from peelaudit.method.references.distances import squared_error, state_error
 from peelaudit.method.references.writers import (
     Observation,
@@ -103,7 +103,7 @@ class _Kept(NamedTuple):
 
 
 class BlockRegression:
-    """The regression of one block on one input, factorised once for any number of targets.
+    """The regression of one block on one input, of any number of targets.
 
     The experts of a mixture are regressed each by itself, as if the others stayed as they are, on the tokens that the
     router gives to it: together they may go too far, so that how far is chosen as it is behind a norm.
@@ -136,8 +136,7 @@ class BlockRegression:
         self.features = sum(self._sizes)
         self._kept = None if store is None else self._room(store)
         self._fit, self._select = self._sums(rows.fit), self._sums(rows.select)
-        self.factorisations = [factorise(moments.gram, moments.rows) for moments in self._fit.groups]
-        self._rotated = [rotate_gram(*pair) for pair in zip(self.factorisations, self._select.groups, strict=True)]
+        self.ridges = [Ridge(moments.gram, moments.rows) for moments in self._fit.groups]
 
     def _room(self, store: StateStore) -> _Kept | None:
         """For what the block makes, if it is to be kept."""
@@ -177,7 +176,7 @@ class BlockRegression:
     @property
     def conditioning(self) -> Conditioning:
         """How well the rows determine the solution, all groups together."""
-        found = [factorisation.conditioning for factorisation in self.factorisations]
+        found = [ridge.conditioning for ridge in self.ridges]
         return Conditioning(
             unknowns=sum(one.unknowns for one in found),
             rank=sum(one.rank for one in found),
@@ -188,22 +187,30 @@ class BlockRegression:
         """The change for `targets[target]` that is best on *select*; None if leaving the weights is."""
         return self._changes[target]
 
-    def _ridge(self, target: int) -> RidgeChange | None:
-        """Each group's ridge solution, its penalty the best on *select*; the error is right for one group. None where
-        no group's helps.
+    def _ridge(self) -> list[RidgeChange | None]:
+        """By target, each group's ridge solution, its penalty the best on *select*; the error is right for one group.
+        None where no group's helps.
         """
-        parts, penalties, error = [], [], 0.0
-        for index, factorisation in enumerate(self.factorisations):
-            cross, select = self._fit.groups[index].cross[target], self._select.groups[index]
-            penalty, error = best_penalty(factorisation, cross, select, target, rotated_gram=self._rotated[index])
-            parts.append(torch.zeros_like(cross) if penalty is None else factorisation.solve(cross, penalty).value)
-            penalties.append(penalty)
-        return RidgeChange(torch.cat(parts), tuple(penalties), error) if any(p is not None for p in penalties) else None
+        groups = zip(self.ridges, self._fit.groups, self._select.groups, strict=True)
+        solved = [ridge.best(fit.cross, select) for ridge, fit, select in groups]
+        found: list[RidgeChange | None] = []
+        for target, solutions in enumerate(zip(*solved, strict=True)):
+            penalties = tuple(None if one is None else one.penalty for one in solutions)
+            if all(one is None for one in solutions):
+                found.append(None)
+                continue
+            parts = [
+                torch.zeros_like(fit.cross[target]) if one is None else one.value
+                for one, fit in zip(solutions, self._fit.groups, strict=True)
+            ]
+            error = self.trained_error(target) if solutions[-1] is None else solutions[-1].error
+            found.append(RidgeChange(parts[0] if len(parts) == 1 else torch.cat(parts), penalties, error))
+        return found
 
     @cached_property
     def _changes(self) -> tuple[RidgeChange | None, ...]:
         """For every target, the best step of each."""
-        found = [self._ridge(target) for target in range(len(self._targets))]
+        found = self._ridge()
         if self.exact and not self.low_bit:
             return tuple(found)
         best: list[RidgeChange | None] = [None] * len(found)
@@ -254,7 +261,7 @@ class BlockRegression:
         dtype = next(self._block.module.parameters()).dtype
         size = max(1, _TOGETHER.get(trained.device.type, 1 << 22) // trained.numel())
         for penalty, targets in by_penalty.items():
-            ridge = max(penalty, _DAMPING) * self.factorisations[group].values.mean()
+            ridge = max(penalty, _DAMPING) * self.ridges[group].mean
             gram = moments.gram + torch.diag_embed(ridge.expand(len(trained)))
             for first in range(0, len(targets), size):
                 chosen = targets[first : first + size]

@@ -1,7 +1,7 @@
 """The recursion over the prefix tree (docs/method.md, Peeling), and the peel map (docs/method.md, Figures by layer).
 
 For k = 1 … L, block k is fitted so that g_k(z_{k-1}) ≈ h_{π_k} over the fit tokens, then frozen. Schedules that
-begin alike share those blocks; sibling targets share one factorisation.
+begin alike share those blocks; sibling targets share one regression.
 """
 
 from __future__ import annotations
