@@ -16,6 +16,7 @@ from peelaudit.auditing.caching import Cache, Resumption
 from peelaudit.auditing.machines import Common, Done, Piece, forget, refined_layers
 from peelaudit.auditing.run import Save, audit_config
 from peelaudit.errors import AuditError
+from peelaudit.method.readouts import shortlist
 from peelaudit.method.refinement.refine import Refined, Refiner
 from peelaudit.records import AuditReport
 from peelaudit.settings.audit import AuditConfig
@@ -83,6 +84,16 @@ def test_the_report_is_that_of_one_process(fixture: str, effort: str, tmp_path: 
         one, other = load_file(path), load_file(tmp_path / "shared" / path.name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_their_looks_have_in_common_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortlist, "FEW_WORDS", 0)
+    monkeypatch.setattr(shortlist, "SHORT", 1.0)
+    config = settings(FIXTURES / "llama", tokens=512, seq_len=32, effort="default")
+    plan = dataclasses.replace(config, schedules=("direct",))
+    elsewhere = Elsewhere("what looks have in common")
+    assert undated(audit_config(plan, machines=elsewhere)) == undated(audit_config(plan))
+    assert elsewhere.layers
 
 
 @pytest.mark.slow

@@ -77,8 +77,8 @@ def mapped(wanted: Extent, plan: SchedulePlan, n_layers: int) -> Extent:
 def expected_passes(wanted: Extent, plan: SchedulePlan, n_layers: int, head_share: float) -> float | None:
     """About how many forward passes over the calibration tokens an audit computes: right to a half either way.
 
-    A reference's head is refitted by four or five passes of the head, and every look reads it. Typical of networks of 4
-    to 30 layers whose blocks are a few steps from where these end (docs/method.md, Effort).
+    A reference's head is refitted by four or five passes of the head. Typical of networks of 4 to 30 layers whose
+    blocks are a few steps from where these end (docs/method.md, Effort).
     None where blocks are refined until nothing is left to gain, which nobody can tell before.
     """
     reaches = [reach for reach, used in ((wanted.whole, plan.refined), (wanted.alone, True)) if used and reach]
@@ -89,7 +89,7 @@ def expected_passes(wanted: Extent, plan: SchedulePlan, n_layers: int, head_shar
     if wanted.estimate:
         passes += 3.0
     if plan.refined:
-        passes += (6.0 if short else 15.0) * (1 + wanted.half)
+        passes += (4.5 if short else 15.0) * (1 + wanted.half)
     if wanted.alone is not None:
-        passes += (0.25 + 0.65 * head_share if short else 8.0) * n_layers
+        passes += 3.0 * head_share + (0.2 + 0.4 * head_share if short else 8.0) * n_layers
     return passes

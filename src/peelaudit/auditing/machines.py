@@ -222,6 +222,7 @@ def _refined(there: _Opened, piece: Piece, first: float | None) -> Done:
         work.blocks, work.head = before
         refiner = Refiner(network, states, losses)
         refiner.begin(piece.direction)
+        refiner.recall()
         refined = refiner.alone(piece.layer, common.reach, first=first)
         return refined, layer_gain(refiner, refined, losses, common.data.rows.held_out, before)
 

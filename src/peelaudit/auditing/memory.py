@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from peelaudit.errors import ConfigError
-from peelaudit.method.readouts.head import FEW_WORDS
+from peelaudit.method.readouts.shortlist import FEW_WORDS
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.memory import LEAST_LOGITS
 from peelaudit.settings.audit import AuditConfig
@@ -28,7 +28,7 @@ COPIES = 5
 BLOCK_COPIES = 5
 """Of a block's weights: its own, those of a candidate, how they change, what is looked for, and its sum."""
 SQUARES = 8
-"""Of a writer's features: their moments on two splits, eigenvectors and what is turned into these, and the solver's."""
+"""Of a writer's features: their moments on two splits, damped, a factor of that, and the solver's."""
 KEPT = 1 / 4
 """Of what is left, blocks that are kept; the rest is for states."""
 
@@ -107,7 +107,8 @@ def _needs(decoder: Decoder, config: AuditConfig, positions: int) -> _Needs:
     refitted = (config.readout, config.depth_readout).count("refit")
     head = 4 * decoder.vocabulary * decoder.width * refitted
     held = min(decoder.vocabulary, max(FEW_WORDS, config.tokens))
-    return _Needs(fixed + head + beside + SLACK, token, 4 * COPIES * positions * held if refitted else 0)
+    shortlists = 2 * 4 * held * decoder.width if decoder.vocabulary > FEW_WORDS else 0  # that of half of the text too
+    return _Needs(fixed + head + shortlists + beside + SLACK, token, 4 * COPIES * positions * held if refitted else 0)
 
 
 def _floats(block: nn.Module, decoder: Decoder, positions: int) -> int:

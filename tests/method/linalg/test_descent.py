@@ -10,7 +10,7 @@ import torch
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.changes import Changes, plus
-from peelaudit.method.linalg.descent import LEAST_GAIN, Course, Direction, natural_steps, smooth_probes
+from peelaudit.method.linalg.descent import LEAST_GAIN, Course, Direction, best_probe, natural_steps
 from peelaudit.method.linalg.line_search import Probe
 
 KEY = (1, "map")
@@ -34,10 +34,10 @@ class Bowl:
     def loss(self, changes: Changes) -> float:
         return float((0.5 * BENDS * (self._at(changes) - BOTTOM) ** 2).sum())
 
-    def probes(
-        self, look: Callable[[float], float], first: float, *, start: float, slope: float, likely: bool
-    ) -> list[Probe]:
-        return smooth_probes(look, first, start=start, slope=slope)
+    def search(
+        self, at: Callable[[float], Changes], first: float, *, start: float, slope: float, likely: bool
+    ) -> Probe:
+        return best_probe(lambda step: self.loss(at(step)), first, start=start, slope=slope)
 
     def kept(self, direction: Changes) -> Changes:
         return direction

@@ -11,7 +11,7 @@ import torch
 
 from peelaudit.auditing.faults import damaged
 from peelaudit.auditing.prepare import Prepared, prepared
-from peelaudit.errors import OutputError
+from peelaudit.errors import NonFiniteResult, OutputError
 from peelaudit.method.linalg.changes import block_changes, dot, times
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.readouts.readout import Readout, Unembedding
@@ -73,6 +73,16 @@ def test_what_fit_came_to_is_known_until_the_blocks_are_others(network: Opener) 
     assert cost(made.rows.held_out) == cost(fit) == 1
     changes = changed.stepped(changes, step)
     assert cost(everything) == 1
+
+
+def test_a_curvature_that_overflows_names_the_layer(network: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a first token without an embedding: behind each norm its gradient is a thousand times larger."""
+    made = network("llama")
+    down = downstream(made)
+    top = down.top
+    monkeypatch.setattr(down, "top", lambda final, rows: 1e200 * top(final, rows))
+    with pytest.raises(NonFiniteResult, match=r"^layer 2, \S+_proj: the curvature of the loss .* holds NaN or Inf"):
+        ChangedNetwork(down, made.states).swept((1, made.decoder.n_layers), {})
 
 
 # BitNet rounds its activations, so that its gradient is a straight-through one that differences don't see.

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.changes import Changes, dot, plus, times
-from peelaudit.method.linalg.line_search import Probe, by_parabolas
+from peelaudit.method.linalg.line_search import Probe, by_parabolas, least
 
-__all__ = ["LEAST_GAIN", "Course", "Direction", "Objective", "natural_steps", "smooth_probes"]
+__all__ = ["LEAST_GAIN", "Course", "Direction", "Objective", "best_probe", "natural_steps"]
 
 FIRST_GAIN = 1.0
 """nats/token that the first look would gain if the loss were linear: far, for near a damaged block's weights the loss
@@ -38,15 +38,17 @@ class Objective(Protocol):
         """Where to go from there, by the tokens that are learnt from."""
         ...
 
-    def loss(self, changes: Changes) -> float:
-        """nats/token of the tokens that are looked at; infinite where something overflows."""
-        ...
+    def search(
+        self, at: Callable[[float], Changes], first: float, *, start: float, slope: float, likely: bool
+    ) -> Probe:
+        """The best look along a direction, at tokens of its own: see `peelaudit.method.linalg.line_search`.
 
-    def probes(
-        self, look: Callable[[float], float], first: float, *, start: float, slope: float, likely: bool
-    ) -> list[Probe]:
-        """Looks along a direction: see `peelaudit.method.linalg.line_search`; `first` is `likely` if it was the best
-        step elsewhere.
+        Args:
+            at: the changes after a step.
+            first: where to look first.
+            start: the loss without a step, nats/token.
+            slope: of the loss there, below 0.
+            likely: whether `first` was the best step elsewhere.
         """
         ...
 
@@ -130,9 +132,11 @@ def natural_steps(course: Course, objective: Objective, most: int, *, least: flo
             break
 
 
-def smooth_probes(look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:
-    """Looks along a direction of a smooth loss, the first one no farther than `FIRST_GAIN` is; as `by_parabolas`."""
-    return by_parabolas(look, min(first, FIRST_GAIN / -slope), start=start, slope=slope)
+def best_probe(look: Callable[[float], float], first: float, *, start: float, slope: float) -> Probe:
+    """The best look along a direction of a smooth loss, the first one no farther than `FIRST_GAIN` is; see
+    `by_parabolas`.
+    """
+    return least(by_parabolas(look, min(first, FIRST_GAIN / -slope), start=start, slope=slope))
 
 
 def _best(
@@ -142,12 +146,11 @@ def _best(
     if not slope < 0:
         return None
 
-    def look(step: float) -> float:
-        return objective.loss(plus(course.changes, step, direction))
+    def at(step: float) -> Changes:
+        return plus(course.changes, step, direction)
 
     first = expected / -slope if likely is None else likely
-    probes = objective.probes(look, first, start=course.loss, slope=slope, likely=likely is not None)
-    return min(probes, key=lambda probe: probe.loss)
+    return objective.search(at, first, start=course.loss, slope=slope, likely=likely is not None)
 
 
 def _conjugate(objective: Objective, at: Direction, before: _Step) -> Changes:

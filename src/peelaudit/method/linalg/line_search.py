@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Probe", "bracketed", "by_parabolas"]
+__all__ = ["Probe", "bracketed", "by_parabolas", "least"]
 
 PROBES = 5
 """Looks at the loss along one direction, at most."""
@@ -30,6 +30,11 @@ class Probe:
 
     step: float
     loss: float
+
+
+def least(probes: Sequence[Probe]) -> Probe:
+    """The one with the least loss."""
+    return min(probes, key=lambda probe: probe.loss)
 
 
 def by_parabolas(look: Callable[[float], float], first: float, *, start: float, slope: float) -> list[Probe]:

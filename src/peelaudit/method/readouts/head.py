@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,22 +22,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.changes import Changes, plus
-from peelaudit.method.linalg.descent import Course, Direction, natural_steps, smooth_probes
+from peelaudit.method.linalg.descent import Course, Direction, best_probe, natural_steps
 from peelaudit.method.linalg.kronecker import Factors
 from peelaudit.method.linalg.line_search import Probe
 from peelaudit.method.linalg.moments import accumulation_dtype
-from peelaudit.method.readouts.cross_entropy import Exponentials
 from peelaudit.method.readouts.readout import Readout
+from peelaudit.method.readouts.shortlist import FEW_WORDS, Rest, held_words, summed_rest
 from peelaudit.network.memory import batches
-from peelaudit.network.states import NO_TARGET, StateStore, TokenRows, asked
+from peelaudit.network.states import NO_TARGET, StateStore, TokenRows
 from peelaudit.network.unembedding import Unembedding
 
 __all__ = ["refitted"]
 
-FEW_WORDS = 4096
-"""Vocabularies up to this one are summed over in full at each step."""
 MOST_STEPS = 8
 LEAST_GAIN = 1e-3
 """Nats/token on *select* that a step must gain to be taken."""
@@ -75,18 +71,6 @@ def refitted(
     return moving.moved(course.changes) if course.steps else None, moving.beside
 
 
-class _Rest(NamedTuple):
-    """The words that a text doesn't hold, of each prediction of some sequences.
-
-    Attributes:
-        logs: [sequences, positions - 1] the log of their summed exponentials.
-        pulls: [sequences, positions - 1, d_model] its derivative by the map's input.
-    """
-
-    logs: Tensor
-    pulls: Tensor
-
-
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """Some predictions.
@@ -99,7 +83,7 @@ class _Batch:
 
     inputs: Tensor
     targets: Tensor
-    rest: _Rest | None
+    rest: Rest | None
 
 
 class _Moving:
@@ -119,13 +103,12 @@ class _Moving:
         self._readout, self._head, self._data, self._state = readout, readout.unembedding, data, state
         weight, bias = self._head.weight, self._head.bias
         wide = torch.promote_types(weight.dtype, torch.float32)
-        held = data.targets(slice(0, data.rows.select.stop))[:, 1:]
-        held = torch.unique(held[held != NO_TARGET])
+        seen = slice(0, data.rows.select.stop)
+        held = held_words(data.targets(seen))
         few = len(weight) <= max(FEW_WORDS, len(held))
         self._words = torch.arange(len(weight)) if few else held
         """[words] those that are summed over one by one."""
-        learnt = data.targets(data.rows.fit)[:, 1:]
-        learnt = torch.unique(learnt[learnt != NO_TARGET])
+        learnt = held_words(data.targets(data.rows.fit))
         self._learnt = torch.searchsorted(self._words, learnt).to(weight.device)
         """Which of them *fit* holds."""
         chosen = self._words.to(weight.device)
@@ -133,7 +116,10 @@ class _Moving:
         self._bias = None if bias is None else bias[chosen].to(wide)
         self.beside: NDArray[np.float64] | None = None
         """[sequences of *fit* and *select*] the losses of the head beside, where all words were summed over once."""
-        self._rest = None if few else self._summed(chosen, store, beside)
+        self._rest: Rest | None = None
+        if not few:
+            texts = state[seen], data.targets(seen)
+            self._rest, self.beside = summed_rest(readout, *texts, held, store, beside=beside)
 
     @torch.no_grad()
     def direction(self, changes: Changes) -> Direction:
@@ -170,14 +156,14 @@ class _Moving:
         for batch in self._batches(self._data.rows.select):
             logits = self._logits(batch, changes)
             losses = F.cross_entropy(logits, batch.targets, reduction="none")
-            total, tokens = total + float(losses.double().sum()), tokens + len(losses)
+            total, tokens = total + float(losses.cpu().double().sum()), tokens + len(losses)
         return total / tokens if math.isfinite(total) else math.inf
 
-    def probes(
-        self, look: Callable[[float], float], first: float, *, start: float, slope: float, likely: bool
-    ) -> list[Probe]:
+    def search(
+        self, at: Callable[[float], Changes], first: float, *, start: float, slope: float, likely: bool
+    ) -> Probe:
         """At the bottoms of parabolas."""
-        return smooth_probes(look, first, start=start, slope=slope)
+        return best_probe(lambda step: self.loss(at(step)), first, start=start, slope=slope)
 
     def kept(self, direction: Changes) -> Changes:
         """They are small."""
@@ -243,44 +229,5 @@ class _Moving:
             inputs = self._head.normed(self._state[part, :-1]).to(self._weight)[here.to(place)]
             rest = None
             if self._rest is not None:
-                rest = _Rest(*(kept[part][here.to(kept.device)].to(inputs) for kept in self._rest))
+                rest = Rest(*(kept[part][here.to(kept.device)].to(inputs) for kept in self._rest))
             yield _Batch(inputs, torch.searchsorted(self._words, targets[here]).to(place), rest)
-
-    @torch.no_grad()
-    def _summed(self, words: Tensor, store: StateStore, beside: Readout | None) -> _Rest:
-        """The words beside these, of *fit* and *select*."""
-        until, length, width = self._data.rows.select.stop, self._state.shape[1] - 1, self._weight.shape[1]
-        logs = store.empty(until, length, dtype=self._weight.dtype)
-        found = _Rest(logs, store.empty(until, length, width))
-        losses = torch.zeros(until, dtype=torch.float64)
-        targets = self._data.targets(slice(0, until))
-        parts = list(self._head.words())
-        bounds = torch.searchsorted(self._words, torch.tensor([part.start for part in parts[1:]], dtype=torch.long))
-        held = torch.tensor_split(words, bounds.tolist())
-        for place in asked(targets, self._head.batch_tokens):
-            normed = self._head.normed(self._state[place])
-            self._head.work.read(2 * len(normed))
-            like = torch.empty(len(normed), dtype=found.logs.dtype, device=normed.device)
-            ours, pulled = Exponentials.of_all(like), torch.zeros_like(normed, dtype=like.dtype)
-            if beside is not None:
-                sequences, positions = place
-                expected = targets[sequences, positions + 1].to(normed.device)
-                own = beside.unembedding.finished(self._head.expected(normed, expected))
-                theirs = Exponentials(expected, own)
-            for part, some in zip(parts, held, strict=True):
-                scores = self._head.scores(normed, part)
-                if beside is not None:
-                    theirs.add(beside.unembedding.finished(scores.clone()), part)
-                logits = self._head.finished(scores)
-                slope = self._head.slope(logits)
-                logits[:, some - part.start] = -torch.inf
-                pulled += self._head.returned(ours.add(logits, part, pulled).mul_(slope), part)
-            found.logs[place] = ours.log.to(found.logs)
-            found.pulls[place] = (pulled / ours.total[:, None]).to(found.pulls)
-            if beside is not None:
-                losses.index_add_(0, sequences, theirs.losses.double().cpu())
-        if beside is not None:
-            if not losses.isfinite().all():
-                raise NonFiniteResult(f"the loss is NaN or Inf under the readout {beside.kind!r}")
-            self.beside = losses.numpy()
-        return found

@@ -69,7 +69,7 @@ class Readout:
         head = self.unembedding
         for sequences, positions in asked(targets[index], head.batch_tokens):
             chosen = index[sequences]
-            normed = self._normed(state[chosen, positions])
+            normed = self.normed(state[chosen, positions])
             head.work.read(len(normed))
             expected = targets[chosen, positions + 1].to(normed.device)
             found = cross_entropies(head, normed, expected, [math.exp(-exponent) for exponent in exponents])
@@ -137,18 +137,19 @@ class Readout:
     def _moving(self, hidden: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
         """Of states [n, d_model] and a change of them what the head's map is given, and how that changes."""
         device = self.unembedding.weight.device
-        return jvp(self._normed, (hidden.detach().to(device),), (turn.detach().to(device),))
+        return jvp(self.normed, (hidden.detach().to(device),), (turn.detach().to(device),))
 
     def _traced(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States [n, d_model] that a gradient comes down to, and what the head's map is given."""
         hidden = hidden.detach().to(self.unembedding.weight.device).requires_grad_()
         with torch.enable_grad():
-            return hidden, self._normed(hidden)
+            return hidden, self.normed(hidden)
 
     def _nothing(self, state: Tensor) -> Tensor:
         return torch.zeros(state.shape, dtype=state.dtype, device=self.unembedding.weight.device)
 
-    def _normed(self, hidden: Tensor) -> Tensor:
+    def normed(self, hidden: Tensor) -> Tensor:
+        """What the head's map is given, [..., d_model], of states [..., d_model]."""
         hidden = hidden.to(self.unembedding.weight.device)
         if self.map is not None:
             hidden = hidden + (hidden @ self.map[0] + self.map[1])

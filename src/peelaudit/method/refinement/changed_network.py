@@ -17,6 +17,7 @@ from torch import Tensor
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.changes import Changes, block_changes
 from peelaudit.method.linalg.descent import Direction
+from peelaudit.method.readouts.shortlist import Nearby
 from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.network.block import Block
 from peelaudit.network.lowbit.constraints import Scales
@@ -108,9 +109,17 @@ class ChangedNetwork:
     def loss(self, layers: Layers, changes: Changes, rows: slice) -> float:
         """The loss of the sequences `rows`, nats/token; infinite where something overflows."""
         try:
-            return float(self.losses(layers, changes, rows).sum()) / self.predictions(rows)
+            return self.loss_of(self.final(layers, changes, rows), rows)
         except NonFiniteResult:
             return math.inf
+
+    def loss_of(self, final: Tensor, rows: slice) -> float:
+        """The same of the last states of these sequences. Raises NonFiniteResult."""
+        return float(self.down.losses(self.n_layers, final, rows, "the refined network").sum()) / self.predictions(rows)
+
+    def nearby(self, rows: slice) -> Nearby | None:
+        """What tells losses of the sequences `rows` near the trained last states, where that saves anything."""
+        return self.down.nearby(self._states[-1][rows], rows)
 
     def swept(self, layers: Layers, changes: Changes, *, slopes: bool = True) -> Direction:
         """The directions of the blocks' maps, by one sweep down, with the slopes along them if they are wanted."""
@@ -123,7 +132,10 @@ class ChangedNetwork:
         for layer in range(last, first - 1, -1):
             factors = self.down.factors(self.block(layer, changes), states[layer - first], gradient)
             for path in list(factors):
-                curvature = factors.pop(path).curvature(gradient.shape[0] * gradient.shape[1])
+                try:
+                    curvature = factors.pop(path).curvature(gradient.shape[0] * gradient.shape[1])
+                except NonFiniteResult as error:
+                    raise NonFiniteResult(f"layer {layer}, {path}: {error}") from error
                 if slopes:
                     found[layer, path] = self._keep(curvature.gradient, self._narrow)
                 natural[layer, path] = self._keep(curvature.direction(), self._narrow)

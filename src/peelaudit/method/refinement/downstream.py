@@ -22,6 +22,7 @@ from peelaudit.method.linalg.moments import accumulation_dtype
 from peelaudit.method.linalg.precision import wide_product
 from peelaudit.method.linalg.spectrum import leading
 from peelaudit.method.readouts.readout import Readout
+from peelaudit.method.readouts.shortlist import Nearby, held_words
 from peelaudit.network.block import Block
 from peelaudit.network.decoder import Decoder
 from peelaudit.network.linear import LinearMap, tapped
@@ -62,6 +63,7 @@ class Downstream:
     def __init__(self, decoder: Decoder, data: TokenRows, readout: Readout, store: StateStore) -> None:
         self.decoder, self.data, self.store = decoder, data, store
         self._readout = readout
+        self._nearby: dict[tuple[int, int, int | None], Nearby | None] = {}
 
     def apply(self, block: Block, state: Tensor, what: str, *, into: Tensor | None = None) -> Tensor:
         """The block's output for [sequences, positions, d_model], in a new state or `into` that one.
@@ -81,6 +83,22 @@ class Downstream:
         for above in range(layer + 1, self.decoder.n_layers + 1):
             self.apply(self.decoder.block(above), state, what, into=state)
         return self._readout.losses(state, self.data.targets(rows), torch.arange(len(state)), what)
+
+    def nearby(self, final: Tensor, rows: slice) -> Nearby | None:
+        """What tells losses near the last states of the sequences `rows` in the network as trained, by the words of
+        *fit* and *select*, made once; None where that saves little.
+
+        Args:
+            final: these states, [sequences, positions, d_model].
+            rows: the sequences.
+        """
+        data, key = self.data, (rows.start, rows.stop, rows.step)
+        if key not in self._nearby:
+            words = held_words(data.targets(slice(0, data.rows.select.stop)))
+            saves = Nearby.saves(self._readout, words)
+            made = Nearby(self._readout, final, data.targets(rows), words, self.store) if saves else None
+            self._nearby[key] = made
+        return self._nearby[key]
 
     def rise(self, layer: int, state: Tensor, what: str) -> list[Tensor]:
         """The states after blocks `layer` … L, the first as given. Raises NonFiniteResult naming `what`."""

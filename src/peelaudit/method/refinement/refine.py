@@ -15,7 +15,7 @@ The factors as a preconditioner of it gain nothing: they take away that path.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.changes import Changes, dot, plus, times
-from peelaudit.method.linalg.descent import LEAST_GAIN, Course, Direction, natural_steps, smooth_probes
-from peelaudit.method.linalg.line_search import Probe, bracketed
+from peelaudit.method.linalg.descent import LEAST_GAIN, Course, Direction, natural_steps
+from peelaudit.method.readouts.shortlist import Nearby
 from peelaudit.method.refinement.changed_network import ChangedNetwork, Layers
 from peelaudit.method.refinement.downstream import Downstream
+from peelaudit.method.refinement.looks import Moving
 from peelaudit.method.refinement.reach import Reach, likely_first
-from peelaudit.method.statistics.bootstrap import RESOLUTION
 from peelaudit.network.block import Block
 from peelaudit.progress import SILENT, Progress
 
@@ -224,7 +224,7 @@ class Refiner:
         curved = self._some(self._network.rows.fit, reach.curved, LEAST_CURVED)
         start = float(self._losses[looked].sum()) / self._network.predictions(looked)
         course = _Blocks(start=start, loss=start, layers=layers, looked=looked, first=first)
-        moving = _Moving(self._network, layers, looked, self._direction)
+        moving = Moving(self._network, layers, looked, self._direction, start, self._nearby(looked))
         for _ in range(reach.rounds):
             before = course.gain
             natural_steps(course, moving, reach.steps)
@@ -233,6 +233,11 @@ class Refiner:
             if course.gain - before <= LEAST_GAIN * course.gain:
                 break
         return course
+
+    def _nearby(self, looked: slice) -> Nearby | None:
+        """What tells losses near the trained states of these sequences."""
+        with self._network.down.decoder.work.counted_before(was=self._counted):
+            return self._network.nearby(looked)
 
     def _direction(self, layers: Layers, changes: Changes) -> Direction:
         """At the blocks as they are; at the trained ones, one sweep down has those of all."""
@@ -290,32 +295,3 @@ class Refiner:
                     course.loss, best, since = loss, changes, 0
         if best is not None:
             course.changes = self._network.kept(best)
-
-
-@dataclass(frozen=True, slots=True)
-class _Moving:
-    """The loss of a network as some of its blocks move, as `natural_steps` wants it."""
-
-    network: ChangedNetwork
-    layers: Layers
-    looked: slice
-    directed: Callable[[Layers, Changes], Direction]
-
-    def direction(self, changes: Changes) -> Direction:
-        return self.directed(self.layers, changes)
-
-    def loss(self, changes: Changes) -> float:
-        return self.network.loss(self.layers, changes, self.looked)
-
-    def probes(
-        self, look: Callable[[float], float], first: float, *, start: float, slope: float, likely: bool
-    ) -> list[Probe]:
-        if self.network.low_bit(self.layers):
-            return bracketed(look, first, start=start, unmoved=RESOLUTION, likely=likely)
-        return smooth_probes(look, first, start=start, slope=slope)
-
-    def kept(self, direction: Changes) -> Changes:
-        return self.network.directed(direction)
-
-    def stepped(self, changes: Changes, step: Changes) -> Changes:
-        return self.network.stepped(changes, step)
