@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.gpu.networks import FAMILIES, Network, Nudge, opened
 from bench.gpu.table import Check, Found, Skipped
@@ -30,6 +31,7 @@ from peelaudit.method.diagnosis.slopes import block_slopes
 from peelaudit.method.diagnosis.symptoms import signs
 from peelaudit.method.linalg.precision import exact_float32
 from peelaudit.method.readouts.factory import ReadoutFactory
+from peelaudit.method.readouts.shortlist import Nearby, held_words
 from peelaudit.method.references.distances import squared_deviation
 from peelaudit.method.references.peel import Peeler, projection_map
 from peelaudit.method.references.schedules import prefix_tree, staircase
@@ -38,7 +40,7 @@ from peelaudit.method.refinement.downstream import Downstream
 from peelaudit.method.refinement.reach import Reach
 from peelaudit.method.refinement.refine import Refiner
 from peelaudit.network.lowbit.constraints import Binary, Constraint, Integer, Ternary
-from peelaudit.network.states import StateStore
+from peelaudit.network.states import NO_TARGET, StateStore
 from peelaudit.records import ScaleLayout
 from peelaudit.settings.audit import ReadoutKind, SolverKind
 
@@ -84,6 +86,20 @@ def readout(network: Network, kind: ReadoutKind) -> Values:
     state, tokens = network.states[1], network.data.tokens
     factory = ReadoutFactory(network.decoder, network.data, network.states[-1], _store(network))
     return factory.fit(kind, state, kind).losses(state, tokens, torch.arange(len(tokens)), kind)
+
+
+def nearby(network: Network) -> Values:
+    """Each sequence's loss by a shortlist, of the last states and of others near them."""
+    targets, state = network.data.tokens, network.states[-1]
+    own = ReadoutFactory(network.decoder, network.data, state, _store(network)).own
+    some = held_words(targets)[::2].contiguous()
+    found = Nearby(own, state, _of(some, targets), some, _store(network))
+    return np.stack([found.losses(state), found.losses(state + (network.states[1] - network.states[0]) / 16)])
+
+
+def _of(words: Tensor, tokens: Tensor) -> Tensor:
+    """The tokens that are among these words; nothing is to be predicted elsewhere."""
+    return torch.where(torch.isin(tokens, words), tokens, NO_TARGET)
 
 
 def slopes(network: Network) -> Values:
@@ -198,6 +214,7 @@ def cases(models: dict[str, Path], trained: Path) -> Iterator[Case]:
     for name, path in (("llama", llama), ("trained", trained)):
         for kind in ("own", "lens", "refit"):
             yield Case(f"readout {kind}, {name}", path, partial(readout, kind=kind))
+        yield Case(f"nearby losses, {name}", path, nearby)
         yield Case(f"peel map, {name}", path, peel_map)
         yield Case(f"slopes, {name}", path, slopes)
         yield Case(f"looks, {name}", path, looks)

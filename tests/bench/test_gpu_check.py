@@ -119,7 +119,7 @@ def test_there_is_a_part_for_every_solver_readout_set_and_refinement(models: dic
     names = " ".join(case.name for case in every_case(models))
     for word in ("ridge,", "adam,", "ridge+adam", "own", "refit", "lens", "binary", "ternary", "int4", "slopes"):
         assert word in names
-    assert {"gaps by a step", "gaps by curvature", "refined", "temperature"} <= {
+    assert {"gaps by a step", "gaps by curvature", "nearby losses", "refined", "temperature"} <= {
         case.name.partition(",")[0] for case in every_case(models)
     }
 
