@@ -77,9 +77,9 @@ def mapped(wanted: Extent, plan: SchedulePlan, n_layers: int) -> Extent:
 def expected_passes(wanted: Extent, plan: SchedulePlan, n_layers: int, head_share: float) -> float | None:
     """About how many forward passes over the calibration tokens an audit computes: right to a half either way.
 
-    A reference's head is refitted by four or five passes of the head. Typical of networks of 4 to 30 layers whose
-    blocks are a few steps from where these end (docs/method.md, Effort).
-    None where blocks are refined until nothing is left to gain, which nobody can tell before.
+    A reference's head is refitted and read by four or five passes of the head. Typical of networks of 4 to 30 layers
+    whose blocks are a few steps from where these end (docs/method.md, Effort). None where blocks are refined until
+    nothing is left to gain, which nobody can tell before.
     """
     reaches = [reach for reach, used in ((wanted.whole, plan.refined), (wanted.alone, True)) if used and reach]
     if any(reach.rounds > 1 for reach in reaches):
