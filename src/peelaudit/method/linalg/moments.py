@@ -87,6 +87,10 @@ class Moments:
         """F'F, [features, features]."""
         return self._gram.whole
 
+    def error(self, change: Tensor, target: int) -> float:
+        """‖F ΔW - R‖² = ‖R‖² - 2 tr(ΔW'F'R) + tr(ΔW' F'F ΔW) of a change [features, outputs] and one of the targets."""
+        return float(self.square[target]) + float((change * (self.gram @ change - 2 * self.cross[target])).sum())
+
     def add(self, features: Tensor, residuals: Iterable[Tensor]) -> None:
         """Add rows: features [rows, features] and, per target, residuals [rows, outputs]."""
         f = features.to(self._gram.dtype)

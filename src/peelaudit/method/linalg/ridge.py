@@ -106,8 +106,6 @@ class Ridge:
     def best(self, cross: Tensor, select: Moments) -> list[Solution | None]:
         """Each target's solution of least squared error on another split; None where ΔW = 0 is best.
 
-        The error is computed from moments alone: ‖R‖² - 2 tr(ΔW'F'R) + tr(ΔW' F'F ΔW).
-
         Args:
             cross: F'R by target, [targets, features, outputs].
             select: the moments of that split, with the same targets.
@@ -120,9 +118,9 @@ class Ridge:
                 continue
             for target in targets:
                 value = torch.cholesky_solve(cross[target], factor)
-                more = float((value * (select.gram @ value - 2 * select.cross[target])).sum())
-                if more < 0:
-                    found[target] = Solution(value, penalty, float(select.square[target]) + more)
+                error = select.error(value, target)
+                if error < float(select.square[target]):
+                    found[target] = Solution(value, penalty, error)
         return found
 
     def _chosen(self, cross: Tensor, select: Moments) -> dict[float, list[int]]:

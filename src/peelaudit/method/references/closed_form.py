@@ -1,14 +1,10 @@
 """A reference block in closed form: the ridge change of its writers, chosen and judged on *select* by what the real
 block makes, which is known without running it where its output is linear in them.
-
-Where the writers are low-bit, the ridge solution is rounded to their set against the same Gram matrix
-(`peelaudit.network.lowbit.rounding`), with the penalty that is best for floats: others were measured to be no better.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -22,18 +18,15 @@ from peelaudit.errors import NonFiniteResult
 from peelaudit.method.linalg.moments import Moments, accumulation_dtype
 from peelaudit.method.linalg.ridge import Conditioning, Ridge
 from peelaudit.method.references.distances import squared_error, state_error
+from peelaudit.method.references.ridge_change import RidgeChange, rounded
 from peelaudit.method.references.writers import (
     Observation,
-    feature_parts,
     observe,
     split_change,
     trainable_writers,
     undo_gains,
-    writer_groups,
-    writer_weights,
 )
 from peelaudit.network.block import Block
-from peelaudit.network.lowbit.rounding import fit_to_grid
 from peelaudit.network.memory import batches
 from peelaudit.network.states import Rows, StateStore
 
@@ -41,11 +34,6 @@ __all__ = ["BlockRegression", "FittedBlock", "RidgeChange"]
 
 STEPS = (1.0, 0.5, 0.25, 0.125)
 """How far along a direction that a norm makes inexact."""
-
-_DAMPING = 1e-8
-"""What is added to the Gram matrix that weights are rounded against, relative to its mean eigenvalue."""
-_TOGETHER = {"cpu": 1 << 22, "cuda": 1 << 28}
-"""Weights that are rounded at once, of several targets: a GPU is fast at many columns, and slow at many steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +50,6 @@ class FittedBlock:
     trained_error: float
     conditioning: Conditioning | None = None
     state: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RidgeChange:
-    """A change of a block's writers: `value` [features, d_model] float64, and its summed squared error on *select*.
-    `penalties` are those of the groups, None where a group stays as it is.
-
-    Low-bit writers are low-bit after it, to the last bit.
-    """
-
-    value: Tensor
-    penalties: tuple[float | None, ...]
-    error: float
-
-    @property
-    def penalty(self) -> float:
-        """The largest of the groups'."""
-        return max(penalty for penalty in self.penalties if penalty is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +189,12 @@ class BlockRegression:
                 None if one is None else replace(one, value=undo_gains(self._block, self.writers, step * one.value))
                 for one in found
             ]
-            for target, change in enumerate(self._rounded(directions)):
+            if self.low_bit:
+                grams = [
+                    (moments.gram, ridge.mean) for moments, ridge in zip(self._fit.groups, self.ridges, strict=True)
+                ]
+                directions = rounded(self._block, self.writers, grams, directions)
+            for target, change in enumerate(directions):
                 if change is None:
                     continue
                 error, known = self._select_error(change.value, target), best[target]
@@ -229,54 +204,12 @@ class BlockRegression:
                     found[target] = None  # shorter ones are taken to be worse still
         return tuple(best)
 
-    def _rounded(self, changes: Sequence[RidgeChange | None]) -> list[RidgeChange | None]:
-        """Changes after which the writers are in their low-bit sets, and near those given in what they do."""
-        if not self.low_bit:
-            return list(changes)
-        given = {target: change for target, change in enumerate(changes) if change is not None}
-        cuts = {target: torch.split(change.value, self._sizes) for target, change in given.items()}
-        parts: dict[int, list[Tensor]] = {target: [] for target in given}
-        for group in range(len(self._sizes)):
-            wanted = {target: (cuts[target][group], change.penalties[group]) for target, change in given.items()}
-            for target, part in self._rounded_group(group, wanted).items():
-                parts[target].append(part)
-        rounded = {target: replace(change, value=torch.cat(parts[target])) for target, change in given.items()}
-        return [rounded.get(target) for target in range(len(changes))]
-
-    def _rounded_group(self, group: int, wanted: Mapping[int, tuple[Tensor, float | None]]) -> dict[int, Tensor]:
-        """The same of one group, by target: of changes with their penalties, of which one rounding serves all targets.
-
-        A group without a penalty, such as an expert's that no token reached, stays as it is.
-        """
-        writers, moments = writer_groups(self._block, self.writers)[group], self._fit.groups[group]
-        result = {target: change for target, (change, _) in wanted.items()}
-        parts = feature_parts(self._block, writers)
-        if all(part.constraint is None for part in parts):
-            return result
-        by_penalty: dict[float, list[int]] = defaultdict(list)
-        for target, (_, penalty) in wanted.items():
-            if penalty is not None:
-                by_penalty[penalty].append(target)
-        trained = writer_weights(self._block, writers, moments.gram.dtype)
-        dtype = next(self._block.module.parameters()).dtype
-        size = max(1, _TOGETHER.get(trained.device.type, 1 << 22) // trained.numel())
-        for penalty, targets in by_penalty.items():
-            ridge = max(penalty, _DAMPING) * self.ridges[group].mean
-            gram = moments.gram + torch.diag_embed(ridge.expand(len(trained)))
-            for first in range(0, len(targets), size):
-                chosen = targets[first : first + size]
-                near = torch.stack([trained + result[target] for target in chosen])
-                for target, weight in zip(chosen, fit_to_grid(near, trained, gram, parts, dtype), strict=True):
-                    result[target] = weight - trained
-        return result
-
     def _select_error(self, change: Tensor, target: int) -> float:
         if not self.exact:
             block = self._changed_block(change)
             return squared_error(block, self._inputs, self._targets[target], self._rows.select)
         (moments,) = self._select.groups
-        linear = float((change * moments.cross[target]).sum())
-        return float(moments.square[target]) - 2 * linear + float((change * (moments.gram @ change)).sum())
+        return moments.error(change, target)
 
     @cached_property
     def low_bit(self) -> bool:
